@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The ABI between the programs and Go: every key and value of a map.
+ *
+ * Addresses and MACs are byte arrays in network order. Ports, VNIs, ids and indexes are host
+ * (little-endian) integers. Structs are flat, unpadded (-Wpadded is an error here) and never
+ * unions: bpf2go turns them into Go, pkg/dataplane/testdata/abi.golden records their layout.
+ *
+ * A map called "slotted" in maps.h holds two of the structs below in one value, one for each slot
+ * of the host word `active`: a revision is written into the slot that no packet reads, read back,
+ * and comes into force by one store of `active`.
+ */
+#pragma once
+
+#include <linux/types.h>
+
+#pragma clang diagnostic push
+#pragma clang diagnostic error "-Wpadded"
+
+enum limit {
+	MAX_ENIS = 1024, /* index 0 is the host itself: packets that belong to no ENI */
+	MAX_NEXTHOPS = 1 << 20,
+	MAX_ENDPOINTS = 1 << 20,
+	MAX_REASONS = 64, /* per ENI and direction, a power of two */
+	MAX_UPLINKS = 16,
+};
+
+/* Which way a packet crosses an ENI's port, seen from the ENI. */
+enum direction {
+	DIR_OUT = 0, /* sent by the ENI */
+	DIR_IN = 1, /* sent to the ENI */
+};
+
+/* enis (slotted): all that a verdict for one local ENI depends on. */
+enum eni_flag {
+	ENI_PRESENT = 1 << 0,
+	ENI_NO_SOURCE_CHECK = 1 << 1, /* sourceDestCheck: false */
+	ENI_NACL = 1 << 2, /* the subnet has a network ACL: nacl_in and nacl_out count */
+};
+
+struct eni_conf {
+	__u32 flags; /* enum eni_flag */
+	__u32 vni;
+	__u32 subnet; /* id of the subnet, as in struct route */
+	__u32 incarnation; /* one (uid, attachment epoch): never used again for another */
+	__u32 generation; /* grows when a verdict of this ENI may have changed */
+	__u32 nexthop; /* its own next hop */
+	__u32 sg_in; /* rule sets; 0 = no rule: everything is denied */
+	__u32 sg_out;
+	__u32 nacl_in; /* counts only with ENI_NACL */
+	__u32 nacl_out;
+	__u32 routes; /* route table */
+	__u32 allowed; /* rule set whose addresses the ENI may send from; 0 = none */
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+/* live: the device of an ENI and its READY mark. Written last, cleared first. */
+struct live {
+	__u32 incarnation; /* READY if it equals eni_conf.incarnation and is not 0 */
+	__u32 ifindex;
+	__u32 mtu; /* of the device, bytes of layer 3 */
+	__u32 pad;
+};
+
+/* ports: device -> ENI. */
+struct port {
+	__u32 eni;
+	__u32 incarnation;
+};
+
+/* host_conf (slotted, one entry): facts of this host. */
+struct host_conf {
+	__u8 vtep[4];
+	__u32 vxlan_ifindex;
+	__u32 overlay_mtu; /* largest inner IP packet that the underlay carries */
+	__u8 gateway_mac[6];
+	__u8 pad[2];
+};
+
+struct uplink {
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+/* endpoints4, endpoints6 (slotted): every private address of the VPCs present here. */
+struct addr_key4 {
+	__u32 vni;
+	__u8 addr[4];
+};
+
+struct addr_key6 {
+	__u32 vni;
+	__u8 addr[16];
+};
+
+enum endpoint_flag {
+	EP_PRESENT = 1 << 0,
+	EP_GATEWAY = 1 << 1, /* the subnet's gateway: answers ARP/ND and nothing else */
+};
+
+struct endpoint {
+	__u32 flags; /* enum endpoint_flag */
+	__u32 nexthop;
+	__u32 group_set; /* which security groups the owner is a member of */
+};
+
+/* macs (slotted): every ENI of the VPCs present here, by MAC. */
+struct mac_key {
+	__u32 vni;
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+enum mac_flag {
+	MAC_PRESENT = 1 << 0,
+	MAC_FOREIGN = 1 << 1, /* may send from addresses that are not its own */
+};
+
+struct mac_entry {
+	__u32 flags; /* enum mac_flag */
+	__u32 nexthop;
+};
+
+/* nexthops: where an ENI is. The only table edited in place; the first 8 bytes are one store. */
+enum nexthop_kind {
+	NH_NONE = 0,
+	NH_LOCAL = 1, /* eni */
+	NH_VTEP = 2, /* vtep */
+	NH_INTERNET = 3, /* the host's own routes, over its uplinks */
+};
+
+enum nexthop_index {
+	NEXTHOP_NONE = 0,
+	NEXTHOP_INTERNET = 1,
+	NEXTHOP_FIRST = 2, /* the first that belongs to an ENI */
+};
+
+struct nexthop {
+	__u8 kind; /* enum nexthop_kind */
+	__u8 pad;
+	__u16 eni;
+	__u8 vtep[4];
+	__u32 generation; /* grows when flows that name this next hop must be judged again */
+	__u32 vni; /* of the receiving ENI's VPC */
+	__u8 mac[6]; /* of the receiving ENI */
+	__u8 pad2[2];
+};
+
+/* vteps: which hosts have which VPC; no entry = packets from there are dropped. */
+struct vtep_key {
+	__u32 vni;
+	__u8 vtep[4];
+};
+
+/* eip_in4, eip_in6 (slotted): EIPs held by ENIs of this host. */
+struct eip_in4 {
+	__u32 flags; /* 1 = present */
+	__u32 eni;
+	__u8 addr[4]; /* the private IP */
+};
+
+struct eip_in6 {
+	__u32 flags;
+	__u32 eni;
+	__u8 addr[16];
+};
+
+struct eip_key4 {
+	__u8 addr[4];
+};
+
+struct eip_key6 {
+	__u8 addr[16];
+};
+
+/* eip_out4, eip_out6 (slotted): private IP of a local ENI -> its EIP. */
+struct eip_out4 {
+	__u32 flags; /* 1 = present */
+	__u8 addr[4]; /* the EIP */
+};
+
+struct eip_out6 {
+	__u32 flags;
+	__u8 addr[16];
+};
+
+/* routes4, routes6: longest prefix within a table. prefixlen counts the 32 bits of `table`. */
+enum route_table {
+	ROUTES_INFRA = 1, /* Region.infraCIDRs, VTEPs and peers: never reached from an ENI */
+	ROUTES_FIRST = 2,
+};
+
+enum route_kind {
+	ROUTE_NONE = 0,
+	ROUTE_LOCAL = 1, /* inside the VPC; arg = subnet, 0 = in no subnet */
+	ROUTE_INTERNET = 2,
+	ROUTE_BLACKHOLE = 3,
+	ROUTE_INFRA = 4,
+};
+
+struct lpm_key4 {
+	__u32 prefixlen;
+	__u32 table;
+	__u8 addr[4];
+};
+
+struct lpm_key6 {
+	__u32 prefixlen;
+	__u32 table;
+	__u8 addr[16];
+};
+
+struct route {
+	__u32 kind; /* enum route_kind */
+	__u32 arg;
+};
+
+/*
+ * Rule sets (security groups united per ENI and direction, one direction of a network ACL, allowed
+ * addresses), by equivalence classes: peer address -> class (addrs4/6, the longest prefix), peer's
+ * group set -> class (groups), protocol and port -> class (services), and one verdict per pair of
+ * classes. Class 0 = matches no rule and is never stored. Rule sets are written once and never
+ * changed; a change makes a new one.
+ */
+struct service_key {
+	__u32 prefixlen; /* counts the 32 bits of ruleset, 8 of protocol, 16 of port */
+	__u32 ruleset;
+	__u8 protocol;
+	__u8 port[2]; /* network order: destination port, or ICMP type and code, or 0 */
+	__u8 pad;
+};
+
+struct group_key {
+	__u32 ruleset;
+	__u32 group_set;
+};
+
+struct verdict_key {
+	__u32 ruleset;
+	__u32 peer; /* class of the peer */
+	__u32 service; /* class of protocol and port */
+};
+
+struct verdict {
+	__u32 allow; /* 1 = allow, 0 = deny */
+	__u32 rule; /* ordinal of the deciding rule in its set, from 1 */
+};
+
+/* counters: index = (eni * 2 + direction) * MAX_REASONS + reason, per CPU. */
+struct counter {
+	__u64 packets; /* wire segments */
+	__u64 bytes; /* of layer 2, as on the wire */
+};
+
+/*
+ * Flows: one entry per connection and side, seen from the ENI, found by packets of both directions.
+ * scope_class = scope << 8 | class. Scope: the VNI when the local address is the ENI's own, the
+ * ENI's index when it is not (transit). `port`: TCP and UDP ports; ICMP: local = identifier,
+ * remote = type of the request; others: local = protocol number, remote = 0.
+ */
+enum flow_class {
+	CLASS_TCP = 0,
+	CLASS_UDP = 1,
+	CLASS_ICMP = 2,
+	CLASS_OTHER = 3,
+	CLASS_INTERNET = 1 << 3, /* the peer is on the internet, not in the VPC */
+	CLASS_TRANSIT = 1 << 4, /* the local address is not the ENI's own */
+};
+
+struct flow_key4 {
+	__u32 scope_class;
+	__u8 local[4];
+	__u8 remote[4];
+	__u16 local_port;
+	__u16 remote_port;
+};
+
+struct flow_key6 {
+	__u32 scope_class;
+	__u8 local[16];
+	__u8 remote[16];
+	__u16 local_port;
+	__u16 remote_port;
+};
+
+enum flow_state {
+	FLOW_NONE = 0,
+	FLOW_OPENING = 1, /* only the opening side was heard */
+	FLOW_ESTABLISHED = 2, /* both sides were heard */
+	FLOW_CLOSING = 3, /* TCP: FIN or RST seen */
+	FLOW_BLOCKED = 4, /* denied by a later rule; kept so that an allow revives it */
+};
+
+enum flow_flag {
+	FLOW_OPENED_BY_PEER = 1 << 0,
+	FLOW_FIN_OUT = 1 << 1,
+	FLOW_FIN_IN = 1 << 2,
+};
+
+#pragma clang diagnostic pop

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import "net/netip"
+
+// State is what one host's maps must hold for one revision, in terms that do not depend on their
+// layout. It is a value: Compile makes it, nobody changes it. All slices are sorted by key, so that
+// equal input gives equal output.
+type State struct {
+	Revision uint64
+	Host     HostConf
+
+	ENIs      []ENI      // those attached to instances of this host, device present or not
+	NextHops  []NextHop  // one per ENI of the VPCs present on this host
+	Endpoints []Endpoint // one per private IP of those VPCs, and their gateways
+	MACs      []MAC      // one per ENI of those VPCs
+	VTEPs     []VTEP     // the other hosts that have these VPCs
+	EIPs      []EIP      // those whose ENI is in ENIs
+	Routes    []Route    // of all route tables in use, ROUTES_INFRA included
+	Rulesets  []Ruleset  // all in use
+
+	PortNames []string // every device name that the feed gives to an ENI of this host, for the guards
+
+	Names Names // ids -> names, for the CLI
+}
+
+// HostConf holds the facts of the host itself.
+type HostConf struct {
+	Name       string
+	VTEP       netip.Addr
+	Uplinks    []string // device names
+	GatewayMAC [6]byte
+	MTU        int // of the underlay; 0 = the smallest MTU of the uplinks
+}
+
+// ENI is a local ENI with everything that its verdicts depend on.
+type ENI struct {
+	Name        string
+	UID         string
+	Epoch       uint64 // of the attachment
+	Device      string
+	Index       uint32 // 1..MAX_ENIS-1, stable while the incarnation lives
+	Incarnation uint32 // one (UID, Epoch); never reused
+	Generation  uint32 // grows when Content changes
+	Content     [32]byte
+
+	VNI      uint32
+	Subnet   uint32
+	NextHop  uint32
+	MAC      [6]byte
+	SGIn     uint32 // Ruleset.ID; 0 = no rules
+	SGOut    uint32
+	HasNACL  bool
+	NACLIn   uint32
+	NACLOut  uint32
+	Routes   uint32 // Route.Table
+	Allowed  uint32 // Ruleset.ID of allowedAddresses; 0 = none
+	NoSource bool   // sourceDestCheck: false
+}
+
+// NextHop says where one ENI is. Generation grows when its set of addresses or its incarnation
+// changes, not when it moves.
+type NextHop struct {
+	Index      uint32
+	ENI        string
+	Local      uint32     // ENI.Index if it is here, else 0
+	VTEP       netip.Addr // if it is elsewhere; invalid and Local == 0 = attached nowhere
+	Generation uint32
+	VNI        uint32
+	MAC        [6]byte
+}
+
+// Endpoint is a private address of a VPC.
+type Endpoint struct {
+	VNI      uint32
+	Addr     netip.Addr
+	NextHop  uint32
+	GroupSet uint32 // 0 = member of no group
+	Gateway  bool
+}
+
+// MAC is an ENI by its MAC. Foreign: it may send from addresses that are not its own.
+type MAC struct {
+	VNI     uint32
+	MAC     [6]byte
+	NextHop uint32
+	Foreign bool
+}
+
+// VTEP says that a host has a VPC.
+type VTEP struct {
+	VNI  uint32
+	Addr netip.Addr
+}
+
+// EIP is the 1:1 binding of a public address and a private IP of a local ENI.
+type EIP struct {
+	Addr    netip.Addr
+	ENI     uint32 // ENI.Index
+	VNI     uint32
+	Private netip.Addr
+}
+
+// Route is one entry of a route table. Kind and Arg as in bpf/types.h.
+type Route struct {
+	Table  uint32
+	Prefix netip.Prefix
+	Kind   RouteKind
+	Arg    uint32 // RouteLocal: subnet id, 0 = in no subnet
+}
+
+// RouteKind is enum route_kind of bpf/types.h (pkg/dataplane has a test that compares them).
+type RouteKind uint32
+
+// The kinds of routes.
+const (
+	RouteLocal     RouteKind = 1
+	RouteInternet  RouteKind = 2
+	RouteBlackhole RouteKind = 3
+	RouteInfra     RouteKind = 4
+)
+
+// RoutesInfra is the table of addresses that no ENI may reach.
+const RoutesInfra = 1
+
+// Ruleset is a compiled set of rules: equivalence classes of peers and services, and a verdict for
+// each pair of classes that some rule decides. Class 0 matches no rule and is not listed. Never
+// changed once made: ID stands for the content.
+type Ruleset struct {
+	ID       uint32
+	Peers    []PeerClass    // longest prefix wins
+	Groups   []GroupClass   // by the peer's group set
+	Services []ServiceClass // longest prefix wins
+	Verdicts []Verdict
+	Rules    []string // Rules[i-1] is the name of the rule with ordinal i, as "group/rule"
+}
+
+// PeerClass gives the class of addresses under a prefix.
+type PeerClass struct {
+	Prefix netip.Prefix
+	Class  uint32
+}
+
+// GroupClass gives the class of a peer with this group set.
+type GroupClass struct {
+	GroupSet uint32
+	Class    uint32
+}
+
+// ServiceClass gives the class of a protocol and port. Bits counts what is fixed of 8 bits of
+// protocol followed by 16 bits of port (0 = any protocol, 8 = any port, 24 = one port). Port is the
+// destination port, type<<8|code for ICMP, 0 for other protocols.
+type ServiceClass struct {
+	Protocol uint8
+	Port     uint16
+	Bits     uint8
+	Class    uint32
+}
+
+// Verdict decides a pair of classes; a pair without one is denied.
+type Verdict struct {
+	Peer, Service uint32
+	Allow         bool
+	Rule          uint32 // ordinal in Ruleset.Rules, from 1
+}
+
+// Names maps the ids in the maps to the names of the feed.
+type Names struct {
+	ENIs      map[uint32]string   // ENI.Index
+	NextHops  map[uint32]string   // name of the ENI
+	VPCs      map[uint32]string   // VNI
+	Subnets   map[uint32]string   // id
+	GroupSets map[uint32][]string // names of the groups
+	Tables    map[uint32]string   // route tables
+	Rulesets  map[uint32]string   // for what it was made, for example "sg web,ssh ingress"
+	Rules     map[uint32][]string // Ruleset.Rules by Ruleset.ID
+	Hosts     map[string]string   // VTEP -> host
+}
