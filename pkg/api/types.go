@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package api holds the objects of the feed, as users write them: typed, decoded strictly,
+// defaulted, and valid as a whole. Whoever has an *Objects from Decode may rely on every rule of
+// the contract: names resolve, addresses lie where they must, numbers are in their ranges.
+package api
+
+import "net/netip"
+
+// Version is the only apiVersion that this build reads.
+const Version = "eniplane.io/v1alpha1"
+
+// Metadata is what every object has. UID is the identity behind the name; a directory that gives
+// none gets the name.
+type Metadata struct {
+	Name        string
+	UID         string
+	Labels      map[string]string
+	Annotations map[string]string
+}
+
+// Meta returns the metadata itself, so that every kind is an Object.
+func (m *Metadata) Meta() *Metadata { return m }
+
+// Object is any kind.
+type Object interface {
+	Kind() string
+	Meta() *Metadata
+}
+
+// Objects is one whole, valid revision by kind and name. The maps are never nil.
+type Objects struct {
+	Region         *Region // never nil: the defaults if the feed has none
+	Hosts          map[string]*Host
+	InstanceTypes  map[string]*InstanceType
+	Instances      map[string]*Instance
+	VPCs           map[string]*VPC
+	Subnets        map[string]*Subnet
+	RouteTables    map[string]*RouteTable
+	PrefixLists    map[string]*PrefixList
+	SecurityGroups map[string]*SecurityGroup
+	NetworkACLs    map[string]*NetworkACL
+	ENIs           map[string]*ENI
+	EIPs           map[string]*EIP
+}
+
+// Region holds what is the same on all hosts.
+type Region struct {
+	Metadata
+	GatewayMAC MAC
+	MTU        int            // of the underlay; 0 = that of the uplinks
+	InfraCIDRs []netip.Prefix // as given; Objects.InfraCIDRs adds the VTEPs and peers
+}
+
+// Host is a hypervisor or container host with its agent.
+type Host struct {
+	Metadata
+	Zone    string
+	VTEP    netip.Addr // IPv4
+	Uplinks []string
+	Peer    netip.AddrPort // of the agent; invalid = none
+}
+
+// InstanceType limits the ENIs of its instances.
+type InstanceType struct {
+	Metadata
+	MaxENIs      int
+	MaxIPsPerENI int // of each family
+}
+
+// Instance is a virtual machine or container.
+type Instance struct {
+	Metadata
+	Host string
+	Type string
+}
+
+// VPC is a tenant's own address space.
+type VPC struct {
+	Metadata
+	VNI     uint32
+	CIDRs   []netip.Prefix
+	Account string
+}
+
+// Subnet is a part of a VPC.
+type Subnet struct {
+	Metadata
+	VPC        string
+	CIDRs      []netip.Prefix
+	RouteTable string // "" = local routes only
+	NetworkACL string // "" = everything passes
+}
+
+// RouteTable adds routes to the local ones of a VPC.
+type RouteTable struct {
+	Metadata
+	VPC    string
+	Routes []Route
+}
+
+// Route sends a destination outside the VPC somewhere.
+type Route struct {
+	Destination netip.Prefix
+	Target      Target
+}
+
+// Target is where a route leads.
+type Target struct {
+	Kind TargetKind
+}
+
+// TargetKind tells the targets apart.
+type TargetKind string
+
+// The kinds of targets.
+const (
+	TargetInternet  TargetKind = "internet"
+	TargetBlackhole TargetKind = "blackhole"
+)
+
+// PrefixList is a named list of CIDRs.
+type PrefixList struct {
+	Metadata
+	Entries []netip.Prefix
+}
+
+// SecurityGroup allows; what no rule of an ENI's groups allows is denied.
+type SecurityGroup struct {
+	Metadata
+	VPC     string
+	Ingress []Rule
+	Egress  []Rule
+}
+
+// Rule is one rule of a security group.
+type Rule struct {
+	Name     string
+	Protocol Protocol
+	Ports    []PortRange // destination ports; empty = all
+	ICMP     *ICMP       // nil = all
+	Peers    []Peer      // `from` of an ingress rule, `to` of an egress rule
+}
+
+// Peer is the other end that a rule names: exactly one of the fields is set.
+type Peer struct {
+	Prefix     netip.Prefix
+	Group      string
+	PrefixList string
+}
+
+// NetworkACL judges packets that enter or leave a subnet. The entries are sorted by number.
+type NetworkACL struct {
+	Metadata
+	VPC     string
+	Ingress []NACLEntry
+	Egress  []NACLEntry
+}
+
+// NACLEntry is one entry of a network ACL.
+type NACLEntry struct {
+	Number   int
+	Allow    bool // else deny
+	Protocol Protocol
+	Ports    []PortRange // destination ports; empty = all
+	ICMP     *ICMP       // nil = all
+	CIDR     netip.Prefix
+}
+
+// ENI is an elastic network interface.
+type ENI struct {
+	Metadata
+	Subnet           string
+	MAC              MAC
+	IPs              []netip.Addr // the first of a family is its primary
+	SecurityGroups   []string
+	Attachment       *Attachment // nil = attached nowhere
+	SourceDestCheck  bool        // true unless the feed says false
+	AllowedAddresses []netip.Prefix
+	OnPolicyChange   PolicyChange
+}
+
+// Attachment says of which instance an ENI is, and by which device of the host.
+type Attachment struct {
+	Instance string
+	Index    int
+	Device   string
+	Epoch    uint64
+}
+
+// PolicyChange says what a changed rule does to live flows.
+type PolicyChange string
+
+// Reevaluate admits no packet on an outdated verdict.
+const Reevaluate PolicyChange = "reevaluate"
+
+// EIP is a public address, bound to a private IP or reserved.
+type EIP struct {
+	Metadata
+	Address   netip.Addr
+	ENI       string     // "" = reserved
+	PrivateIP netip.Addr // invalid = reserved; else of Address's family
+}
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+// Protocol is an IP protocol, or any.
+type Protocol struct {
+	Any    bool
+	Number uint8
+}
+
+// The protocols that have names.
+const (
+	ProtoICMP   = 1
+	ProtoTCP    = 6
+	ProtoUDP    = 17
+	ProtoICMPv6 = 58
+)
+
+// PortRange is From to To, both included.
+type PortRange struct {
+	From, To uint16
+}
+
+// ICMP is a type of ICMP or ICMPv6 messages.
+type ICMP struct {
+	Type uint8
+	Code *uint8 // nil = all
+}
+
+// Kind returns "Region".
+func (*Region) Kind() string { return "Region" }
+
+// Kind returns "Host".
+func (*Host) Kind() string { return "Host" }
+
+// Kind returns "InstanceType".
+func (*InstanceType) Kind() string { return "InstanceType" }
+
+// Kind returns "Instance".
+func (*Instance) Kind() string { return "Instance" }
+
+// Kind returns "VPC".
+func (*VPC) Kind() string { return "VPC" }
+
+// Kind returns "Subnet".
+func (*Subnet) Kind() string { return "Subnet" }
+
+// Kind returns "RouteTable".
+func (*RouteTable) Kind() string { return "RouteTable" }
+
+// Kind returns "PrefixList".
+func (*PrefixList) Kind() string { return "PrefixList" }
+
+// Kind returns "SecurityGroup".
+func (*SecurityGroup) Kind() string { return "SecurityGroup" }
+
+// Kind returns "NetworkACL".
+func (*NetworkACL) Kind() string { return "NetworkACL" }
+
+// Kind returns "ENI".
+func (*ENI) Kind() string { return "ENI" }
+
+// Kind returns "EIP".
+func (*EIP) Kind() string { return "EIP" }
