@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/eniplane/eniplane/pkg/compile"
+)
+
+const namesFile = "names.json"
+
+// SaveNames keeps the names of the revision in force in a host's state directory, so that the CLI
+// prints names also with the agent dead. The file is replaced whole.
+func SaveNames(hostStateDir string, names compile.Names) error {
+	data, err := json.Marshal(names)
+	if err != nil {
+		return fmt.Errorf("encode names: %w", err)
+	}
+	path := filepath.Join(hostStateDir, namesFile)
+	temporary := path + ".new"
+	if err := os.WriteFile(temporary, data, 0o644); err != nil {
+		return fmt.Errorf("write names: %w", err)
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return fmt.Errorf("replace names: %w", err)
+	}
+	return nil
+}
+
+// LoadNames reads what SaveNames kept. No file means no names: ids are printed as numbers.
+func LoadNames(hostStateDir string) (compile.Names, error) {
+	var names compile.Names
+	path := filepath.Join(hostStateDir, namesFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return names, nil
+	}
+	if err != nil {
+		return names, fmt.Errorf("read names: %w", err)
+	}
+	if err := json.Unmarshal(data, &names); err != nil {
+		return compile.Names{}, fmt.Errorf("decode names in %s (delete the file, the agent writes it again): %w", path, err)
+	}
+	return names, nil
+}
