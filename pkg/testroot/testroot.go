@@ -5,9 +5,12 @@
 package testroot
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -18,6 +21,9 @@ import (
 
 // BPFFS is where tests pin.
 const BPFFS = "/sys/fs/bpf"
+
+// netnsDir is where network namespaces have their names.
+const netnsDir = "/run/netns"
 
 // EnvRequired turns the skip of Require into a failure: CI sets it to 1, so that a test cannot vanish unnoticed.
 const EnvRequired = "ENIPLANE_ROOT_TESTS"
@@ -55,9 +61,42 @@ func MountBPFFS(dir string) error {
 	return nil
 }
 
-// Name returns a name unique on this machine, at most 14 bytes: it fits a device.
+// Name returns a name unique on this machine, at most 14 bytes: it fits a device. It holds the process id, by which
+// Sweep knows whether its owner still lives.
 func Name() string {
 	return fmt.Sprintf("t%d-%d", os.Getpid(), serial.Add(1))
+}
+
+var ownName = regexp.MustCompile(`^t([0-9]+)-[0-9]+$`)
+
+// Sweep removes the namespaces and pins of test processes that are gone: of those that were killed, because all
+// others clean up after themselves.
+func Sweep() error {
+	var errs []error
+	for _, dir := range []string{netnsDir, BPFFS} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("look for leftovers: %w", err))
+		}
+		for _, e := range entries {
+			m := ownName.FindStringSubmatch(e.Name())
+			if m == nil {
+				continue
+			}
+			if _, err := os.Stat("/proc/" + m[1]); err == nil {
+				continue
+			}
+			if dir == netnsDir {
+				err = netns.DeleteNamed(e.Name())
+			} else {
+				err = os.RemoveAll(filepath.Join(dir, e.Name()))
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("remove leftover %s: %w", e.Name(), err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Namespace is a named network namespace of one test.
@@ -71,7 +110,7 @@ type Namespace struct {
 func Netns(t testing.TB) *Namespace {
 	t.Helper()
 	name := Name()
-	n := &Namespace{Name: name, Path: filepath.Join("/run/netns", name)}
+	n := &Namespace{Name: name, Path: filepath.Join(netnsDir, name)}
 	t.Cleanup(func() {
 		if n.Handle.IsOpen() {
 			_ = n.Handle.Close()

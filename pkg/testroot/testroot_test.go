@@ -3,8 +3,10 @@
 package testroot_test
 
 import (
+	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -54,5 +56,29 @@ func TestPins(t *testing.T) {
 	})
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("the pins are still there: %v", err)
+	}
+}
+
+// Sweep removes what a dead process left, and nothing of a living one.
+func TestSweep(t *testing.T) {
+	testroot.Require(t)
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	left := fmt.Sprintf("%s/t%d-1", testroot.BPFFS, dead.Process.Pid)
+	if err := os.Mkdir(left, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ours := testroot.Pins(t)
+	if err := testroot.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left); !os.IsNotExist(err) {
+		t.Errorf("the leftover is still there: %v", err)
+		_ = os.Remove(left)
+	}
+	if _, err := os.Stat(ours); err != nil {
+		t.Errorf("the pins of a living process are gone: %v", err)
 	}
 }

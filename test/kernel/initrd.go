@@ -116,7 +116,7 @@ func (c *cpio) tree(root, dir string) {
 			return nil
 		case err != nil:
 			return err
-		case d.IsDir() && d.Name() == "kernel":
+		case d.IsDir() && d.Name() == "packages":
 			return filepath.SkipDir
 		case d.Type().IsRegular():
 			rel, err := filepath.Rel(root, path)

@@ -33,7 +33,7 @@ type config struct {
 func main() {
 	var c config
 	flag.StringVar(&c.kernel, "kernel", "6.12", "version prefix of the Debian cloud kernel")
-	flag.StringVar(&c.cache, "cache", "bin/kernel", "directory for unpacked packages")
+	flag.StringVar(&c.cache, "cache", "bin/packages", "directory for unpacked packages")
 	flag.StringVar(&c.run, "run", "", "run only tests that match, as in go test")
 	flag.IntVar(&c.memory, "memory", 3072, "memory of the machine in MiB")
 	flag.DurationVar(&c.timeout, "timeout", 15*time.Minute, "kill the machine after this time")

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+
+# The one place that pins clang. bpf2go reads the BPF2GO_ variables, the checks in test/arch read them too.
+CLANG_VERSION := 19
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
+
+export CGO_ENABLED := 0
+export STATICCHECK
+export CLANG_FORMAT := clang-format-$(CLANG_VERSION)
+export BPF2GO_CC := clang-$(CLANG_VERSION)
+export BPF2GO_STRIP := llvm-strip-$(CLANG_VERSION)
+export BPF2GO_CFLAGS := -O2 -g -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/$(shell uname -m)-linux-gnu
+
+PKG ?= ./test/kernel/smoke ./pkg/dataplane
+RUN ?=
+N ?= 10
+
+.DEFAULT_GOAL := help
+.PHONY: help build generate test demo test-kernel bench soak lint fmt clean root
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build enid, enictl and enibench into bin/ (needs Go only)
+	go build -trimpath -o bin/ ./cmd/...
+
+generate: ## compile the BPF object and write the generated Go (needs clang-19)
+	@deploy/install-deps.sh generate
+	go generate ./...
+
+test: root ## run every test and check, as root; installs what it needs (at most 15 minutes)
+	@deploy/install-deps.sh generate test
+	@$(MAKE) --no-print-directory build
+	@go build -o bin/ ./test/run
+	@exec bin/run -p 1 -timeout 12m ./...
+
+demo: root ## show two hosts, their ENIs and real traffic; leaves nothing behind (at most 3 minutes)
+	@deploy/install-deps.sh demo
+	@$(MAKE) --no-print-directory build
+	@exec bin/enictl lab demo
+
+test-kernel: ## run tests on a Debian 6.12 kernel in QEMU: make test-kernel PKG=./pkg/dataplane RUN=TestLoad
+	@deploy/install-deps.sh kernel
+	@$(MAKE) --no-print-directory build
+	@go build -o bin/ ./test/kernel
+	@exec bin/kernel -kernel 6.12 -run '$(RUN)' $(PKG)
+
+bench: root ## run the Go benchmarks, of the programs too
+	go test -run '^$$' -bench . -p 1 ./...
+
+soak: root ## run the end-to-end tests N=10 times, then the proof on 6.12
+	@deploy/install-deps.sh generate test
+	@$(MAKE) --no-print-directory build
+	@go build -o bin/ ./test/run
+	bin/run -p 1 -timeout 10h -count $(N) ./loader/... ./test/e2e/...
+	@$(MAKE) --no-print-directory test-kernel
+
+lint: ## run the checks of test/arch and golangci-lint
+	@deploy/install-deps.sh generate
+	ENIPLANE_ROOT_TESTS=1 go test -count=1 ./test/arch
+	go run $(GOLANGCI) run ./...
+
+fmt: ## format Go and C
+	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
+	$(CLANG_FORMAT) -i $$(git ls-files -co --exclude-standard '*.c' '*.h')
+
+clean: ## remove what was built and the unpacked kernels
+	rm -rf bin
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "make $(MAKECMDGOALS): run this as root: it makes network namespaces and loads BPF programs" >&2; exit 1; }

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs what the named jobs need from Debian's packages. Says nothing if nothing is missing.
+#
+#   deploy/install-deps.sh demo|test|generate|kernel...
+set -euo pipefail
+
+packages() {
+	case $1 in
+	demo) ;; # the lab talks to the kernel itself
+	test) echo iproute2 nftables ;;
+	generate) echo clang-19 llvm-19 clang-format-19 libbpf-dev linux-libc-dev ;;
+	kernel) echo qemu-system-x86 ;;
+	*) echo "install-deps: unknown job $1" >&2 && return 2 ;;
+	esac
+}
+
+missing=()
+for job in "$@"; do
+	for package in $(packages "$job"); do
+		status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+		[ "$status" = installed ] || missing+=("$package")
+	done
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ "$(id -u)" != 0 ]; then
+	echo "install-deps: as root, run: apt-get install --no-install-recommends ${missing[*]}" >&2
+	exit 1
+fi
+echo "installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+install=(apt-get install -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}")
+# The package lists may be absent, or older than the packages that the mirror still has.
+"${install[@]}" >/dev/null 2>&1 </dev/null && exit 0
+echo "updating the package lists"
+apt-get update -qq </dev/null
+"${install[@]}" >/dev/null </dev/null
