@@ -296,6 +296,8 @@ enum flow_flag {
 	FLOW_OPENED_BY_PEER = 1 << 0,
 	FLOW_FIN_OUT = 1 << 1,
 	FLOW_FIN_IN = 1 << 2,
+	FLOW_SAME_SUBNET = 1 << 3, /* both ends are in the ENI's subnet */
+	FLOW_REPLY_DENIED = 1 << 4, /* the network ACL denies the packets that answer the opener */
 };
 
 #pragma clang diagnostic pop

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Constants that the loader sets by name before a program is loaded; the verifier removes what
+ * they make unreachable. */
+#pragma once
+
+#include "kernel.h"
+
+/* Only the datapath rows set this: tunnel facts come from the context instead of a tunnel, and the
+ * target of a redirect is noted in the map `unit`. */
+volatile const bool unit_test = false;
+
+/* Which packets XDP on the uplink finishes itself; the others it leaves to TC untouched. */
+enum xdp_scope {
+	XDP_OWNS_NEIGHBOURS = 1 << 0, /* ARP and neighbour discovery for EIPs */
+	XDP_OWNS_EIPS = 1 << 1, /* IP packets to EIPs */
+};
+volatile const __u32 xdp_owns = XDP_OWNS_NEIGHBOURS;

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Where a judged packet goes: a local ENI, another host's ENI, or the internet. */
+#pragma once
+
+#include "eni.h"
+#include "rewrite.h"
+#include "track.h"
+
+/* From where a packet reaches an ENI; decides what its sender must prove. */
+enum origin {
+	FROM_LOCAL = 0, /* an ENI of this host, checked at its own port */
+	FROM_OVERLAY = 1, /* another host */
+	FROM_INTERNET = 2,
+};
+
+/* What is known of a packet on its way to a local ENI. */
+struct arrival {
+	__u32 sender_nexthop; /* FROM_LOCAL */
+	__u32 vtep; /* FROM_OVERLAY: the host that sent it, network order */
+	__u8 eip[16]; /* FROM_INTERNET: the destination before translation */
+};
+
+/*
+ * A new flow from the overlay: the source MAC must name an ENI behind the sending host, and the
+ * source IP must be that ENI's own unless it may send foreign ones.
+ */
+static __always_inline enum reason overlay_sender(const struct pkt *p, const struct eni_conf *conf,
+						  struct arrival *a, const bool v6)
+{
+	const struct mac_entry *m = mac_find(p, conf->vni, p->smac);
+	const struct nexthop *nh;
+	const struct endpoint *e;
+
+	if (!m)
+		return REASON_VXLAN_SENDER;
+	nh = nexthop_find(m->nexthop);
+	if (!nh || nh->kind != NH_VTEP || *(const __u32 *)nh->vtep != a->vtep)
+		return REASON_VXLAN_SENDER;
+	a->sender_nexthop = m->nexthop;
+	e = endpoint_find(p->slot, conf->vni, p->src, v6);
+	if (e && e->nexthop == m->nexthop && !(e->flags & EP_GATEWAY))
+		return REASON_CONTINUE;
+	return m->flags & MAC_FOREIGN ? REASON_CONTINUE : REASON_VXLAN_SENDER;
+}
+
+/* The flow of a packet to an ENI, made if need be. */
+static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_conf *conf,
+						struct arrival *a, const struct nexthop **nh,
+						bool *same, enum origin from, const bool v6)
+{
+	__u32 class = from == FROM_INTERNET ? CLASS_INTERNET : 0;
+	struct flow init = {}, *f = track_find(p, conf, conf->vni, class, v6);
+
+	if (f && !track_reopens(p, f)) {
+		TRY(track_hit(p, conf, f, nh, from == FROM_INTERNET, v6));
+		*same = f->flags & FLOW_SAME_SUBNET;
+		return REASON_CONTINUE;
+	}
+	if (from == FROM_OVERLAY) {
+		TRY(overlay_sender(p, conf, a, v6));
+		if (!eni_owns(p, conf, p->dst, v6))
+			return REASON_NO_ENDPOINT;
+	}
+	TRY(track_miss(p, conf, &init, nh, conf->vni, class, a->sender_nexthop, v6));
+	*same = init.flags & FLOW_SAME_SUBNET;
+	return REASON_CONTINUE;
+}
+
+/* Judges a packet for the ENI that it is addressed to and hands it to its port. */
+static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf *host, __u32 eni,
+					  struct arrival *a, enum origin from, const bool v6,
+					  const bool xdp)
+{
+	const struct nexthop *nh = NULL;
+	const struct eni_conf *conf;
+	const struct live *device;
+	bool same = false;
+
+	conf = eni_ready(p, eni, &device);
+	if (!conf)
+		return REASON_NOT_READY;
+	TRY(arrival_flow(p, conf, a, &nh, &same, from, v6));
+	if (p->ip_len > device->mtu)
+		return REASON_TOO_BIG;
+	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
+		return REASON_HELPER;
+	if (!nh || !rewrite_macs(p, conf->mac, same ? nh->mac : host->gateway_mac, xdp))
+		return REASON_HELPER;
+	p->out_ifindex = device->ifindex;
+	return REASON_DELIVERED;
+}
+
+/* To another host: the kernel's VXLAN device writes the outer headers and finds the way. */
+static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
+					      const struct eni_conf *conf, const struct nexthop *nh)
+{
+	struct bpf_tunnel_key key = {
+		.tunnel_id = nh->vni,
+		.tunnel_ttl = 64,
+		.remote_ipv4 = bpf_ntohl(*(const __u32 *)nh->vtep),
+	};
+
+	if (p->ip_len > host->overlay_mtu)
+		return REASON_TOO_BIG;
+	if (!rewrite_macs(p, nh->mac, conf->mac, false) ||
+	    bpf_skb_set_tunnel_key(p->ctx, &key, sizeof(key),
+				   BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT))
+		return REASON_HELPER;
+	unit_note(host->vxlan_ifindex, 2, nh->vni, nh->vtep);
+	p->out_ifindex = host->vxlan_ifindex;
+	return REASON_DELIVERED;
+}
+
+/*
+ * To the internet: by the host's own routes, but only out of an uplink. The route is looked up as
+ * for a packet that arrives by our VXLAN device, the one device here that may forward.
+ */
+static __always_inline enum reason to_internet(struct pkt *p, const struct host_conf *host,
+					       const bool v6)
+{
+	struct bpf_fib_lookup fib = {
+		.family = v6 ? AF_INET6 : AF_INET,
+		.l4_protocol = p->protocol,
+		.tot_len = p->ip_len,
+		.ifindex = host->vxlan_ifindex,
+	};
+	long ret;
+
+	addr_copy((__u8 *)&fib.ipv4_src, p->src, v6);
+	addr_copy((__u8 *)&fib.ipv4_dst, p->dst, v6);
+	ret = bpf_fib_lookup(p->ctx, &fib, sizeof(fib), FIB_LOOKUP_SKIP_NEIGH);
+	if (ret == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return REASON_TOO_BIG;
+	if (ret != BPF_FIB_LKUP_RET_SUCCESS || !bpf_map_lookup_elem(&uplinks, &fib.ifindex))
+		return REASON_NO_FIB;
+	p->out_ifindex = fib.ifindex;
+	p->out = OUT_NEIGHBOUR;
+	return REASON_DELIVERED;
+}

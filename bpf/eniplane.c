@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The programs: one per kind of hook, and the stubs that the links hold. A stub tail-calls the
+ * program in force, so that an upgrade replaces a slot of an array and never touches a link. If a
+ * slot is empty, ports and the VXLAN device drop and the uplink, which is the host's too, passes.
+ */
+#include "port.h"
+#include "uplink.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* What a reason means to TC. `otherwise` = for what is not ours. */
+static __always_inline int tc_action(const struct pkt *p, enum reason reason, int otherwise)
+{
+	switch (reason) {
+	case REASON_NOT_OURS:
+		return otherwise;
+	case REASON_DELIVERED:
+	case REASON_ANSWERED:
+		if (p->out == OUT_NEIGHBOUR) {
+			unit_note(p->out_ifindex, 3, 0, NULL);
+			return bpf_redirect_neigh(p->out_ifindex, NULL, 0, 0);
+		}
+		if (!unit_test)
+			return bpf_redirect(p->out_ifindex, 0);
+		unit_note(p->out_ifindex, 1, 0, NULL);
+		return TCX_REDIRECT;
+	default:
+		return TCX_DROP;
+	}
+}
+
+static __always_inline int xdp_action(const struct pkt *p, enum reason reason)
+{
+	switch (reason) {
+	case REASON_NOT_OURS:
+		return XDP_PASS;
+	case REASON_ANSWERED:
+		return XDP_TX;
+	case REASON_DELIVERED:
+		unit_note(p->out_ifindex, 1, 0, NULL);
+		return bpf_redirect(p->out_ifindex, 0);
+	default:
+		return XDP_DROP;
+	}
+}
+
+SEC("tcx/ingress")
+int port(struct __sk_buff *skb)
+{
+	struct pkt p = {};
+	enum reason reason;
+
+	pkt_init_tc(&p, skb);
+	slot_read(&p);
+	p.now = flow_now();
+	reason = port_run(&p);
+	count(&p, reason);
+	return tc_action(&p, reason, TCX_DROP);
+}
+
+SEC("tcx/ingress")
+int vxlan(struct __sk_buff *skb)
+{
+	struct tunnel t = {};
+	struct pkt p = {};
+	enum reason reason;
+
+	pkt_init_tc(&p, skb);
+	slot_read(&p);
+	p.now = flow_now();
+	if (!overlay_tunnel(skb, &t))
+		t.mark = 0;
+	reason = overlay_run(&p, &t);
+	count(&p, reason);
+	return tc_action(&p, reason, TCX_DROP);
+}
+
+SEC("tcx/ingress")
+int uplink(struct __sk_buff *skb)
+{
+	struct pkt p = {};
+	enum reason reason;
+
+	pkt_init_tc(&p, skb);
+	slot_read(&p);
+	p.now = flow_now();
+	reason = uplink_run(&p);
+	if (reason != REASON_NOT_OURS)
+		count(&p, reason);
+	return tc_action(&p, reason, TCX_NEXT);
+}
+
+SEC("xdp.frags")
+int uplink_xdp(struct xdp_md *ctx)
+{
+	struct pkt p = {};
+	enum reason reason;
+
+	pkt_init_xdp(&p, ctx);
+	slot_read(&p);
+	p.now = flow_now();
+	reason = uplink_run_xdp(&p);
+	if (reason != REASON_NOT_OURS)
+		count(&p, reason);
+	return xdp_action(&p, reason);
+}
+
+SEC("tcx/ingress")
+int stub_port(struct __sk_buff *skb)
+{
+	bpf_tail_call(skb, &progs_tc, PROGRAM_PORT);
+	return TCX_DROP;
+}
+
+SEC("tcx/ingress")
+int stub_vxlan(struct __sk_buff *skb)
+{
+	bpf_tail_call(skb, &progs_tc, PROGRAM_VXLAN);
+	return TCX_DROP;
+}
+
+SEC("tcx/ingress")
+int stub_uplink(struct __sk_buff *skb)
+{
+	bpf_tail_call(skb, &progs_tc, PROGRAM_UPLINK);
+	return TCX_NEXT;
+}
+
+SEC("xdp.frags")
+int stub_uplink_xdp(struct xdp_md *ctx)
+{
+	bpf_tail_call(ctx, &progs_xdp, PROGRAM_UPLINK);
+	return XDP_PASS;
+}

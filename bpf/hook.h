@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * All that differs between TC and XDP, and the only code that touches the packet. `xdp` is always a
+ * literal, so each program contains the calls of its own hook only.
+ */
+#pragma once
+
+#include "config.h"
+#include "pkt.h"
+
+static __always_inline void pkt_bounds(const struct pkt *p, void **data, void **end, const bool xdp)
+{
+	if (xdp) {
+		const struct xdp_md *x = p->ctx;
+
+		*data = (void *)(long)x->data;
+		*end = (void *)(long)x->data_end;
+	} else {
+		const struct __sk_buff *s = p->ctx;
+
+		*data = (void *)(long)s->data;
+		*end = (void *)(long)s->data_end;
+	}
+}
+
+/* Makes the first n bytes of the frame readable in place; a shorter frame as far as it goes. */
+static __always_inline void pkt_pull(struct pkt *p, __u32 n, const bool xdp)
+{
+	void *data, *end;
+
+	if (xdp)
+		return; /* the first fragment of a frame always holds the headers */
+	pkt_bounds(p, &data, &end, xdp);
+	if (n > p->len)
+		n = p->len;
+	if (data + n > end)
+		bpf_skb_pull_data(p->ctx, n);
+}
+
+static __always_inline bool pkt_load(struct pkt *p, __u32 off, void *to, __u32 n, const bool xdp)
+{
+	if (xdp)
+		return !bpf_xdp_load_bytes(p->ctx, off, to, n);
+	return !bpf_skb_load_bytes(p->ctx, off, to, n);
+}
+
+static __always_inline bool pkt_store(struct pkt *p, __u32 off, void *from, __u32 n, const bool xdp)
+{
+	if (xdp)
+		return !bpf_xdp_store_bytes(p->ctx, off, from, n);
+	return !bpf_skb_store_bytes(p->ctx, off, from, n, 0);
+}
+
+/* Sets the length of the frame. */
+static __always_inline bool pkt_resize(struct pkt *p, __u32 len, const bool xdp)
+{
+	if (xdp) {
+		if (bpf_xdp_adjust_tail(p->ctx, (int)len - (int)p->len))
+			return false;
+	} else if (bpf_skb_change_tail(p->ctx, len, 0)) {
+		return false;
+	}
+	p->len = len;
+	return true;
+}
+
+/* Adds a difference of the checksummed bytes to a checksum (RFC 1624, equation 3). */
+static __always_inline __u16 csum_apply(__u16 csum, __u32 diff)
+{
+	__u32 sum = (__u16)~csum;
+
+	sum += diff & 0xffff;
+	sum += diff >> 16;
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+static __always_inline bool csum_apply_xdp(struct pkt *p, __u32 off, __u32 diff, bool zero_is_none)
+{
+	__u16 csum;
+
+	if (bpf_xdp_load_bytes(p->ctx, off, &csum, sizeof(csum)))
+		return false;
+	if (zero_is_none && !csum)
+		return true;
+	csum = csum_apply(csum, diff);
+	if (zero_is_none && !csum)
+		csum = 0xffff;
+	return !bpf_xdp_store_bytes(p->ctx, off, &csum, sizeof(csum));
+}
+
+/* The checksum of the IPv4 header after `diff`. */
+static __always_inline bool csum_ip4(struct pkt *p, __u32 diff, const bool xdp)
+{
+	const __u32 off = ETH_LEN + offsetof(struct iphdr, check);
+
+	if (xdp)
+		return csum_apply_xdp(p, off, diff, false);
+	return !bpf_l3_csum_replace(p->ctx, off, 0, diff, 0);
+}
+
+/*
+ * The transport checksum at `off` after `diff` in the pseudo header. A partial checksum (to be
+ * completed by a device later) needs the helper: it knows, we do not.
+ */
+static __always_inline bool csum_l4(struct pkt *p, __u32 off, __u32 diff, bool udp, const bool v6,
+				    const bool xdp)
+{
+	__u64 flags = BPF_F_PSEUDO_HDR | (udp ? BPF_F_MARK_MANGLED_0 : 0);
+
+	if (xdp)
+		return csum_apply_xdp(p, off, diff, udp);
+	if (v6 && !bpf_l4_csum_replace(p->ctx, off, 0, diff, flags | CSUM_F_IPV6))
+		return true; /* older kernels refuse the flag and change nothing */
+	return !bpf_l4_csum_replace(p->ctx, off, 0, diff, flags);
+}
+
+static __always_inline void unit_note(__u32 ifindex, __u32 kind, __u32 vni, const __u8 *remote)
+{
+	__u32 zero = 0;
+	struct unit *u;
+
+	if (!unit_test)
+		return;
+	u = bpf_map_lookup_elem(&unit, &zero);
+	if (!u)
+		return;
+	u->ifindex = ifindex;
+	u->kind = kind;
+	u->vni = vni;
+	*(__u32 *)u->remote = remote ? *(const __u32 *)remote : 0;
+}

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The verdict on a connection for one of its ENIs: security groups, network ACL, route and EIP, for
+ * the packet that opens it. Runs on a flow miss, and again when the ENI's generation has moved on.
+ * A function of the tables and of `struct judge` alone: it sees no packet and changes no flow.
+ */
+#pragma once
+
+#include "eni.h"
+#include "ruleset.h"
+
+struct judge {
+	/* what is asked */
+	__u32 slot;
+	__u32 eni;
+	__u32 sender_nexthop; /* DIR_IN from the VPC: of the ENI that sent it */
+	__u16 port; /* destination port of the opening packet, or ICMP type << 8 | code */
+	__u16 reply_port; /* the same of the packets that answer it */
+	__u8 protocol;
+	__u8 dir; /* of the opening packet */
+	__u8 internet; /* DIR_IN: the packet came from the internet */
+	__u8 pad;
+	__u8 local[16];
+	__u8 remote[16];
+	/* what is answered */
+	__u32 rule; /* of the security groups */
+	__u32 nexthop; /* towards the remote side */
+	__u8 same_subnet;
+	__u8 reply_denied; /* by the network ACL */
+	__u8 pad2[2];
+	__u8 eip[16]; /* of the local address, if the remote side is on the internet */
+};
+
+MAP(judges, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct judge, 1, 0);
+
+static __always_inline bool eip_of(struct judge *j, __u32 vni, const bool v6)
+{
+	if (v6) {
+		struct addr_key6 key = { .vni = vni };
+		struct eips_out6 *e;
+
+		__builtin_memcpy(key.addr, j->local, 16);
+		e = bpf_map_lookup_elem(&eip_out6, &key);
+		if (!e || !e->v[j->slot & 1].flags)
+			return false;
+		__builtin_memcpy(j->eip, e->v[j->slot & 1].addr, 16);
+	} else {
+		struct addr_key4 key = { .vni = vni };
+		struct eips_out4 *e;
+
+		__builtin_memcpy(key.addr, j->local, 4);
+		e = bpf_map_lookup_elem(&eip_out4, &key);
+		if (!e || !e->v[j->slot & 1].flags)
+			return false;
+		__builtin_memcpy(j->eip, e->v[j->slot & 1].addr, 4);
+	}
+	return true;
+}
+
+/*
+ * The stateless filter at the border of the subnet. All packets of a flow that cross in one
+ * direction look the same to it, so judging one of each direction judges them all.
+ */
+static __always_inline enum reason judge_nacl(struct judge *j, const struct eni_conf *conf,
+					      const bool v6)
+{
+	bool in = j->dir == DIR_IN;
+	__u32 rule;
+
+	j->reply_denied = 0;
+	if (!(conf->flags & ENI_NACL) || j->same_subnet)
+		return REASON_CONTINUE;
+	if (!ruleset_allows(in ? conf->nacl_in : conf->nacl_out, j->remote, 0, j->protocol, j->port,
+			    &rule, v6))
+		return REASON_NACL_DENIED;
+	j->reply_denied = !ruleset_allows(in ? conf->nacl_out : conf->nacl_in, j->remote, 0,
+					  j->protocol, j->reply_port, &rule, v6);
+	return REASON_CONTINUE;
+}
+
+static __always_inline enum reason judge_sg(struct judge *j, const struct eni_conf *conf,
+					    const struct endpoint *peer, const bool v6)
+{
+	__u32 ruleset = j->dir == DIR_IN ? conf->sg_in : conf->sg_out;
+
+	if (ruleset && ruleset_allows(ruleset, j->remote, peer ? peer->group_set : 0, j->protocol,
+				      j->port, &j->rule, v6))
+		return REASON_CONTINUE;
+	return REASON_SG_DENIED;
+}
+
+/* Where to, for a packet that the ENI sends. */
+static __always_inline enum reason judge_route(struct judge *j, const struct eni_conf *conf,
+					       const struct endpoint *peer, const struct route *r,
+					       const bool v6)
+{
+	if (!r)
+		return REASON_NO_ROUTE;
+	switch (r->kind) {
+	case ROUTE_LOCAL:
+		if (!peer)
+			return REASON_NO_ENDPOINT;
+		if (peer->nexthop == conf->nexthop)
+			return REASON_ROUTE_LOOP;
+		j->nexthop = peer->nexthop;
+		return REASON_CONTINUE;
+	case ROUTE_INTERNET:
+		if (route_find(ROUTES_INFRA, j->remote, v6))
+			return REASON_INFRA;
+		if (!eip_of(j, conf->vni, v6))
+			return REASON_NO_EIP;
+		j->nexthop = NEXTHOP_INTERNET;
+		return REASON_CONTINUE;
+	case ROUTE_BLACKHOLE:
+		return REASON_BLACKHOLE;
+	}
+	return REASON_NO_ROUTE;
+}
+
+static __always_inline enum reason judge_out(struct judge *j, const struct eni_conf *conf,
+					     const bool v6)
+{
+	const struct endpoint *peer = endpoint_find(j->slot, conf->vni, j->remote, v6);
+	const struct route *r = route_find(conf->routes, j->remote, v6);
+
+	if (peer && (peer->flags & EP_GATEWAY))
+		return REASON_TO_GATEWAY;
+	j->same_subnet = r && r->kind == ROUTE_LOCAL && r->arg && r->arg == conf->subnet;
+	TRY(judge_sg(j, conf, peer, v6));
+	TRY(judge_nacl(j, conf, v6));
+	return judge_route(j, conf, peer, r, v6);
+}
+
+/* From the internet: the source must be one that the subnet would send to the internet. */
+static __always_inline enum reason judge_in_internet(struct judge *j, const struct eni_conf *conf,
+						     const struct route *r, const bool v6)
+{
+	if (!r || r->kind != ROUTE_INTERNET || route_find(ROUTES_INFRA, j->remote, v6))
+		return REASON_EIP_SOURCE;
+	if (!eip_of(j, conf->vni, v6))
+		return REASON_NO_EIP;
+	j->nexthop = NEXTHOP_INTERNET;
+	TRY(judge_nacl(j, conf, v6));
+	return judge_sg(j, conf, NULL, v6);
+}
+
+static __always_inline enum reason judge_in(struct judge *j, const struct eni_conf *conf,
+					    const bool v6)
+{
+	const struct route *r = route_find(conf->routes, j->remote, v6);
+	const struct endpoint *peer;
+
+	j->same_subnet = r && r->kind == ROUTE_LOCAL && r->arg && r->arg == conf->subnet;
+	if (j->internet)
+		return judge_in_internet(j, conf, r, v6);
+	peer = endpoint_find(j->slot, conf->vni, j->remote, v6);
+	j->nexthop = peer ? peer->nexthop : j->sender_nexthop;
+	TRY(judge_nacl(j, conf, v6));
+	return judge_sg(j, conf, peer, v6);
+}
+
+static __always_inline enum reason judge_flow(struct judge *j, const bool v6)
+{
+	struct pkt where = { .slot = j->slot };
+	const struct live *device;
+	const struct eni_conf *conf = eni_ready(&where, j->eni, &device);
+
+	if (!conf)
+		return REASON_NOT_READY;
+	j->rule = 0;
+	j->nexthop = NEXTHOP_NONE;
+	return j->dir == DIR_OUT ? judge_out(j, conf, v6) : judge_in(j, conf, v6);
+}
+
+/* Functions of their own: verified once, and their stack is not part of the programs'. */
+__noinline int judge4(struct judge *j)
+{
+	return j ? judge_flow(j, false) : REASON_HELPER;
+}
+
+__noinline int judge6(struct judge *j)
+{
+	return j ? judge_flow(j, true) : REASON_HELPER;
+}

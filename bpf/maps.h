@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every map but the flow table's (flow.h). All are written by the agent and read by the programs
+ * unless it says otherwise. "Slotted": see types.h.
+ *
+ * The sizes of what grows with a region are upper bounds: hash and LPM maps take memory by use.
+ */
+#pragma once
+
+#include "kernel.h"
+#include "reason.h"
+#include "types.h"
+
+#define MAP(name_, type_, key_, value_, max_, flags_)                                              \
+	struct {                                                                                   \
+		__uint(type, type_);                                                               \
+		__type(key, key_);                                                                 \
+		__type(value, value_);                                                             \
+		__uint(max_entries, max_);                                                         \
+		__uint(map_flags, flags_);                                                         \
+	} name_ SEC(".maps")
+
+/* The host word: revision << 1 | slot. Read once per packet. One store brings a revision in force. */
+MAP(active, BPF_MAP_TYPE_ARRAY, __u32, __u64, 1, 0);
+
+/* Slotted. Facts of this host. */
+struct host_confs {
+	struct host_conf v[2];
+};
+MAP(host_conf, BPF_MAP_TYPE_ARRAY, __u32, struct host_confs, 1, 0);
+
+/* Slotted. ENI index -> what its verdicts depend on. Absent (no ENI_PRESENT) = NOT_READY. */
+struct enis {
+	struct eni_conf v[2];
+};
+MAP(enis, BPF_MAP_TYPE_ARRAY, __u32, struct enis, MAX_ENIS, 0);
+
+/* ENI index -> its device and READY mark, for both directions. Not ready = nothing in or out. */
+MAP(live, BPF_MAP_TYPE_ARRAY, __u32, struct live, MAX_ENIS, 0);
+
+/* ifindex -> ENI. Miss = UNKNOWN_PORT: dropped. */
+MAP(ports, BPF_MAP_TYPE_HASH, __u32, struct port, 2 * MAX_ENIS, 0);
+
+/* ifindex -> uplink. Miss = the packet is left to the host; nothing is sent out there. */
+MAP(uplinks, BPF_MAP_TYPE_HASH, __u32, struct uplink, MAX_UPLINKS, 0);
+
+/* Slotted. (VNI, address) -> where and who. Miss = no ENI of the VPC has this address. */
+struct endpoints {
+	struct endpoint v[2];
+};
+MAP(endpoints4, BPF_MAP_TYPE_HASH, struct addr_key4, struct endpoints, MAX_ENDPOINTS,
+    BPF_F_NO_PREALLOC);
+MAP(endpoints6, BPF_MAP_TYPE_HASH, struct addr_key6, struct endpoints, MAX_ENDPOINTS,
+    BPF_F_NO_PREALLOC);
+
+/* Slotted. (VNI, MAC) -> ENI. Miss = VXLAN_NO_ENI as destination, VXLAN_SENDER as source. */
+struct macs {
+	struct mac_entry v[2];
+};
+MAP(macs, BPF_MAP_TYPE_HASH, struct mac_key, struct macs, MAX_NEXTHOPS, BPF_F_NO_PREALLOC);
+
+/* Index -> where an ENI is; edited in place. NH_NONE = NO_NEXTHOP. */
+MAP(nexthops, BPF_MAP_TYPE_ARRAY, __u32, struct nexthop, MAX_NEXTHOPS, 0);
+
+/* (VNI, VTEP) -> 1. Miss = VXLAN_SOURCE: that host has nothing to send to this VPC. */
+MAP(vteps, BPF_MAP_TYPE_HASH, struct vtep_key, __u32, MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
+
+/* Slotted. EIP -> private IP and local ENI. Miss = not ours: the packet is left to the host. */
+struct eips_in4 {
+	struct eip_in4 v[2];
+};
+struct eips_in6 {
+	struct eip_in6 v[2];
+};
+MAP(eip_in4, BPF_MAP_TYPE_HASH, struct eip_key4, struct eips_in4, 65536, BPF_F_NO_PREALLOC);
+MAP(eip_in6, BPF_MAP_TYPE_HASH, struct eip_key6, struct eips_in6, 65536, BPF_F_NO_PREALLOC);
+
+/* Slotted. (VNI, private IP) of a local ENI -> EIP. Miss = NO_EIP. */
+struct eips_out4 {
+	struct eip_out4 v[2];
+};
+struct eips_out6 {
+	struct eip_out6 v[2];
+};
+MAP(eip_out4, BPF_MAP_TYPE_HASH, struct addr_key4, struct eips_out4, 65536, BPF_F_NO_PREALLOC);
+MAP(eip_out6, BPF_MAP_TYPE_HASH, struct addr_key6, struct eips_out6, 65536, BPF_F_NO_PREALLOC);
+
+/* (table, prefix) -> route, longest first. Tables are never changed. Miss = NO_ROUTE. */
+MAP(routes4, BPF_MAP_TYPE_LPM_TRIE, struct lpm_key4, struct route, 1 << 22, BPF_F_NO_PREALLOC);
+MAP(routes6, BPF_MAP_TYPE_LPM_TRIE, struct lpm_key6, struct route, 1 << 22, BPF_F_NO_PREALLOC);
+
+/* (rule set, prefix) -> class of the peer, longest first. Miss = class 0: no CIDR rule matches. */
+MAP(addrs4, BPF_MAP_TYPE_LPM_TRIE, struct lpm_key4, __u32, 1 << 22, BPF_F_NO_PREALLOC);
+MAP(addrs6, BPF_MAP_TYPE_LPM_TRIE, struct lpm_key6, __u32, 1 << 22, BPF_F_NO_PREALLOC);
+
+/* (rule set, group set of the peer) -> class of the peer. Miss = class 0: no sg/ rule matches. */
+MAP(groups, BPF_MAP_TYPE_HASH, struct group_key, __u32, 1 << 20, BPF_F_NO_PREALLOC);
+
+/* (rule set, protocol, port) -> class, longest first. Miss = class 0: denied. */
+MAP(services, BPF_MAP_TYPE_LPM_TRIE, struct service_key, __u32, 1 << 20, BPF_F_NO_PREALLOC);
+
+/* (rule set, class of peer, class of service) -> verdict. Miss = denied. */
+MAP(verdicts, BPF_MAP_TYPE_HASH, struct verdict_key, struct verdict, 1 << 22, BPF_F_NO_PREALLOC);
+
+/* Written by the programs (count.h), read by CLI and metrics. */
+MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, MAX_ENIS * 2 * MAX_REASONS, 0);
+
+/* The programs in force, by enum program_slot; the stubs in the links call them. */
+enum program_slot {
+	PROGRAM_PORT = 0,
+	PROGRAM_VXLAN = 1,
+	PROGRAM_UPLINK = 2,
+	PROGRAM_SLOTS = 4,
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+	__uint(max_entries, PROGRAM_SLOTS);
+} progs_tc SEC(".maps"), progs_xdp SEC(".maps");
+
+/* Where the last redirect went; written with unit_test only. */
+struct unit {
+	__u32 ifindex;
+	__u32 kind; /* 1 = redirect, 2 = overlay, 3 = neighbour */
+	__u32 vni;
+	__u8 remote[4];
+};
+MAP(unit, BPF_MAP_TYPE_ARRAY, __u32, struct unit, 1, 0);

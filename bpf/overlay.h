@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The overlay (VXLAN, RFC 7348): what the uplink checks outside, and the way of what is inside. */
+#pragma once
+
+#include "deliver.h"
+
+#define VXLAN_PORT 4789
+#define VXLAN_LEN 8
+#define VXLAN_FLAGS 0x08000000 /* a VNI, and nothing else: no group policy id in this version */
+#define VXLAN_MARK 0xe41b0d01 /* skb->mark of a packet that passed overlay_outer */
+
+/* Is this VXLAN to our VTEP, and from a host that has the VPC? CONTINUE = yes. */
+static __always_inline enum reason overlay_outer(struct pkt *p, const struct host_conf *host)
+{
+	struct vtep_key key = {};
+	struct iphdr ip;
+	__be32 head[4]; /* UDP, VXLAN */
+	__u32 off;
+
+	if (!pkt_load(p, ETH_LEN, &ip, sizeof(ip), false))
+		return REASON_NOT_OURS;
+	if (ip.protocol != PROTO_UDP || ip.daddr != *(const __u32 *)host->vtep || ip.ihl < 5 ||
+	    (ip.frag_off & bpf_htons(0x1fff)))
+		return REASON_NOT_OURS;
+	off = ETH_LEN + ip.ihl * 4;
+	if (!pkt_load(p, off, head, 8, false) ||
+	    (bpf_ntohl(head[0]) & 0xffff) != VXLAN_PORT)
+		return REASON_NOT_OURS;
+	if ((ip.frag_off & bpf_htons(IP4_FRAGMENT)) || !pkt_load(p, off, head, sizeof(head), false) ||
+	    head[2] != bpf_htonl(VXLAN_FLAGS) || (head[3] & bpf_htonl(0xff)))
+		return REASON_VXLAN_HEADER;
+	key.vni = bpf_ntohl(head[3]) >> 8;
+	__builtin_memcpy(key.vtep, &ip.saddr, 4);
+	if (!bpf_map_lookup_elem(&vteps, &key))
+		return REASON_VXLAN_SOURCE;
+	return REASON_CONTINUE;
+}
+
+/* What the kernel's VXLAN device took off. */
+struct tunnel {
+	__u32 vni;
+	__u32 vtep; /* of the sender, network order */
+	__u32 mark;
+};
+
+/* The datapath rows have no tunnel: they give the facts in the context. */
+static __always_inline bool overlay_tunnel(struct __sk_buff *skb, struct tunnel *t)
+{
+	struct bpf_tunnel_key key = {};
+
+	t->mark = skb->mark;
+	if (unit_test) {
+		t->vni = skb->cb[0];
+		t->vtep = skb->cb[1];
+		return true;
+	}
+	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
+		return false;
+	t->vni = key.tunnel_id;
+	t->vtep = bpf_htonl(key.remote_ipv4);
+	return true;
+}
+
+static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_conf *host,
+					      __u32 eni, __u32 vtep, const bool v6)
+{
+	struct arrival a = { .vtep = vtep };
+
+	TRY(parse_ip(p, v6, false));
+	if (addr_multicast(p->dst, v6))
+		return REASON_MULTICAST;
+	TRY(parse_addresses(p, v6));
+	return to_eni(p, host, eni, &a, FROM_OVERLAY, v6, false);
+}
+
+/* A decapsulated packet: the ENI is found by VNI and destination MAC. */
+static __always_inline enum reason overlay_run(struct pkt *p, const struct tunnel *t)
+{
+	const struct host_conf *host = host_find(p);
+	const struct mac_entry *m;
+	const struct nexthop *nh;
+
+	p->dir = DIR_IN;
+	if (t->mark != VXLAN_MARK || !host || parse_eth(p, false) != REASON_CONTINUE) {
+		count_enter(p, 0, DIR_IN);
+		return REASON_VXLAN_UNMARKED;
+	}
+	m = mac_find(p, t->vni, p->dmac);
+	nh = m ? nexthop_find(m->nexthop) : NULL;
+	if (!nh || nh->kind != NH_LOCAL) {
+		count_enter(p, 0, DIR_IN);
+		return REASON_VXLAN_NO_ENI;
+	}
+	count_enter(p, nh->eni, DIR_IN);
+	switch (p->ethertype) {
+	case ETH_P_IP:
+		return overlay_ip(p, host, nh->eni, t->vtep, false);
+	case ETH_P_IPV6:
+		return overlay_ip(p, host, nh->eni, t->vtep, true);
+	}
+	return REASON_ETHERTYPE;
+}

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The way of a packet that an ENI sends. */
+#pragma once
+
+#include "deliver.h"
+#include "eip.h"
+#include "neighbour.h"
+#include "spoof.h"
+
+/* The flow of a packet from an ENI: known to the VPC, known to the internet, or a new one. */
+static __always_inline enum reason port_flow(struct pkt *p, const struct eni_conf *conf,
+					     const struct nexthop **nh, __u8 *nat, const bool v6)
+{
+	struct flow init = {}, *f;
+	__u32 scope = conf->vni, class = 0;
+	bool internet = false;
+
+	f = track_find(p, conf, scope, 0, v6);
+	if (!f) {
+		internet = true;
+		f = track_find(p, conf, scope, CLASS_INTERNET, v6);
+	}
+	if (!f && !eni_owns(p, conf, p->src, v6)) {
+		TRY(spoof_foreign(conf, p->src, v6));
+		scope = p->eni;
+		class = CLASS_TRANSIT;
+		internet = false;
+		f = track_find(p, conf, scope, class, v6);
+	}
+	if (f && !track_reopens(p, f)) {
+		TRY(track_hit(p, conf, f, nh, internet, v6));
+		addr_copy(nat, f->nat, v6);
+		return REASON_CONTINUE;
+	}
+	TRY(track_miss(p, conf, &init, nh, scope, class, 0, v6));
+	addr_copy(nat, init.nat, v6);
+	return REASON_CONTINUE;
+}
+
+/* Out through the sender's EIP: to the internet, or to a neighbour's EIP on this host. */
+static __always_inline enum reason port_eip(struct pkt *p, const struct host_conf *host,
+					    const __u8 *nat, const bool v6)
+{
+	struct arrival a = {};
+	__u32 eni;
+
+	if (!rewrite_addr(p, p->src, nat, true, v6, false))
+		return REASON_HELPER;
+	addr_copy(p->src, nat, v6);
+	addr_copy(a.eip, p->dst, v6);
+	if (!eip_find(p, p->dst, &eni, v6))
+		return to_internet(p, host, v6);
+	count(p, REASON_DELIVERED);
+	count_enter(p, eni, DIR_IN);
+	return to_eni(p, host, eni, &a, FROM_INTERNET, v6, false);
+}
+
+static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf *host,
+					   const struct eni_conf *conf, const bool v6)
+{
+	const struct nexthop *nh = NULL;
+	struct arrival a = {};
+	__u8 nat[16];
+
+	TRY(parse_ip(p, v6, false));
+	TRY(spoof_service(p, v6));
+	if (v6)
+		TRY(nd_from_eni(p, host, conf));
+	if (addr_multicast(p->dst, v6))
+		return REASON_MULTICAST;
+	TRY(parse_addresses(p, v6));
+	TRY(port_flow(p, conf, &nh, nat, v6));
+	if (!nh)
+		return REASON_NO_NEXTHOP;
+	switch (nh->kind) {
+	case NH_LOCAL:
+		a.sender_nexthop = conf->nexthop;
+		count(p, REASON_DELIVERED);
+		count_enter(p, nh->eni, DIR_IN);
+		return to_eni(p, host, nh->eni, &a, FROM_LOCAL, v6, false);
+	case NH_VTEP:
+		return to_overlay(p, host, conf, nh);
+	case NH_INTERNET:
+		return port_eip(p, host, nat, v6);
+	}
+	return REASON_NO_NEXTHOP;
+}
+
+static __always_inline enum reason port_run(struct pkt *p)
+{
+	const struct host_conf *host = host_find(p);
+	const struct eni_conf *conf = NULL;
+
+	TRY(eni_of_port(p, &conf));
+	if (!host || !conf)
+		return REASON_NOT_READY;
+	TRY(parse_eth(p, false));
+	if (((struct __sk_buff *)p->ctx)->vlan_present)
+		return REASON_ETHERTYPE;
+	if (!mac_equal(p->smac, conf->mac))
+		return REASON_SPOOFED_MAC;
+	switch (p->ethertype) {
+	case ETH_P_IP:
+		return port_ip(p, host, conf, false);
+	case ETH_P_IPV6:
+		return port_ip(p, host, conf, true);
+	case ETH_P_ARP:
+		return arp_from_eni(p, host, conf);
+	case ETH_P_RARP:
+		return REASON_CONSUMED;
+	}
+	return REASON_ETHERTYPE;
+}

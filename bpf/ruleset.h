@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* One rule set applied to one packet: classes of peer and service, then one verdict (types.h). */
+#pragma once
+
+#include "table.h"
+
+static __always_inline const struct verdict *verdict_find(__u32 ruleset, __u32 peer, __u32 service)
+{
+	struct verdict_key key = { .ruleset = ruleset, .peer = peer, .service = service };
+
+	return peer ? bpf_map_lookup_elem(&verdicts, &key) : NULL;
+}
+
+static __always_inline __u32 service_class(__u32 ruleset, __u8 protocol, __u16 port)
+{
+	struct service_key key = {
+		.prefixlen = 32 + 8 + 16,
+		.ruleset = ruleset,
+		.protocol = protocol,
+		.port = { port >> 8, port & 0xff },
+	};
+	__u32 *class = bpf_map_lookup_elem(&services, &key);
+
+	return class ? *class : 0;
+}
+
+static __always_inline __u32 group_class(__u32 ruleset, __u32 group_set)
+{
+	struct group_key key = { .ruleset = ruleset, .group_set = group_set };
+	__u32 *class;
+
+	if (!group_set)
+		return 0;
+	class = bpf_map_lookup_elem(&groups, &key);
+	return class ? *class : 0;
+}
+
+/*
+ * Is it allowed? `port` is the destination port of the opening packet, or its ICMP type and code.
+ * Address and groups of the peer are classified apart: a rule that names either allows. `rule`
+ * becomes the ordinal of the deciding rule, 0 = none matches.
+ */
+static __always_inline bool ruleset_allows(__u32 ruleset, const __u8 *peer, __u32 group_set,
+					   __u8 protocol, __u16 port, __u32 *rule, const bool v6)
+{
+	const struct verdict *by_addr, *by_group;
+	__u32 service = service_class(ruleset, protocol, port);
+	bool allow = false;
+
+	*rule = 0;
+	if (!service)
+		return false;
+	by_addr = verdict_find(ruleset, peer_class(ruleset, peer, v6), service);
+	if (by_addr) {
+		*rule = by_addr->rule;
+		allow = by_addr->allow;
+	}
+	by_group = verdict_find(ruleset, group_class(ruleset, group_set), service);
+	if (by_group && (!*rule || by_group->rule < *rule)) {
+		*rule = by_group->rule;
+		allow = by_group->allow;
+	}
+	return allow;
+}

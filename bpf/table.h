@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Lookups in the configuration: one function per table, the slot already chosen. */
+#pragma once
+
+#include "pkt.h"
+
+static __always_inline const struct host_conf *host_find(const struct pkt *p)
+{
+	__u32 zero = 0;
+	struct host_confs *h = bpf_map_lookup_elem(&host_conf, &zero);
+
+	return h ? &h->v[p->slot & 1] : NULL;
+}
+
+/* Which slot of the slotted tables is in force; read once per packet. */
+static __always_inline void slot_read(struct pkt *p)
+{
+	__u32 zero = 0;
+	__u64 *word = bpf_map_lookup_elem(&active, &zero);
+
+	p->slot = word ? *(volatile __u64 *)word & 1 : 0;
+}
+
+static __always_inline const struct endpoint *endpoint_find(__u32 slot, __u32 vni, const __u8 *addr,
+							     const bool v6)
+{
+	const struct endpoint *e;
+	struct endpoints *both;
+
+	if (v6) {
+		struct addr_key6 key = { .vni = vni };
+
+		__builtin_memcpy(key.addr, addr, 16);
+		both = bpf_map_lookup_elem(&endpoints6, &key);
+	} else {
+		struct addr_key4 key = { .vni = vni };
+
+		__builtin_memcpy(key.addr, addr, 4);
+		both = bpf_map_lookup_elem(&endpoints4, &key);
+	}
+	if (!both)
+		return NULL;
+	e = &both->v[slot & 1];
+	return e->flags & EP_PRESENT ? e : NULL;
+}
+
+static __always_inline const struct mac_entry *mac_find(const struct pkt *p, __u32 vni,
+							 const __u8 *mac)
+{
+	struct mac_key key = { .vni = vni };
+	const struct mac_entry *e;
+	struct macs *both;
+
+	mac_copy(key.mac, mac);
+	both = bpf_map_lookup_elem(&macs, &key);
+	if (!both)
+		return NULL;
+	e = &both->v[p->slot & 1];
+	return e->flags & MAC_PRESENT ? e : NULL;
+}
+
+static __always_inline const struct nexthop *nexthop_find(__u32 index)
+{
+	return bpf_map_lookup_elem(&nexthops, &index);
+}
+
+static __always_inline const struct route *route_find(__u32 table, const __u8 *addr, const bool v6)
+{
+	if (v6) {
+		struct lpm_key6 key = { .prefixlen = 32 + 128, .table = table };
+
+		__builtin_memcpy(key.addr, addr, 16);
+		return bpf_map_lookup_elem(&routes6, &key);
+	} else {
+		struct lpm_key4 key = { .prefixlen = 32 + 32, .table = table };
+
+		__builtin_memcpy(key.addr, addr, 4);
+		return bpf_map_lookup_elem(&routes4, &key);
+	}
+}
+
+/* The class of a peer's address in a rule set; 0 = no rule names it. */
+static __always_inline __u32 peer_class(__u32 ruleset, const __u8 *addr, const bool v6)
+{
+	__u32 *class;
+
+	if (v6) {
+		struct lpm_key6 key = { .prefixlen = 32 + 128, .table = ruleset };
+
+		__builtin_memcpy(key.addr, addr, 16);
+		class = bpf_map_lookup_elem(&addrs6, &key);
+	} else {
+		struct lpm_key4 key = { .prefixlen = 32 + 32, .table = ruleset };
+
+		__builtin_memcpy(key.addr, addr, 4);
+		class = bpf_map_lookup_elem(&addrs4, &key);
+	}
+	return class ? *class : 0;
+}
+
+/* Is the address inside the ENI's subnet? */
+static __always_inline bool same_subnet(const struct eni_conf *conf, const __u8 *addr, const bool v6)
+{
+	const struct route *r = route_find(conf->routes, addr, v6);
+
+	return r && r->kind == ROUTE_LOCAL && r->arg && r->arg == conf->subnet;
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The way of a packet that arrives by an uplink, which is shared with the host: ours are VXLAN to
+ * our VTEP, packets to EIPs held here, and the ARP and neighbour discovery for them. The rest is
+ * NOT_OURS: untouched and uncounted.
+ */
+#pragma once
+
+#include "eip.h"
+#include "neighbour.h"
+#include "overlay.h"
+
+/* Is it an EIP of an ENI that is ready here? An EIP of one that is not is nobody's: no answer. */
+static __always_inline bool uplink_has_eip(const struct pkt *p, const __u8 *addr, const bool v6)
+{
+	const struct live *device;
+	__u8 private[16];
+	__u32 eni;
+
+	addr_copy(private, addr, v6);
+	return eip_find(p, private, &eni, v6) && eni_ready(p, eni, &device);
+}
+
+static __always_inline enum reason uplink_arp(struct pkt *p, const bool xdp)
+{
+	struct uplink *u = bpf_map_lookup_elem(&uplinks, &p->ifindex);
+	struct arp arp;
+
+	if (!u || !arp_load(p, &arp, xdp) || arp.operation != bpf_htons(1) ||
+	    *(__u32 *)arp.sender_ip == *(__u32 *)arp.target_ip ||
+	    !uplink_has_eip(p, arp.target_ip, false))
+		return REASON_NOT_OURS;
+	count_enter(p, 0, DIR_IN);
+	return arp_answer(p, &arp, u->mac, xdp);
+}
+
+static __always_inline enum reason uplink_nd(struct pkt *p, const bool xdp)
+{
+	struct uplink *u = bpf_map_lookup_elem(&uplinks, &p->ifindex);
+	struct nd nd;
+
+	if (!u || parse_ip6(p, xdp) != REASON_CONTINUE || p->protocol != PROTO_ICMPV6 ||
+	    p->icmp_type != ND_SOLICIT || !nd_load(p, &nd, xdp) || addr_unspecified6(p->src) ||
+	    !uplink_has_eip(p, nd.target, true))
+		return REASON_NOT_OURS;
+	count_enter(p, 0, DIR_IN);
+	return nd_answer(p, &nd, u->mac, true, xdp);
+}
+
+/* An IP packet to an EIP held here; from now on nothing of it reaches the host's stack. */
+static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_conf *host,
+					      const bool v6, const bool xdp)
+{
+	const __u32 off = ETH_LEN + (v6 ? 24 : 16);
+	struct arrival a = {};
+	__u8 dst[16] = {};
+	__u32 eni;
+
+	if (!pkt_load(p, off, a.eip, v6 ? 16 : 4, xdp))
+		return REASON_NOT_OURS;
+	addr_copy(dst, a.eip, v6);
+	if (!eip_find(p, dst, &eni, v6))
+		return REASON_NOT_OURS;
+	count_enter(p, eni, DIR_IN);
+	TRY(parse_ip(p, v6, xdp));
+	TRY(parse_addresses(p, v6));
+	addr_copy(p->dst, dst, v6);
+	return to_eni(p, host, eni, &a, FROM_INTERNET, v6, xdp);
+}
+
+/* VXLAN to our VTEP goes on to the kernel's decapsulation with a mark that vouches for it. */
+static __always_inline enum reason uplink_vxlan(struct pkt *p, const struct host_conf *host)
+{
+	enum reason reason = overlay_outer(p, host);
+
+	if (reason == REASON_CONTINUE) {
+		((struct __sk_buff *)p->ctx)->mark = VXLAN_MARK;
+		return REASON_NOT_OURS;
+	}
+	if (reason != REASON_NOT_OURS)
+		count_enter(p, 0, DIR_IN);
+	return reason;
+}
+
+static __always_inline enum reason uplink_run(struct pkt *p)
+{
+	const struct host_conf *host = host_find(p);
+	enum reason reason;
+
+	if (!host || parse_eth(p, false) != REASON_CONTINUE ||
+	    ((struct __sk_buff *)p->ctx)->vlan_present)
+		return REASON_NOT_OURS;
+	switch (p->ethertype) {
+	case ETH_P_IP:
+		reason = uplink_eip(p, host, false, false);
+		return reason == REASON_NOT_OURS ? uplink_vxlan(p, host) : reason;
+	case ETH_P_IPV6:
+		reason = uplink_eip(p, host, true, false);
+		return reason == REASON_NOT_OURS ? uplink_nd(p, false) : reason;
+	case ETH_P_ARP:
+		return uplink_arp(p, false);
+	}
+	return REASON_NOT_OURS;
+}
+
+/* The same, before the kernel makes an skb; what XDP does not own it leaves to TC as it came. */
+static __always_inline enum reason uplink_run_xdp(struct pkt *p)
+{
+	const struct host_conf *host = host_find(p);
+
+	if (!host || parse_eth(p, true) != REASON_CONTINUE)
+		return REASON_NOT_OURS;
+	if (p->ethertype == ETH_P_ARP && (xdp_owns & XDP_OWNS_NEIGHBOURS))
+		return uplink_arp(p, true);
+	if (p->ethertype == ETH_P_IP && (xdp_owns & XDP_OWNS_EIPS))
+		return uplink_eip(p, host, false, true);
+	if (p->ethertype == ETH_P_IPV6) {
+		enum reason reason = REASON_NOT_OURS;
+
+		if (xdp_owns & XDP_OWNS_EIPS)
+			reason = uplink_eip(p, host, true, true);
+		if (reason == REASON_NOT_OURS && (xdp_owns & XDP_OWNS_NEIGHBOURS))
+			reason = uplink_nd(p, true);
+		return reason;
+	}
+	return REASON_NOT_OURS;
+}
