@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package compile turns the objects of the feed into what the maps of one host must hold. It is
+// pure: no files, no kernel, no clock, no randomness; equal input gives equal output.
+package compile
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/eniplane/eniplane/pkg/api"
+)
+
+// Input is all that a compilation depends on. Compile changes none of it.
+type Input struct {
+	Objects  *api.Objects
+	Host     string
+	Revision uint64
+	Previous *State // in force on the host; nil = unknown
+	IDs      *IDs   // of the last compilation, whether or not it came into force; nil = none ever
+}
+
+// Result is a compiled revision.
+type Result struct {
+	State *State
+	IDs   *IDs // to be stored before State is applied
+	// Degraded says by ENI why it could not be compiled. Such an ENI keeps the policy that it had
+	// in Previous, or is left out if it was not there.
+	Degraded map[string]error
+}
+
+// Compile makes the state of one host. Errors are of the revision as a whole; what concerns one ENI
+// is in Result.Degraded.
+func Compile(in Input) (*Result, error) {
+	host, ok := in.Objects.Hosts[in.Host]
+	if !ok {
+		return nil, fmt.Errorf("compile revision %d: the feed has no host %q: add the Host, or start the agent with the name that the feed uses", in.Revision, in.Host)
+	}
+	alloc, err := newAllocator(in.IDs, in.Previous)
+	if err != nil {
+		return nil, fmt.Errorf("compile revision %d: %w", in.Revision, err)
+	}
+	c := newCompiler(in, alloc)
+	c.out.Host = HostConf{
+		Name: host.Name, VTEP: host.VTEP, Uplinks: slices.Clone(host.Uplinks),
+		GatewayMAC: in.Objects.Region.GatewayMAC, MTU: in.Objects.Region.MTU,
+	}
+	c.survey()
+	c.number()
+	for _, e := range c.local {
+		c.addENI(e)
+	}
+	for _, v := range c.vpcs {
+		c.addVPC(v)
+	}
+	c.addEIPs()
+	c.addPolicies()
+	c.addNames()
+	c.sort()
+	if alloc.err != nil {
+		return nil, fmt.Errorf("compile revision %d: %w", in.Revision, alloc.err)
+	}
+	return &Result{State: &c.out, IDs: alloc.ids, Degraded: c.degraded}, nil
+}
+
+// vpc is a VPC that has an ENI on this host, with all its ENIs wherever they are.
+type vpc struct {
+	obj     *api.VPC
+	subnets []*api.Subnet // by name
+	enis    []*api.ENI    // by name
+	sets    []groupSet    // by id
+	setOf   map[string]uint32
+	members map[string][]netip.Addr // by security group
+
+	memberHashes map[string][32]byte
+}
+
+type namedRuleset struct {
+	Ruleset
+	label string
+}
+
+type namedRoutes struct {
+	routes []Route
+	label  string
+}
+
+// compiler holds one run.
+type compiler struct {
+	Input
+	alloc            *allocator
+	previousENIs     map[string]*ENI
+	previousRulesets map[uint32]*Ruleset
+
+	infra []netip.Prefix
+	local []*api.ENI // attached here, by name
+	vpcs  []*vpc     // by name
+	vpcOf map[string]*vpc
+	eips  map[string][]*api.EIP // by ENI, by address
+
+	listHashes map[string][32]byte
+	compiled   map[string]*compiled // by label
+	tables     map[[2]string]*table // by VPC and route table
+	rulesets   map[uint32]namedRuleset
+	routes     map[uint32]namedRoutes
+
+	here     map[string]uint32 // index by name of the ENIs in out
+	out      State
+	degraded map[string]error
+}
+
+func newCompiler(in Input, alloc *allocator) *compiler {
+	c := &compiler{
+		Input: in, alloc: alloc,
+		previousENIs:     map[string]*ENI{},
+		previousRulesets: map[uint32]*Ruleset{},
+		vpcOf:            map[string]*vpc{},
+		eips:             map[string][]*api.EIP{},
+		listHashes:       map[string][32]byte{},
+		compiled:         map[string]*compiled{},
+		tables:           map[[2]string]*table{},
+		rulesets:         map[uint32]namedRuleset{},
+		routes:           map[uint32]namedRoutes{},
+		here:             map[string]uint32{},
+		degraded:         map[string]error{},
+	}
+	c.out.Revision = in.Revision
+	if in.Previous == nil {
+		return c
+	}
+	for i := range in.Previous.ENIs {
+		c.previousENIs[in.Previous.ENIs[i].Name] = &in.Previous.ENIs[i]
+	}
+	for i := range in.Previous.Rulesets {
+		c.previousRulesets[in.Previous.Rulesets[i].ID] = &in.Previous.Rulesets[i]
+	}
+	return c
+}
+
+// survey finds what of the feed this host needs.
+func (c *compiler) survey() {
+	obj := c.Objects
+	c.infra = obj.InfraCIDRs()
+	present := map[string]*vpc{}
+	for _, e := range sorted(obj.ENIs) {
+		if e.Attachment == nil || obj.HostOf(e) != c.Host {
+			continue
+		}
+		c.local = append(c.local, e)
+		c.out.PortNames = append(c.out.PortNames, e.Attachment.Device)
+		v := obj.VPCOf(e)
+		if present[v.Name] == nil {
+			present[v.Name] = &vpc{
+				obj: v, setOf: map[string]uint32{},
+				members: map[string][]netip.Addr{}, memberHashes: map[string][32]byte{},
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(present)) {
+		c.vpcs = append(c.vpcs, present[name])
+	}
+	for _, s := range sorted(obj.Subnets) {
+		if v := present[s.VPC]; v != nil {
+			v.subnets = append(v.subnets, s)
+		}
+	}
+	for _, e := range sorted(obj.ENIs) {
+		v := present[obj.VPCOf(e).Name]
+		if v == nil {
+			continue
+		}
+		v.enis = append(v.enis, e)
+		c.vpcOf[e.Name] = v
+		for _, group := range e.SecurityGroups {
+			v.members[group] = append(v.members[group], e.IPs...)
+		}
+	}
+	for _, eip := range sorted(obj.EIPs) {
+		if eip.ENI != "" {
+			c.eips[eip.ENI] = append(c.eips[eip.ENI], eip)
+		}
+	}
+	for _, eips := range c.eips {
+		slices.SortFunc(eips, func(a, b *api.EIP) int { return a.Address.Compare(b.Address) })
+	}
+}
+
+// number gives everything its ids, in the order of names.
+func (c *compiler) number() {
+	var enis []*api.ENI
+	for _, v := range c.vpcs {
+		for _, s := range v.subnets {
+			c.alloc.subnet(s)
+		}
+		known := map[uint32]bool{}
+		for _, e := range v.enis {
+			if len(e.SecurityGroups) == 0 {
+				continue
+			}
+			names := sortedNames(e.SecurityGroups)
+			id := c.alloc.groupSet(v.obj.Name + "/" + strings.Join(names, ","+v.obj.Name+"/"))
+			v.setOf[e.Name] = id
+			if !known[id] {
+				known[id] = true
+				v.sets = append(v.sets, groupSet{id, names})
+			}
+		}
+		slices.SortFunc(v.sets, func(a, b groupSet) int { return cmp.Compare(a.id, b.id) })
+		enis = append(enis, v.enis...)
+	}
+	slices.SortFunc(enis, func(a, b *api.ENI) int { return strings.Compare(a.Name, b.Name) })
+	vni := func(e *api.ENI) uint32 { return c.vpcOf[e.Name].obj.VNI }
+	for _, e := range c.alloc.claimNextHops(enis, vni) {
+		c.degraded[e.Name] = fmt.Errorf("number ENI %s: all %d next hops of this host are in use or were until now: spread the instances of its VPC over fewer hosts", e.Name, MaxNextHops-firstNextHop)
+	}
+	for _, e := range c.alloc.claimENIs(c.local) {
+		c.degraded[e.Name] = fmt.Errorf("number ENI %s: all %d ENIs of this host are in use or were until now: move instances to other hosts, or wait for the next revision if some have just left", e.Name, MaxENIs-firstENI)
+	}
+}
+
+// addVPC adds what this host must know of a VPC: where its addresses are, and who may send them.
+func (c *compiler) addVPC(v *vpc) {
+	vni := v.obj.VNI
+	for _, s := range v.subnets {
+		for _, p := range s.CIDRs {
+			c.out.Endpoints = append(c.out.Endpoints, Endpoint{VNI: vni, Addr: api.Gateway(p), Gateway: true})
+		}
+	}
+	vteps := map[netip.Addr]bool{}
+	for _, e := range v.enis {
+		slot, ok := c.alloc.ids.NextHops[e.Name]
+		if !ok {
+			continue
+		}
+		hop := NextHop{
+			Index: slot.Index, ENI: e.Name, Local: c.here[e.Name],
+			Generation: slot.Generation, VNI: vni, MAC: e.MAC,
+		}
+		if host := c.Objects.HostOf(e); host != "" && host != c.Host {
+			hop.VTEP = c.Objects.Hosts[host].VTEP
+			vteps[hop.VTEP] = true
+		}
+		c.out.NextHops = append(c.out.NextHops, hop)
+		c.out.MACs = append(c.out.MACs, MAC{
+			VNI: vni, MAC: e.MAC, NextHop: slot.Index,
+			Foreign: len(e.AllowedAddresses) > 0 || !e.SourceDestCheck,
+		})
+		for _, ip := range e.IPs {
+			c.out.Endpoints = append(c.out.Endpoints, Endpoint{
+				VNI: vni, Addr: ip, NextHop: slot.Index, GroupSet: v.setOf[e.Name],
+			})
+		}
+	}
+	for addr := range vteps {
+		c.out.VTEPs = append(c.out.VTEPs, VTEP{VNI: vni, Addr: addr})
+	}
+}
+
+// addEIPs adds the public addresses of the ENIs that are in the state.
+func (c *compiler) addEIPs() {
+	for i := range c.out.ENIs {
+		eni := &c.out.ENIs[i]
+		for _, eip := range c.eips[eni.Name] {
+			c.out.EIPs = append(c.out.EIPs, EIP{
+				Addr: eip.Address, ENI: eni.Index, VNI: eni.VNI, Private: eip.PrivateIP,
+			})
+		}
+	}
+}
+
+// addPolicies adds the rule sets and route tables that the ENIs of the state use, from this run or,
+// for ENIs that keep what they had, from the previous one, and their names.
+func (c *compiler) addPolicies() {
+	names := &c.out.Names
+	names.Tables = map[uint32]string{RoutesInfra: "infra"}
+	names.Rulesets, names.Rules = map[uint32]string{}, map[uint32][]string{}
+	c.out.Routes = infraRoutes(c.infra)
+	for i := range c.out.ENIs {
+		eni := &c.out.ENIs[i]
+		for _, id := range []uint32{eni.SGIn, eni.SGOut, eni.NACLIn, eni.NACLOut, eni.Allowed} {
+			if id != 0 && names.Rulesets[id] == "" {
+				c.addRuleset(id)
+			}
+		}
+		if names.Tables[eni.Routes] == "" {
+			c.addTable(eni.Routes)
+		}
+	}
+}
+
+func (c *compiler) addRuleset(id uint32) {
+	set, ok := c.rulesets[id]
+	if !ok {
+		set = namedRuleset{*c.previousRulesets[id], c.Previous.Names.Rulesets[id]}
+	}
+	c.out.Rulesets = append(c.out.Rulesets, set.Ruleset)
+	c.out.Names.Rulesets[id] = set.label
+	c.out.Names.Rules[id] = set.Rules
+}
+
+func (c *compiler) addTable(id uint32) {
+	table, ok := c.routes[id]
+	if !ok {
+		table.label = c.Previous.Names.Tables[id]
+		for _, r := range c.Previous.Routes {
+			if r.Table == id {
+				table.routes = append(table.routes, r)
+			}
+		}
+	}
+	c.out.Routes = append(c.out.Routes, table.routes...)
+	c.out.Names.Tables[id] = table.label
+}
+
+func (c *compiler) addNames() {
+	names := &c.out.Names
+	names.ENIs, names.NextHops = map[uint32]string{}, map[uint32]string{}
+	names.VPCs, names.Subnets = map[uint32]string{}, map[uint32]string{}
+	names.GroupSets, names.Hosts = map[uint32][]string{}, map[string]string{}
+	for i := range c.out.ENIs {
+		names.ENIs[c.out.ENIs[i].Index] = c.out.ENIs[i].Name
+	}
+	for i := range c.out.NextHops {
+		names.NextHops[c.out.NextHops[i].Index] = c.out.NextHops[i].ENI
+	}
+	for _, v := range c.vpcs {
+		names.VPCs[v.obj.VNI] = v.obj.Name
+		for _, s := range v.subnets {
+			names.Subnets[c.alloc.subnet(s)] = s.Name
+		}
+		for _, set := range v.sets {
+			names.GroupSets[set.id] = set.names
+		}
+	}
+	for name, h := range c.Objects.Hosts {
+		names.Hosts[h.VTEP.String()] = name
+	}
+}
+
+func (c *compiler) sort() {
+	out := &c.out
+	slices.SortFunc(out.ENIs, func(a, b ENI) int { return cmp.Compare(a.Index, b.Index) })
+	slices.SortFunc(out.NextHops, func(a, b NextHop) int { return cmp.Compare(a.Index, b.Index) })
+	slices.SortFunc(out.Endpoints, func(a, b Endpoint) int {
+		return cmp.Or(cmp.Compare(a.VNI, b.VNI), a.Addr.Compare(b.Addr))
+	})
+	slices.SortFunc(out.MACs, func(a, b MAC) int {
+		return cmp.Or(cmp.Compare(a.VNI, b.VNI), bytes.Compare(a.MAC[:], b.MAC[:]))
+	})
+	slices.SortFunc(out.VTEPs, func(a, b VTEP) int {
+		return cmp.Or(cmp.Compare(a.VNI, b.VNI), a.Addr.Compare(b.Addr))
+	})
+	slices.SortFunc(out.EIPs, func(a, b EIP) int { return a.Addr.Compare(b.Addr) })
+	slices.SortFunc(out.Routes, compareRoutes)
+	slices.SortFunc(out.Rulesets, func(a, b Ruleset) int { return cmp.Compare(a.ID, b.ID) })
+	slices.Sort(out.PortNames)
+}
+
+// sorted returns objects by name.
+func sorted[T any](objects map[string]T) []T {
+	out := make([]T, 0, len(objects))
+	for _, name := range slices.Sorted(maps.Keys(objects)) {
+		out = append(out, objects[name])
+	}
+	return out
+}
+
+// sortedNames returns a sorted copy without duplicates.
+func sortedNames(names []string) []string {
+	out := slices.Clone(names)
+	slices.Sort(out)
+	return slices.Compact(out)
+}

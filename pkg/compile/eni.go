@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/eniplane/eniplane/pkg/api"
+)
+
+// policies are the compiled policies of one ENI.
+type policies struct {
+	sgIn, sgOut, naclIn, naclOut, allowed *compiled
+	routes                                *table
+}
+
+func (p *policies) rulesets() []*compiled {
+	return []*compiled{p.sgIn, p.sgOut, p.naclIn, p.naclOut, p.allowed}
+}
+
+// err returns the first reason why one of them could not be compiled.
+func (p *policies) err() error {
+	for _, set := range p.rulesets() {
+		if set.err != nil {
+			return set.err
+		}
+	}
+	return p.routes.err
+}
+
+// policiesOf compiles the policies of an ENI, or takes what an ENI before it shares with it.
+func (c *compiler) policiesOf(e *api.ENI, v *vpc, subnet *api.Subnet) *policies {
+	none := &compiled{}
+	p := &policies{sgIn: none, sgOut: none, naclIn: none, naclOut: none, allowed: none}
+	groups := sortedNames(e.SecurityGroups)
+	if in := groupPolicy(c.Objects, groups, ingress); len(in.rules) > 0 {
+		p.sgIn = c.ruleset(v, in)
+	}
+	if out := groupPolicy(c.Objects, groups, egress); len(out.rules) > 0 {
+		p.sgOut = c.ruleset(v, out)
+	}
+	if subnet.NetworkACL != "" {
+		// Without an entry too: an ACL that says nothing denies everything.
+		acl := c.Objects.NetworkACLs[subnet.NetworkACL]
+		p.naclIn = c.ruleset(v, aclPolicy(acl, ingress))
+		p.naclOut = c.ruleset(v, aclPolicy(acl, egress))
+	}
+	if len(e.AllowedAddresses) > 0 {
+		p.allowed = c.allowedAddresses(e.AllowedAddresses)
+	}
+	p.routes = c.routeTable(v, subnet.RouteTable)
+	return p
+}
+
+// addENI adds a local ENI with its policies. If one cannot be compiled, its old policies stay.
+func (c *compiler) addENI(e *api.ENI) {
+	slot := c.alloc.ids.ENIs[e.Name]
+	if c.degraded[e.Name] != nil {
+		return
+	}
+	v, subnet := c.vpcOf[e.Name], c.Objects.Subnets[e.Subnet]
+	p := c.policiesOf(e, v, subnet)
+	eni := ENI{
+		Name: e.Name, UID: e.UID, Epoch: e.Attachment.Epoch, Device: e.Attachment.Device,
+		Index: slot.Index, Incarnation: slot.Incarnation,
+		Content: c.content(e, v, subnet, p),
+		VNI:     v.obj.VNI, Subnet: c.alloc.subnet(subnet),
+		NextHop: c.alloc.ids.NextHops[e.Name].Index, MAC: e.MAC,
+		SGIn: p.sgIn.id, SGOut: p.sgOut.id,
+		HasNACL: subnet.NetworkACL != "", NACLIn: p.naclIn.id, NACLOut: p.naclOut.id,
+		Routes: p.routes.id, Allowed: p.allowed.id, NoSource: !e.SourceDestCheck,
+	}
+	if err := p.err(); err != nil {
+		c.degraded[e.Name] = err
+		if !c.keep(&eni) {
+			return
+		}
+	}
+	if key := keyOf(eni.Content); slot.Content != key {
+		slot.Content = key
+		c.alloc.next(&slot.Generation, "generations of ENI "+e.Name)
+		c.alloc.ids.ENIs[e.Name] = slot
+	}
+	eni.Generation = slot.Generation
+	c.here[e.Name] = eni.Index
+	c.out.ENIs = append(c.out.ENIs, eni)
+}
+
+// keep gives an ENI the policies that it had in the previous revision and says whether it had any.
+// What it shares with others (addresses, members of groups, EIPs) is that of the new revision, so
+// its flows are judged again whenever what it should have been changes.
+func (c *compiler) keep(eni *ENI) bool {
+	old := c.previousENIs[eni.Name]
+	if old == nil || old.Incarnation != eni.Incarnation || old.VNI != eni.VNI {
+		return false
+	}
+	eni.Subnet, eni.Routes, eni.Allowed, eni.NoSource = old.Subnet, old.Routes, old.Allowed, old.NoSource
+	eni.SGIn, eni.SGOut = old.SGIn, old.SGOut
+	eni.HasNACL, eni.NACLIn, eni.NACLOut = old.HasNACL, old.NACLIn, old.NACLOut
+	var h content
+	h.str("kept instead of")
+	h.hash(eni.Content)
+	eni.Content = h.sum()
+	return true
+}
+
+// content covers everything that a verdict of an ENI depends on: if it stays, no flow has to be
+// judged again. Where the others are is not part of it.
+func (c *compiler) content(e *api.ENI, v *vpc, subnet *api.Subnet, p *policies) [32]byte {
+	var h content
+	h.num(uint64(v.obj.VNI))
+	h.num(uint64(c.alloc.subnet(subnet)))
+	h.prefixes(slices.SortedFunc(slices.Values(subnet.CIDRs), api.ComparePrefix))
+	h = append(h, e.MAC[:]...)
+	h.flag(e.SourceDestCheck)
+	h.addrs(slices.SortedFunc(slices.Values(e.IPs), netip.Addr.Compare))
+	h.strs(sortedNames(e.SecurityGroups))
+	var named []string
+	for _, set := range p.rulesets() {
+		h.hash(set.hash)
+		named = append(named, set.groups...)
+	}
+	for _, group := range sortedNames(named) {
+		h.str(group)
+		h.hash(v.membersHash(group))
+	}
+	h.hash(p.routes.hash)
+	eips := c.eips[e.Name]
+	h.num(uint64(len(eips)))
+	for _, eip := range eips {
+		h.addrs([]netip.Addr{eip.Address, eip.PrivateIP})
+	}
+	h.hash(c.infraHash(v, len(eips) > 0))
+	return h.sum()
+}
+
+// infraHash covers what of the infrastructure an ENI can meet: all of it through an EIP, else only
+// what lies in its own VPC's CIDRs.
+func (c *compiler) infraHash(v *vpc, hasEIP bool) [32]byte {
+	var met []netip.Prefix
+	for _, p := range c.infra {
+		if hasEIP || slices.ContainsFunc(v.obj.CIDRs, p.Overlaps) {
+			met = append(met, p)
+		}
+	}
+	var h content
+	h.prefixes(met)
+	return h.sum()
+}
+
+// membersHash covers who is a member of a security group. A large group is hashed once.
+func (v *vpc) membersHash(group string) [32]byte {
+	if h, ok := v.memberHashes[group]; ok {
+		return h
+	}
+	addrs := v.members[group]
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	var h content
+	h.addrs(addrs)
+	v.memberHashes[group] = h.sum()
+	return v.memberHashes[group]
+}

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+
+	"github.com/eniplane/eniplane/pkg/api"
+)
+
+// The bounds of the index tables, as in bpf/types.h (pkg/dataplane has a test that compares them).
+const (
+	MaxENIs      = 1024
+	MaxNextHops  = 1 << 20
+	firstENI     = 1 // 0 is the host itself
+	firstNextHop = 2 // 0 is none, 1 the internet
+)
+
+// IDs is the memory of all numbers that were given out on a host. It must outlive the agent, and
+// be stored before the State that came with it is applied: a number that stood for something else
+// once, if only in a revision that failed, must not come back.
+type IDs struct {
+	Last      Last                   `json:"last"`
+	ENIs      map[string]ENISlot     `json:"enis,omitempty"`      // by name
+	NextHops  map[string]NextHopSlot `json:"nextHops,omitempty"`  // by name of the ENI
+	GroupSets map[string]uint32      `json:"groupSets,omitempty"` // by "vpc/sg,vpc/sg"
+	Subnets   map[string]uint32      `json:"subnets,omitempty"`   // by name and UID
+	Rulesets  map[string]uint32      `json:"rulesets,omitempty"`  // by hash of the content
+	Tables    map[string]uint32      `json:"tables,omitempty"`    // by hash of the content
+
+	// Indexes that the maps may still hold although nobody owns them.
+	CoolingENIs     []uint32 `json:"coolingENIs,omitempty"`
+	CoolingNextHops []uint32 `json:"coolingNextHops,omitempty"`
+}
+
+// Last holds the highest number that each counter has given out. They only grow.
+type Last struct {
+	Incarnation       uint32 `json:"incarnation"`
+	NextHopGeneration uint32 `json:"nextHopGeneration"`
+	GroupSet          uint32 `json:"groupSet"`
+	Subnet            uint32 `json:"subnet"`
+	Ruleset           uint32 `json:"ruleset"`
+	Table             uint32 `json:"table"`
+}
+
+// ENISlot is what a local ENI owns as long as its UID and epoch stay.
+type ENISlot struct {
+	Index       uint32 `json:"index"`
+	Incarnation uint32 `json:"incarnation"`
+	UID         string `json:"uid"`
+	Epoch       uint64 `json:"epoch"`
+	Generation  uint32 `json:"generation"`
+	Content     string `json:"content"`
+}
+
+// NextHopSlot is what any ENI owns whose VPC is present. Content covers its UID and addresses.
+type NextHopSlot struct {
+	Index      uint32 `json:"index"`
+	Generation uint32 `json:"generation"`
+	Content    string `json:"content"`
+}
+
+// allocator moves what is still in use from the old IDs to new ones and adds what is new. What
+// nobody asks for is forgotten.
+type allocator struct {
+	old, ids *IDs
+	previous *State // nil = unknown
+	err      error  // a counter is used up
+}
+
+func newAllocator(old *IDs, previous *State) (*allocator, error) {
+	if old == nil {
+		old = &IDs{}
+	}
+	if err := old.check(); err != nil {
+		return nil, err
+	}
+	a := &allocator{old: old, previous: previous, ids: &IDs{
+		Last:      old.Last,
+		ENIs:      map[string]ENISlot{},
+		NextHops:  map[string]NextHopSlot{},
+		GroupSets: map[string]uint32{},
+		Subnets:   map[string]uint32{},
+		Rulesets:  map[string]uint32{},
+		Tables:    map[string]uint32{},
+	}}
+	a.ids.Last.Table = max(a.ids.Last.Table, RoutesInfra)
+	if previous != nil {
+		a.ids.Last.raise(previous)
+	}
+	return a, nil
+}
+
+// check refuses IDs that Compile cannot have made: they come from a file.
+func (ids *IDs) check() error {
+	enis, hops := newBitset(MaxENIs), newBitset(MaxNextHops)
+	claim := func(used bitset, index, first, limit uint32, what, name string) error {
+		if index < first || index >= limit || used.has(int(index)) {
+			return fmt.Errorf("read stored ids: index %d of %s %q is out of range or given twice: tear the host down and start it afresh", index, what, name)
+		}
+		used.add(int(index))
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(ids.ENIs)) {
+		if err := claim(enis, ids.ENIs[name].Index, firstENI, MaxENIs, "ENI", name); err != nil {
+			return err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(ids.NextHops)) {
+		if err := claim(hops, ids.NextHops[name].Index, firstNextHop, MaxNextHops, "next hop", name); err != nil {
+			return err
+		}
+	}
+	for _, index := range ids.CoolingENIs {
+		if err := claim(enis, index, firstENI, MaxENIs, "ENI", "(cooling)"); err != nil {
+			return err
+		}
+	}
+	for _, index := range ids.CoolingNextHops {
+		if err := claim(hops, index, firstNextHop, MaxNextHops, "next hop", "(cooling)"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// raise makes sure that no number of a state in force is given out again, also when the IDs of that
+// time were lost.
+func (l *Last) raise(st *State) {
+	for i := range st.ENIs {
+		l.Incarnation = max(l.Incarnation, st.ENIs[i].Incarnation)
+	}
+	for i := range st.NextHops {
+		l.NextHopGeneration = max(l.NextHopGeneration, st.NextHops[i].Generation)
+	}
+	for i := range st.Rulesets {
+		l.Ruleset = max(l.Ruleset, st.Rulesets[i].ID)
+		for _, g := range st.Rulesets[i].Groups {
+			l.GroupSet = max(l.GroupSet, g.GroupSet)
+		}
+	}
+	for i := range st.Routes {
+		l.Table = max(l.Table, st.Routes[i].Table)
+	}
+	for id := range st.Names.GroupSets {
+		l.GroupSet = max(l.GroupSet, id)
+	}
+	for id := range st.Names.Subnets {
+		l.Subnet = max(l.Subnet, id)
+	}
+}
+
+// next returns a number that was never given out.
+func (a *allocator) next(last *uint32, what string) uint32 {
+	if *last == math.MaxUint32 {
+		a.err = fmt.Errorf("number %s: all 2^32 numbers are used up: tear the host down and start it afresh", what)
+		return 0
+	}
+	*last++
+	return *last
+}
+
+// named returns the number of a key, a new one if it has none.
+func (a *allocator) named(old, ids map[string]uint32, last *uint32, what, key string) uint32 {
+	id, ok := ids[key]
+	if ok {
+		return id
+	}
+	if id, ok = old[key]; !ok {
+		id = a.next(last, what)
+	}
+	ids[key] = id
+	return id
+}
+
+func (a *allocator) groupSet(key string) uint32 {
+	return a.named(a.old.GroupSets, a.ids.GroupSets, &a.ids.Last.GroupSet, "group sets", key)
+}
+
+func (a *allocator) subnet(s *api.Subnet) uint32 {
+	return a.named(a.old.Subnets, a.ids.Subnets, &a.ids.Last.Subnet, "subnets", s.Name+"@"+s.UID)
+}
+
+func (a *allocator) ruleset(key string) uint32 {
+	return a.named(a.old.Rulesets, a.ids.Rulesets, &a.ids.Last.Ruleset, "rule sets", key)
+}
+
+func (a *allocator) table(key string) uint32 {
+	return a.named(a.old.Tables, a.ids.Tables, &a.ids.Last.Table, "route tables", key)
+}
+
+// identity is what an ENI is, behind its name.
+func identity(e *api.ENI) string {
+	if e.UID != "" {
+		return e.UID
+	}
+	return e.Name
+}
+
+// claimENIs gives each attached ENI its slot. One whose UID or epoch changed is another ENI: it gets
+// another index too, so that nothing of the old one is ever seen under the new one's. It returns
+// those for which no index is left.
+func (a *allocator) claimENIs(enis []*api.ENI) (failed []*api.ENI) {
+	owned, blocked := newBitset(MaxENIs), newBitset(MaxENIs)
+	for _, slot := range a.old.ENIs {
+		blocked.add(int(slot.Index))
+	}
+	if a.previous == nil {
+		blocked.addAll(a.old.CoolingENIs)
+	} else {
+		for i := range a.previous.ENIs {
+			blocked.add(int(a.previous.ENIs[i].Index))
+		}
+	}
+	var fresh []*api.ENI
+	for _, e := range enis {
+		slot, ok := a.old.ENIs[e.Name]
+		if !ok || slot.UID != identity(e) || slot.Epoch != e.Attachment.Epoch {
+			fresh = append(fresh, e)
+			continue
+		}
+		a.ids.ENIs[e.Name] = slot
+		owned.add(int(slot.Index))
+	}
+	free := indexes{taken: blocked, next: firstENI, limit: MaxENIs}
+	for _, e := range fresh {
+		index, ok := free.lowest()
+		if !ok {
+			failed = append(failed, e)
+			continue
+		}
+		a.ids.ENIs[e.Name] = ENISlot{
+			Index: index, Incarnation: a.next(&a.ids.Last.Incarnation, "incarnations"),
+			UID: identity(e), Epoch: e.Attachment.Epoch,
+		}
+		owned.add(int(index))
+	}
+	a.ids.CoolingENIs = difference(blocked, owned)
+	return failed
+}
+
+// claimNextHops gives each ENI its next hop and returns those for which none is left. The
+// generation grows with what the ENI is and which addresses it has, and whenever an index changes
+// hands; not with where it is, nor with the epoch of its attachment: those who talk to it go on
+// when it moves.
+func (a *allocator) claimNextHops(enis []*api.ENI, vni func(*api.ENI) uint32) (failed []*api.ENI) {
+	owned, blocked := newBitset(MaxNextHops), newBitset(MaxNextHops)
+	for _, slot := range a.old.NextHops {
+		blocked.add(int(slot.Index))
+	}
+	if a.previous == nil {
+		blocked.addAll(a.old.CoolingNextHops)
+	} else {
+		for i := range a.previous.NextHops {
+			blocked.add(int(a.previous.NextHops[i].Index))
+		}
+	}
+	var fresh []*api.ENI
+	for _, e := range enis {
+		slot, ok := a.old.NextHops[e.Name]
+		if !ok {
+			fresh = append(fresh, e)
+			continue
+		}
+		if now := nextHopContent(e, vni(e)); slot.Content != now {
+			slot.Content = now
+			slot.Generation = a.next(&a.ids.Last.NextHopGeneration, "generations of next hops")
+		}
+		a.ids.NextHops[e.Name] = slot
+		owned.add(int(slot.Index))
+	}
+	free := indexes{taken: blocked, next: firstNextHop, limit: MaxNextHops}
+	for _, e := range fresh {
+		index, ok := free.lowest()
+		if !ok {
+			failed = append(failed, e)
+			continue
+		}
+		a.ids.NextHops[e.Name] = NextHopSlot{
+			Index: index, Content: nextHopContent(e, vni(e)),
+			Generation: a.next(&a.ids.Last.NextHopGeneration, "generations of next hops"),
+		}
+		owned.add(int(index))
+	}
+	a.ids.CoolingNextHops = difference(blocked, owned)
+	return failed
+}
+
+// indexes hands out the numbers below limit that are not taken, the lowest first.
+type indexes struct {
+	taken       bitset
+	next, limit uint32
+}
+
+func (x *indexes) lowest() (uint32, bool) {
+	for ; x.next < x.limit; x.next++ {
+		if !x.taken.has(int(x.next)) {
+			x.next++
+			return x.next - 1, true
+		}
+	}
+	return 0, false
+}
+
+// difference returns the members of a that are not in b, ascending.
+func difference(a, b bitset) []uint32 {
+	var out []uint32
+	for i := range a.all() {
+		if !b.has(i) {
+			out = append(out, uint32(i))
+		}
+	}
+	return out
+}
+
+func nextHopContent(e *api.ENI, vni uint32) string {
+	ips := slices.Clone(e.IPs)
+	slices.SortFunc(ips, netip.Addr.Compare)
+	var c content
+	c.num(uint64(vni))
+	c.str(identity(e))
+	c.addrs(ips)
+	return c.key()
+}
