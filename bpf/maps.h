@@ -20,8 +20,9 @@
 		__uint(map_flags, flags_);                                                         \
 	} name_ SEC(".maps")
 
-/* The host word: revision << 1 | slot. Read once per packet. One store brings a revision in force. */
-MAP(active, BPF_MAP_TYPE_ARRAY, __u32, __u64, 1, 0);
+/* The host word: revision << 1 | slot. Read once per packet. One store (which is why it can be
+ * mapped) brings a revision in force. */
+MAP(active, BPF_MAP_TYPE_ARRAY, __u32, __u64, 1, BPF_F_MMAPABLE);
 
 /* Slotted. Facts of this host. */
 struct host_confs {
@@ -59,8 +60,8 @@ struct macs {
 };
 MAP(macs, BPF_MAP_TYPE_HASH, struct mac_key, struct macs, MAX_NEXTHOPS, BPF_F_NO_PREALLOC);
 
-/* Index -> where an ENI is; edited in place. NH_NONE = NO_NEXTHOP. */
-MAP(nexthops, BPF_MAP_TYPE_ARRAY, __u32, struct nexthop, MAX_NEXTHOPS, 0);
+/* Index -> where an ENI is; edited in place through a mapping. NH_NONE = NO_NEXTHOP. */
+MAP(nexthops, BPF_MAP_TYPE_ARRAY, __u32, struct nexthop, MAX_NEXTHOPS, BPF_F_MMAPABLE);
 
 /* (VNI, VTEP) -> 1. Miss = VXLAN_SOURCE: that host has nothing to send to this VPC. */
 MAP(vteps, BPF_MAP_TYPE_HASH, struct vtep_key, __u32, MAX_ENDPOINTS, BPF_F_NO_PREALLOC);

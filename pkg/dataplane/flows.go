@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 )
@@ -26,4 +27,4 @@ type Flow struct {
 }
 
 // Flows calls fn with each live flow until fn returns false. Flows come and go meanwhile.
-func (m *Maps) Flows(fn func(Flow) bool) error { return errNotBuilt }
+func (m *Maps) Flows(fn func(Flow) bool) error { return errors.New("flows: being built") }

@@ -3,6 +3,8 @@
 package dataplane
 
 import (
+	"fmt"
+
 	"github.com/eniplane/eniplane/pkg/compile"
 )
 
@@ -22,7 +24,74 @@ type Tables struct {
 	Contents map[string]Content
 }
 
-// Encode lays out a compiled state as the contents of the maps.
+// Kind says how a revision gets into a table.
+type Kind int
+
+// The kinds of tables.
+const (
+	Plain   Kind = iota // content-addressed: entries are added before and removed after the flip, never changed
+	Slotted             // two halves per value, the flip chooses
+	InPlace             // nexthops: edited around the flip
+)
+
+// TableKinds returns the tables that a revision fills.
+func TableKinds() map[string]Kind {
+	return map[string]Kind{
+		bpfMapHostConf: Slotted, bpfMapEnis: Slotted, bpfMapMacs: Slotted,
+		bpfMapEndpoints4: Slotted, bpfMapEndpoints6: Slotted,
+		bpfMapEipIn4: Slotted, bpfMapEipIn6: Slotted, bpfMapEipOut4: Slotted, bpfMapEipOut6: Slotted,
+		bpfMapNexthops: InPlace,
+		bpfMapVteps:    Plain, bpfMapRoutes4: Plain, bpfMapRoutes6: Plain,
+		bpfMapAddrs4: Plain, bpfMapAddrs6: Plain, bpfMapGroups: Plain,
+		bpfMapServices: Plain, bpfMapVerdicts: Plain,
+	}
+}
+
+// Encode lays out a compiled state as the contents of the maps. Two entries with one key are an
+// error: the state would not mean what it says.
 func Encode(st *compile.State, facts HostFacts) (*Tables, error) {
-	return nil, errNotBuilt
+	e := encoder{tables: &Tables{Revision: st.Revision, Contents: map[string]Content{}}}
+	for name := range TableKinds() {
+		e.tables.Contents[name] = Content{}
+	}
+	if err := e.host(&st.Host, facts); err != nil {
+		return nil, err
+	}
+	for i := range st.ENIs {
+		e.eni(&st.ENIs[i])
+	}
+	e.nexthops(st.NextHops)
+	e.endpoints(st.Endpoints)
+	e.macs(st.MACs)
+	e.vteps(st.VTEPs)
+	e.eips(st.EIPs)
+	e.routes(st.Routes)
+	for i := range st.Rulesets {
+		e.ruleset(&st.Rulesets[i])
+	}
+	if e.err != nil {
+		return nil, fmt.Errorf("encode revision %d: %w", st.Revision, e.err)
+	}
+	return e.tables, nil
+}
+
+// encoder fills the tables; the first error sticks.
+type encoder struct {
+	tables *Tables
+	err    error
+}
+
+func (e *encoder) fail(format string, args ...any) {
+	if e.err == nil {
+		e.err = fmt.Errorf(format, args...)
+	}
+}
+
+func (e *encoder) put(table, key string, value []byte) {
+	content := e.tables.Contents[table]
+	if _, twice := content[key]; twice {
+		e.fail("table %s: two entries with key %x", table, key)
+		return
+	}
+	content[key] = value
 }

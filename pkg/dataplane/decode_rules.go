@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+func eipInRow4(n namer, k *bpfEipKey4, s *bpfEipsIn4) any {
+	v := &s.V[0]
+	if v.Flags == 0 {
+		return nil
+	}
+	return EIPInRow{EIP: addr4(k.Addr), ENI: n.eni(v.Eni), Private: addr4(v.Addr)}
+}
+
+func eipInRow6(n namer, k *bpfEipKey6, s *bpfEipsIn6) any {
+	v := &s.V[0]
+	if v.Flags == 0 {
+		return nil
+	}
+	return EIPInRow{EIP: addr6(k.Addr), ENI: n.eni(v.Eni), Private: addr6(v.Addr)}
+}
+
+func eipOutRow4(n namer, k *bpfAddrKey4, s *bpfEipsOut4) any {
+	v := &s.V[0]
+	if v.Flags == 0 {
+		return nil
+	}
+	return EIPOutRow{VPC: n.vpc(k.Vni), Private: addr4(k.Addr), EIP: addr4(v.Addr)}
+}
+
+func eipOutRow6(n namer, k *bpfAddrKey6, s *bpfEipsOut6) any {
+	v := &s.V[0]
+	if v.Flags == 0 {
+		return nil
+	}
+	return EIPOutRow{VPC: n.vpc(k.Vni), Private: addr6(k.Addr), EIP: addr6(v.Addr)}
+}
+
+func routeRow4(n namer, k *bpfLpmKey4, v *bpfRoute) any { return routeRow(n, k.Table, prefix4(k), v) }
+
+func routeRow6(n namer, k *bpfLpmKey6, v *bpfRoute) any { return routeRow(n, k.Table, prefix6(k), v) }
+
+func routeRow(n namer, table uint32, prefix string, v *bpfRoute) any {
+	row := RouteRow{Table: n.table(table), Prefix: prefix}
+	switch v.Kind {
+	case cRouteLocal:
+		row.Kind, row.Subnet = "local", n.subnet(v.Arg)
+	case cRouteInternet:
+		row.Kind = "internet"
+	case cRouteBlackhole:
+		row.Kind = "blackhole"
+	case cRouteInfra:
+		row.Kind = "infrastructure"
+	default:
+		row.Kind = fmt.Sprint(v.Kind)
+	}
+	return row
+}
+
+func peerRow4(n namer, k *bpfLpmKey4, v *uint32) any {
+	return PeerRow{Ruleset: n.ruleset(k.Table), Prefix: prefix4(k), Class: *v}
+}
+
+func peerRow6(n namer, k *bpfLpmKey6, v *uint32) any {
+	return PeerRow{Ruleset: n.ruleset(k.Table), Prefix: prefix6(k), Class: *v}
+}
+
+func prefix4(k *bpfLpmKey4) string {
+	return netip.PrefixFrom(netip.AddrFrom4(k.Addr), int(k.Prefixlen)-32).String()
+}
+
+func prefix6(k *bpfLpmKey6) string {
+	return netip.PrefixFrom(netip.AddrFrom16(k.Addr), int(k.Prefixlen)-32).String()
+}
+
+func groupRow(n namer, k *bpfGroupKey, v *uint32) any {
+	return GroupRow{Ruleset: n.ruleset(k.Ruleset), Groups: n.groups(k.GroupSet), Class: *v}
+}
+
+func serviceRow(n namer, k *bpfServiceKey, v *uint32) any {
+	row := ServiceRow{Ruleset: n.ruleset(k.Ruleset), Protocol: "all", Port: "any", Class: *v}
+	bits := int(k.Prefixlen) - 32
+	if bits >= 8 {
+		row.Protocol = protocolName(k.Protocol)
+	}
+	port := uint16(k.Port[0])<<8 | uint16(k.Port[1])
+	switch {
+	case bits <= 8:
+	case row.Protocol == "icmp" || row.Protocol == "icmpv6":
+		row.Port = fmt.Sprintf("type %d", k.Port[0])
+		if bits == 24 {
+			row.Port += fmt.Sprintf(" code %d", k.Port[1])
+		}
+	case bits == 24:
+		row.Port = fmt.Sprint(port)
+	default:
+		row.Port = fmt.Sprintf("%d-%d", port, port|uint16(1<<(24-bits)-1))
+	}
+	return row
+}
+
+func verdictRow(n namer, k *bpfVerdictKey, v *bpfVerdict) any {
+	return VerdictRow{
+		Ruleset: n.ruleset(k.Ruleset), Peer: k.Peer, Service: k.Service,
+		Allow: v.Allow == 1, Rule: n.rule(k.Ruleset, v.Rule),
+	}
+}

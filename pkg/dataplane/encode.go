@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/eniplane/eniplane/pkg/compile"
+)
+
+func (e *encoder) host(h *compile.HostConf, facts HostFacts) error {
+	if !h.VTEP.Is4() {
+		return fmt.Errorf("host %s: vtep %v is not an IPv4 address", h.Name, h.VTEP)
+	}
+	var key uint32
+	var slots bpfHostConfs
+	half := &slots.V[0]
+	half.Vtep = h.VTEP.As4()
+	half.VxlanIfindex = facts.VXLANIfindex
+	half.OverlayMtu = facts.OverlayMTU
+	half.GatewayMac = h.GatewayMAC
+	e.put(bpfMapHostConf, keyOf(&key), bytesOf(half))
+	return nil
+}
+
+func (e *encoder) eni(eni *compile.ENI) {
+	if eni.Index == 0 || eni.Index >= cMaxENIs {
+		e.fail("ENI %s: index %d is not in 1-%d", eni.Name, eni.Index, cMaxENIs-1)
+		return
+	}
+	var slots bpfEnis
+	half := &slots.V[0]
+	half.Flags = cENIPresent
+	if eni.NoSource {
+		half.Flags |= cENINoSourceCheck
+	}
+	if eni.HasNACL {
+		half.Flags |= cENINACL
+	}
+	half.Vni, half.Subnet, half.Nexthop = eni.VNI, eni.Subnet, eni.NextHop
+	half.Incarnation, half.Generation = eni.Incarnation, eni.Generation
+	half.SgIn, half.SgOut = eni.SGIn, eni.SGOut
+	half.NaclIn, half.NaclOut = eni.NACLIn, eni.NACLOut
+	half.Routes, half.Allowed = eni.Routes, eni.Allowed
+	half.Mac = eni.MAC
+	e.put(bpfMapEnis, keyOf(&eni.Index), bytesOf(half))
+}
+
+// nexthops adds the one of the internet, which no state lists.
+func (e *encoder) nexthops(hops []compile.NextHop) {
+	internet := uint32(cNexthopInternet)
+	e.put(bpfMapNexthops, keyOf(&internet), bytesOf(&bpfNexthop{Kind: cNhInternet}))
+	for i := range hops {
+		h := &hops[i]
+		if h.Index < cNexthopFirst || h.Index >= cMaxNexthops {
+			e.fail("ENI %s: next hop %d is not in %d-%d", h.ENI, h.Index, cNexthopFirst, cMaxNexthops-1)
+			return
+		}
+		value := bpfNexthop{Generation: h.Generation, Vni: h.VNI, Mac: h.MAC}
+		switch {
+		case h.Local != 0:
+			value.Kind, value.Eni = cNhLocal, uint16(h.Local)
+		case h.VTEP.Is4():
+			value.Kind, value.Vtep = cNhVTEP, h.VTEP.As4()
+		}
+		e.put(bpfMapNexthops, keyOf(&h.Index), bytesOf(&value))
+	}
+}
+
+func (e *encoder) endpoints(endpoints []compile.Endpoint) {
+	for i := range endpoints {
+		ep := &endpoints[i]
+		var slots bpfEndpoints
+		half := &slots.V[0]
+		half.Flags, half.Nexthop, half.GroupSet = cEpPresent, ep.NextHop, ep.GroupSet
+		if ep.Gateway {
+			half.Flags |= cEpGateway
+		}
+		e.put(byFamily(ep.Addr, bpfMapEndpoints4, bpfMapEndpoints6), addrKey(ep.VNI, ep.Addr), bytesOf(half))
+	}
+}
+
+func (e *encoder) macs(macs []compile.MAC) {
+	for i := range macs {
+		m := &macs[i]
+		var slots bpfMacs
+		half := &slots.V[0]
+		half.Flags, half.Nexthop = cMACPresent, m.NextHop
+		if m.Foreign {
+			half.Flags |= cMACForeign
+		}
+		e.put(bpfMapMacs, keyOf(&bpfMacKey{Vni: m.VNI, Mac: m.MAC}), bytesOf(half))
+	}
+}
+
+func (e *encoder) vteps(vteps []compile.VTEP) {
+	for _, v := range vteps {
+		if !v.Addr.Is4() {
+			e.fail("VNI %d: vtep %v is not an IPv4 address", v.VNI, v.Addr)
+			return
+		}
+		e.put(bpfMapVteps, keyOf(&bpfVtepKey{Vni: v.VNI, Vtep: v.Addr.As4()}), []byte{1, 0, 0, 0})
+	}
+}
+
+func (e *encoder) eips(eips []compile.EIP) {
+	for _, eip := range eips {
+		if eip.Addr.Is4() != eip.Private.Is4() {
+			e.fail("EIP %v: private IP %v is of another family", eip.Addr, eip.Private)
+			return
+		}
+		if eip.Addr.Is4() {
+			var in bpfEipsIn4
+			var out bpfEipsOut4
+			in.V[0].Flags, in.V[0].Eni, in.V[0].Addr = 1, eip.ENI, eip.Private.As4()
+			out.V[0].Flags, out.V[0].Addr = 1, eip.Addr.As4()
+			e.put(bpfMapEipIn4, keyOf(&bpfEipKey4{Addr: eip.Addr.As4()}), bytesOf(&in.V[0]))
+			e.put(bpfMapEipOut4, addrKey(eip.VNI, eip.Private), bytesOf(&out.V[0]))
+			continue
+		}
+		var in bpfEipsIn6
+		var out bpfEipsOut6
+		in.V[0].Flags, in.V[0].Eni, in.V[0].Addr = 1, eip.ENI, eip.Private.As16()
+		out.V[0].Flags, out.V[0].Addr = 1, eip.Addr.As16()
+		e.put(bpfMapEipIn6, keyOf(&bpfEipKey6{Addr: eip.Addr.As16()}), bytesOf(&in.V[0]))
+		e.put(bpfMapEipOut6, addrKey(eip.VNI, eip.Private), bytesOf(&out.V[0]))
+	}
+}
+
+func (e *encoder) routes(routes []compile.Route) {
+	for _, r := range routes {
+		value := bpfRoute{Kind: uint32(r.Kind), Arg: r.Arg}
+		e.put(byFamily(r.Prefix.Addr(), bpfMapRoutes4, bpfMapRoutes6), lpmKey(r.Table, r.Prefix), bytesOf(&value))
+	}
+}
+
+func (e *encoder) ruleset(rs *compile.Ruleset) {
+	for i := range rs.Peers {
+		p := &rs.Peers[i]
+		e.put(byFamily(p.Prefix.Addr(), bpfMapAddrs4, bpfMapAddrs6), lpmKey(rs.ID, p.Prefix), bytesOf(&p.Class))
+	}
+	for i := range rs.Groups {
+		g := &rs.Groups[i]
+		e.put(bpfMapGroups, keyOf(&bpfGroupKey{Ruleset: rs.ID, GroupSet: g.GroupSet}), bytesOf(&g.Class))
+	}
+	for i := range rs.Services {
+		s := &rs.Services[i]
+		key := bpfServiceKey{
+			Prefixlen: 32 + uint32(s.Bits), Ruleset: rs.ID,
+			Protocol: s.Protocol, Port: [2]uint8{uint8(s.Port >> 8), uint8(s.Port)},
+		}
+		e.put(bpfMapServices, keyOf(&key), bytesOf(&s.Class))
+	}
+	for _, v := range rs.Verdicts {
+		value := bpfVerdict{Rule: v.Rule}
+		if v.Allow {
+			value.Allow = 1
+		}
+		key := bpfVerdictKey{Ruleset: rs.ID, Peer: v.Peer, Service: v.Service}
+		e.put(bpfMapVerdicts, keyOf(&key), bytesOf(&value))
+	}
+}
+
+func byFamily(addr netip.Addr, v4, v6 string) string {
+	if addr.Is4() {
+		return v4
+	}
+	return v6
+}
+
+func addrKey(vni uint32, addr netip.Addr) string {
+	if addr.Is4() {
+		return keyOf(&bpfAddrKey4{Vni: vni, Addr: addr.As4()})
+	}
+	return keyOf(&bpfAddrKey6{Vni: vni, Addr: addr.As16()})
+}
+
+func lpmKey(table uint32, prefix netip.Prefix) string {
+	bits := 32 + uint32(prefix.Bits())
+	if prefix.Addr().Is4() {
+		return keyOf(&bpfLpmKey4{Prefixlen: bits, Table: table, Addr: prefix.Addr().As4()})
+	}
+	return keyOf(&bpfLpmKey6{Prefixlen: bits, Table: table, Addr: prefix.Addr().As16()})
+}

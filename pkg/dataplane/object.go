@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+)
+
+// MapVersion is part of the name of every pin. It grows with a change of any layout
+// (testdata/abi.golden), so that a newer agent never reads an older map as its own.
+const MapVersion = 1
+
+// PinnedName is the name under which a map is pinned.
+func PinnedName(mapName string) string { return fmt.Sprintf("%s_v%d", mapName, MapVersion) }
+
+// Maps that the loader writes besides the tables of a revision.
+const (
+	MapActive   = bpfMapActive
+	MapLive     = bpfMapLive
+	MapPorts    = bpfMapPorts
+	MapUplinks  = bpfMapUplinks
+	MapCounters = bpfMapCounters
+	MapENIs     = bpfMapEnis
+	MapNextHops = bpfMapNexthops
+	MapHost     = bpfMapHostConf
+	MapFlows4   = "flows4"
+	MapFlows6   = "flows6"
+	MapProgsTC  = bpfMapProgsTc
+	MapProgsXDP = bpfMapProgsXdp
+)
+
+// Programs: links hold the stubs, the slots of the program arrays hold the rest.
+const (
+	StubPort      = bpfProgStubPort
+	StubVXLAN     = bpfProgStubVxlan
+	StubUplink    = bpfProgStubUplink
+	StubUplinkXDP = bpfProgStubUplinkXdp
+)
+
+// Slot is a place in one of the two program arrays and the program that belongs there.
+type Slot struct {
+	Array   string // MapProgsTC or MapProgsXDP
+	Index   uint32
+	Program string
+}
+
+// Slots lists what the program arrays must hold.
+func Slots() []Slot {
+	return []Slot{
+		{Array: MapProgsTC, Index: cProgramPort, Program: bpfProgPort},
+		{Array: MapProgsTC, Index: cProgramVXLAN, Program: bpfProgVxlan},
+		{Array: MapProgsTC, Index: cProgramUplink, Program: bpfProgUplink},
+		{Array: MapProgsXDP, Index: cProgramUplink, Program: bpfProgUplinkXdp},
+	}
+}
+
+// LoadSpec returns the object that is part of this binary.
+func LoadSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadBpf()
+	if err != nil {
+		return nil, fmt.Errorf("read the embedded BPF object: %w", err)
+	}
+	return spec, nil
+}
+
+// Index encodes the key of an array.
+func Index(i uint32) string { return keyOf(&i) }
+
+// ParseIndex decodes the key of an array.
+func ParseIndex(key string) (uint32, error) {
+	var i uint32
+	err := fromBytes(&i, []byte(key))
+	return i, err
+}
+
+// Live is the device and the READY mark of an ENI; the zero value closes it.
+type Live struct {
+	Incarnation uint32
+	Ifindex     uint32
+	MTU         uint32
+}
+
+// Encode returns the value for MapLive.
+func (l Live) Encode() []byte {
+	return bytesOf(&bpfLive{Incarnation: l.Incarnation, Ifindex: l.Ifindex, Mtu: l.MTU})
+}
+
+// DecodeLive is the reverse of Live.Encode.
+func DecodeLive(value []byte) (Live, error) {
+	var v bpfLive
+	err := fromBytes(&v, value)
+	return Live{Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu}, err
+}
+
+// EncodePort returns the value for MapPorts.
+func EncodePort(eni, incarnation uint32) []byte {
+	return bytesOf(&bpfPort{Eni: eni, Incarnation: incarnation})
+}
+
+// EncodeUplink returns the value for MapUplinks.
+func EncodeUplink(mac [6]byte) []byte { return bytesOf(&bpfUplink{Mac: mac}) }
+
+// Incarnation reads the incarnation from one half of an entry of MapENIs.
+func Incarnation(half []byte) (uint32, error) {
+	var slots bpfEnis
+	conf := &slots.V[0]
+	err := fromBytes(conf, half)
+	return conf.Incarnation, err
+}
+
+// NextHopChange says what an edit of a next hop does to packets that are under way.
+type NextHopChange int
+
+// The changes of a next hop.
+const (
+	NextHopMoved  NextHopChange = iota // the same ENI with the same addresses, elsewhere: one store
+	NextHopJudge                       // the same ENI, but flows must be judged again
+	NextHopReused                      // another ENI
+)
+
+// CompareNextHops classifies the edit of an entry of MapNextHops.
+func CompareNextHops(from, to []byte) (NextHopChange, error) {
+	var a, b bpfNexthop
+	if err := fromBytes(&a, from); err != nil {
+		return 0, err
+	}
+	if err := fromBytes(&b, to); err != nil {
+		return 0, err
+	}
+	switch {
+	case a.Vni != b.Vni || a.Mac != b.Mac:
+		return NextHopReused, nil
+	case a.Generation != b.Generation:
+		return NextHopJudge, nil
+	}
+	return NextHopMoved, nil
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+// The rows that Dump yields: one flat struct per table, ids as names.
+
+// ActiveRow is the host word.
+type ActiveRow struct {
+	Revision uint64 `json:"revision"`
+	Slot     int    `json:"slot"`
+}
+
+// HostRow is the entry of host_conf.
+type HostRow struct {
+	VTEP         string `json:"vtep"`
+	VXLANIfindex uint32 `json:"vxlanIfindex"`
+	OverlayMTU   uint32 `json:"overlayMTU"`
+	GatewayMAC   string `json:"gatewayMAC"`
+}
+
+// ENIRow is an entry of enis.
+type ENIRow struct {
+	Index       uint32 `json:"index"`
+	ENI         string `json:"eni"`
+	VPC         string `json:"vpc"`
+	Subnet      string `json:"subnet"`
+	MAC         string `json:"mac"`
+	Incarnation uint32 `json:"incarnation"`
+	Generation  uint32 `json:"generation"`
+	NextHop     uint32 `json:"nextHop"`
+	SGIn        string `json:"sgIn"`
+	SGOut       string `json:"sgOut"`
+	NACLIn      string `json:"naclIn"`
+	NACLOut     string `json:"naclOut"`
+	Routes      string `json:"routes"`
+	Allowed     string `json:"allowed"`
+	SourceCheck bool   `json:"sourceCheck"`
+}
+
+// LiveRow is an entry of live.
+type LiveRow struct {
+	Index       uint32 `json:"index"`
+	ENI         string `json:"eni"`
+	Incarnation uint32 `json:"incarnation"`
+	Ifindex     uint32 `json:"ifindex"`
+	MTU         uint32 `json:"mtu"`
+}
+
+// PortRow is an entry of ports.
+type PortRow struct {
+	Ifindex     uint32 `json:"ifindex"`
+	ENI         string `json:"eni"`
+	Incarnation uint32 `json:"incarnation"`
+}
+
+// UplinkRow is an entry of uplinks.
+type UplinkRow struct {
+	Ifindex uint32 `json:"ifindex"`
+	MAC     string `json:"mac"`
+}
+
+// EndpointRow is an entry of endpoints4 or endpoints6.
+type EndpointRow struct {
+	VPC     string `json:"vpc"`
+	Address string `json:"address"`
+	NextHop string `json:"nextHop"`
+	Groups  string `json:"groups"`
+	Gateway bool   `json:"gateway"`
+}
+
+// MACRow is an entry of macs.
+type MACRow struct {
+	VPC     string `json:"vpc"`
+	MAC     string `json:"mac"`
+	NextHop string `json:"nextHop"`
+	Foreign bool   `json:"foreign"` // may send from addresses that are not its own
+}
+
+// NextHopRow is an entry of nexthops.
+type NextHopRow struct {
+	Index      uint32 `json:"index"`
+	ENI        string `json:"eni"`
+	Kind       string `json:"kind"` // none, local, vtep, internet
+	Where      string `json:"where"`
+	VPC        string `json:"vpc"`
+	MAC        string `json:"mac"`
+	Generation uint32 `json:"generation"`
+}
+
+// VTEPRow is an entry of vteps.
+type VTEPRow struct {
+	VPC  string `json:"vpc"`
+	VTEP string `json:"vtep"`
+	Host string `json:"host"`
+}
+
+// EIPInRow is an entry of eip_in4 or eip_in6.
+type EIPInRow struct {
+	EIP     string `json:"eip"`
+	ENI     string `json:"eni"`
+	Private string `json:"private"`
+}
+
+// EIPOutRow is an entry of eip_out4 or eip_out6.
+type EIPOutRow struct {
+	VPC     string `json:"vpc"`
+	Private string `json:"private"`
+	EIP     string `json:"eip"`
+}
+
+// RouteRow is an entry of routes4 or routes6.
+type RouteRow struct {
+	Table  string `json:"table"`
+	Prefix string `json:"prefix"`
+	Kind   string `json:"kind"`
+	Subnet string `json:"subnet"`
+}
+
+// PeerRow is an entry of addrs4 or addrs6.
+type PeerRow struct {
+	Ruleset string `json:"ruleset"`
+	Prefix  string `json:"prefix"`
+	Class   uint32 `json:"class"`
+}
+
+// GroupRow is an entry of groups.
+type GroupRow struct {
+	Ruleset string `json:"ruleset"`
+	Groups  string `json:"groups"`
+	Class   uint32 `json:"class"`
+}
+
+// ServiceRow is an entry of services.
+type ServiceRow struct {
+	Ruleset  string `json:"ruleset"`
+	Protocol string `json:"protocol"`
+	Port     string `json:"port"` // "any", a port or a range; ICMP: type and code
+	Class    uint32 `json:"class"`
+}
+
+// VerdictRow is an entry of verdicts.
+type VerdictRow struct {
+	Ruleset string `json:"ruleset"`
+	Peer    uint32 `json:"peer"`
+	Service uint32 `json:"service"`
+	Allow   bool   `json:"allow"`
+	Rule    string `json:"rule"`
+}
