@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -67,6 +68,16 @@ func Name() string {
 	return fmt.Sprintf("t%d-%d", os.Getpid(), serial.Add(1))
 }
 
+// alive says whether a process runs; one that only waits to be reaped does not.
+func alive(pid string) bool {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return false
+	}
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X")
+}
+
 var ownName = regexp.MustCompile(`^t([0-9]+)-[0-9]+$`)
 
 // Sweep removes the namespaces and pins of test processes that are gone: of those that were killed, because all
@@ -80,10 +91,7 @@ func Sweep() error {
 		}
 		for _, e := range entries {
 			m := ownName.FindStringSubmatch(e.Name())
-			if m == nil {
-				continue
-			}
-			if _, err := os.Stat("/proc/" + m[1]); err == nil {
+			if m == nil || alive(m[1]) {
 				continue
 			}
 			if dir == netnsDir {

@@ -32,7 +32,7 @@ var layers = []string{"pkg/api", "pkg/compile", "pkg/dataplane", "loader", "pkg/
 var bounds = map[string][]string{
 	"pkg/feed":     {"pkg/api"},
 	"pkg/testroot": {},
-	"pkg/pkttest":  {"pkg/testroot"},
+	"pkg/pkttest":  {"pkg/api", "pkg/compile", "pkg/dataplane", "pkg/testroot"},
 }
 
 // files lists what git tracks or would track, by the end of the name.

@@ -38,7 +38,7 @@ func run(ctx context.Context, args []string) error {
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json", "-count=1"}, args...)...)
 	cmd.Env = append(os.Environ(), testroot.EnvRequired+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) } // go test waits for its child
 	cmd.WaitDelay = 10 * time.Second
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -51,6 +51,7 @@ func run(ctx context.Context, args []string) error {
 	c := newCounter(os.Stdout)
 	readErr := c.read(out)
 	waitErr := cmd.Wait()
+	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what a test started and did not end; no such group is fine
 	sweepErr := testroot.Sweep()
 	if ctx.Err() != nil {
 		return errors.Join(errors.New("interrupted, cleaned up"), sweepErr)
