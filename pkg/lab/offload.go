@@ -32,7 +32,11 @@ func (n *Namespace) SetOffload(device string, on bool, offloads ...Offload) erro
 			return fmt.Errorf("open a socket for ethtool: %w", err)
 		}
 		for _, o := range offloads {
-			if err = ethtoolSet(fd, device, o, on); err != nil {
+			value := ethtoolValue{cmd: uint32(o)}
+			if on {
+				value.data = 1
+			}
+			if err = ethtool(fd, device, &value); err != nil {
 				err = fmt.Errorf("set offload %#x of %s in %s to %t: %w", uint32(o), device, n.Name, on, err)
 				break
 			}
@@ -41,19 +45,18 @@ func (n *Namespace) SetOffload(device string, on bool, offloads ...Offload) erro
 	})
 }
 
-// ethtoolSet is SIOCETHTOOL with struct ethtool_value.
-func ethtoolSet(fd int, device string, o Offload, on bool) error {
-	value := struct{ cmd, data uint32 }{cmd: uint32(o)}
-	if on {
-		value.data = 1
-	}
+// ethtoolValue is struct ethtool_value.
+type ethtoolValue struct{ cmd, data uint32 }
+
+// ethtool is SIOCETHTOOL.
+func ethtool(fd int, device string, value *ethtoolValue) error {
 	var request struct {
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer
 		_    [16]byte // the rest of the kernel's union
 	}
 	copy(request.name[:unix.IFNAMSIZ-1], device)
-	request.data = unsafe.Pointer(&value)
+	request.data = unsafe.Pointer(value)
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
 	if errno != 0 {
 		return errno
