@@ -12,7 +12,7 @@ export BPF2GO_CC := clang-$(CLANG_VERSION)
 export BPF2GO_STRIP := llvm-strip-$(CLANG_VERSION)
 export BPF2GO_CFLAGS := -O2 -g -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/$(shell uname -m)-linux-gnu
 
-PKG ?= ./test/kernel/smoke ./pkg/dataplane
+PKG ?= ./test/kernel/smoke ./test/kernel/load
 RUN ?=
 N ?= 10
 
