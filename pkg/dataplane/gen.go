@@ -2,7 +2,8 @@
 
 package dataplane
 
-// The compiler and its flags come from the Makefile (BPF2GO_CC and so on): run `make generate`.
+// Run these by `make generate`: the Makefile pins the compiler and its flags and hands them over in the
+// environment (BPF2GO_CC, BPF2GO_STRIP, BPF2GO_CFLAGS).
 
 //go:generate go tool bpf2go -target bpfel -tags linux -output-stem bpf bpf ../../bpf/eniplane.c
 //go:generate go run ./internal/abigen enums_gen.go reasons_gen.go ../../bpf/reason.h ../../bpf/types.h ../../bpf/maps.h
