@@ -20,6 +20,12 @@ struct arrival {
 	__u8 eip[16]; /* FROM_INTERNET: the destination before translation */
 };
 
+static __always_inline enum reason too_big_for(struct pkt *p, __u32 mtu)
+{
+	p->mtu = mtu;
+	return REASON_TOO_BIG;
+}
+
 /*
  * A new flow from the overlay: the source MAC must name an ENI behind the sending host, and the
  * source IP must be that ENI's own unless it may send foreign ones.
@@ -81,7 +87,7 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 		return REASON_NOT_READY;
 	TRY(arrival_flow(p, conf, a, &nh, &same, from, v6));
 	if (p->ip_len > device->mtu)
-		return REASON_TOO_BIG;
+		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
 	if (!nh || !rewrite_macs(p, conf->mac, same ? nh->mac : host->gateway_mac, xdp))
@@ -101,7 +107,7 @@ static __always_inline enum reason to_overlay(struct pkt *p, const struct host_c
 	};
 
 	if (p->ip_len > host->overlay_mtu)
-		return REASON_TOO_BIG;
+		return too_big_for(p, host->overlay_mtu);
 	if (!rewrite_macs(p, nh->mac, conf->mac, false) ||
 	    bpf_skb_set_tunnel_key(p->ctx, &key, sizeof(key),
 				   BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT))
@@ -116,7 +122,7 @@ static __always_inline enum reason to_overlay(struct pkt *p, const struct host_c
  * for a packet that arrives by our VXLAN device, the one device here that may forward.
  */
 static __always_inline enum reason to_internet(struct pkt *p, const struct host_conf *host,
-					       const bool v6)
+					       const __u8 *src, const bool v6)
 {
 	struct bpf_fib_lookup fib = {
 		.family = v6 ? AF_INET6 : AF_INET,
@@ -126,11 +132,11 @@ static __always_inline enum reason to_internet(struct pkt *p, const struct host_
 	};
 	long ret;
 
-	addr_copy((__u8 *)&fib.ipv4_src, p->src, v6);
+	addr_copy((__u8 *)&fib.ipv4_src, src, v6);
 	addr_copy((__u8 *)&fib.ipv4_dst, p->dst, v6);
 	ret = bpf_fib_lookup(p->ctx, &fib, sizeof(fib), FIB_LOOKUP_SKIP_NEIGH);
 	if (ret == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		return REASON_TOO_BIG;
+		return too_big_for(p, fib.mtu_result);
 	if (ret != BPF_FIB_LKUP_RET_SUCCESS || !bpf_map_lookup_elem(&uplinks, &fib.ifindex))
 		return REASON_NO_FIB;
 	p->out_ifindex = fib.ifindex;

@@ -5,6 +5,7 @@
  * slot is empty, ports and the VXLAN device drop and the uplink, which is the host's too, passes.
  */
 #include "port.h"
+#include "toobig.h"
 #include "uplink.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -56,6 +57,8 @@ int port(struct __sk_buff *skb)
 	p.now = flow_now();
 	reason = port_run(&p);
 	count(&p, reason);
+	if (reason == REASON_TOO_BIG && p.mtu)
+		reason = too_big(&p);
 	return tc_action(&p, reason, TCX_DROP);
 }
 
@@ -88,6 +91,8 @@ int uplink(struct __sk_buff *skb)
 	reason = uplink_run(&p);
 	if (reason != REASON_NOT_OURS)
 		count(&p, reason);
+	if (reason == REASON_TOO_BIG && p.mtu)
+		reason = too_big(&p);
 	return tc_action(&p, reason, TCX_NEXT);
 }
 

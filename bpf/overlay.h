@@ -51,6 +51,7 @@ static __always_inline bool overlay_tunnel(struct __sk_buff *skb, struct tunnel 
 	t->mark = skb->mark;
 	if (unit_test) {
 		t->vni = skb->cb[0];
+		barrier_var(skb); /* two reads of the context, not one of 8 bytes */
 		t->vtep = skb->cb[1];
 		return true;
 	}

@@ -34,6 +34,7 @@ struct pkt {
 	__u32 now; /* flow clock */
 	__u32 eni; /* whose port is being crossed: the owner of the counters */
 	__u32 out_ifindex; /* where a delivered or answered packet goes */
+	__u32 mtu; /* with REASON_TOO_BIG: the largest IP packet that would do; 0 = no answer */
 	__u16 ethertype; /* host order */
 	__u16 ip_len; /* IP header to end of payload, of one wire packet */
 	__u16 l4; /* offset of the transport header in the frame */

@@ -37,22 +37,38 @@ static __always_inline enum reason port_flow(struct pkt *p, const struct eni_con
 	return REASON_CONTINUE;
 }
 
-/* Out through the sender's EIP: to the internet, or to a neighbour's EIP on this host. */
-static __always_inline enum reason port_eip(struct pkt *p, const struct host_conf *host,
-					    const __u8 *nat, const bool v6)
+/* To a neighbour's EIP on this host: both addresses are translated in one go. */
+static __always_inline enum reason port_hairpin(struct pkt *p, const struct host_conf *host,
+						const __u8 *nat, __u32 eni, struct arrival *a,
+						const bool v6)
 {
-	struct arrival a = {};
-	__u32 eni;
+	enum reason reason;
 
 	if (!rewrite_addr(p, p->src, nat, true, v6, false))
 		return REASON_HELPER;
 	addr_copy(p->src, nat, v6);
-	addr_copy(a.eip, p->dst, v6);
-	if (!eip_find(p, p->dst, &eni, v6))
-		return to_internet(p, host, v6);
 	count(p, REASON_DELIVERED);
 	count_enter(p, eni, DIR_IN);
-	return to_eni(p, host, eni, &a, FROM_INTERNET, v6, false);
+	reason = to_eni(p, host, eni, a, FROM_INTERNET, v6, false);
+	p->mtu = 0; /* the quote would show the EIP: no answer */
+	return reason;
+}
+
+/* Out through the sender's EIP. */
+static __always_inline enum reason port_eip(struct pkt *p, const struct host_conf *host,
+					    const __u8 *nat, const bool v6)
+{
+	struct arrival a = {};
+	enum reason reason;
+	__u32 eni;
+
+	addr_copy(a.eip, p->dst, v6);
+	if (eip_find(p, p->dst, &eni, v6))
+		return port_hairpin(p, host, nat, eni, &a, v6);
+	reason = to_internet(p, host, nat, v6);
+	if (reason == REASON_DELIVERED && !rewrite_addr(p, p->src, nat, true, v6, false))
+		return REASON_HELPER;
+	return reason;
 }
 
 static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf *host,
