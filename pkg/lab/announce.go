@@ -3,14 +3,11 @@
 package lab
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 
-	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
-	"golang.org/x/sys/unix"
 )
 
 // announce lets a guest say where it is now, as a hypervisor does for a moved guest: gratuitous ARP
@@ -33,22 +30,6 @@ func (l *Lab) announce(inst *InstancePlan) error {
 		}
 	}
 	return nil
-}
-
-// SendFrame sends a raw Ethernet frame out of a device of a node.
-func (l *Lab) SendFrame(node, device string, frame []byte) error {
-	return l.In(node, func(n *Namespace) error {
-		ifindex, err := n.ifindex(device)
-		if err != nil {
-			return err
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("open a packet socket: %w", err)
-		}
-		err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: ifindex})
-		return errors.Join(err, unix.Close(fd))
-	})
 }
 
 func announcement(mac net.HardwareAddr, addr netip.Addr) ([]byte, error) {
@@ -78,12 +59,4 @@ func announcement(mac net.HardwareAddr, addr netip.Addr) ([]byte, error) {
 			TargetAddress: addr.AsSlice(),
 			Options:       layers.ICMPv6Options{{Type: layers.ICMPv6OptTargetAddress, Data: mac}},
 		})
-}
-
-func serialize(stack ...gopacket.SerializableLayer) ([]byte, error) {
-	buf := gopacket.NewSerializeBuffer()
-	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, stack...); err != nil {
-		return nil, fmt.Errorf("build frame: %w", err)
-	}
-	return buf.Bytes(), nil
 }

@@ -21,8 +21,8 @@ type NodeStatus struct {
 	Addresses []string `json:"addresses,omitempty"`
 }
 
-// LabStatus is a lab as it is now.
-type LabStatus struct {
+// Status is a lab as it is now.
+type Status struct {
 	Name     string       `json:"name"`
 	Revision uint64       `json:"revision"` // of the feed
 	BPFFS    string       `json:"bpffs"`
@@ -32,12 +32,12 @@ type LabStatus struct {
 }
 
 // Status looks at every node.
-func (l *Lab) Status(ctx context.Context) (*LabStatus, error) {
+func (l *Lab) Status(ctx context.Context) (*Status, error) {
 	revision, err := l.Revision()
 	if err != nil {
 		return nil, err
 	}
-	s := &LabStatus{
+	s := &Status{
 		Name: l.Plan.Lab, Revision: revision, BPFFS: l.AgentBPFFS(), StateDir: l.AgentStateDir(), Feed: l.FeedDir(),
 	}
 	s.Nodes = append(s.Nodes, NodeStatus{
