@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/eniplane/eniplane/pkg/api"
+)
+
+// manyRules returns rules that overlap as those of people do: many prefixes, some within others,
+// a few dozen services, some of them ranges, and a few groups.
+func manyRules(n int) []rule {
+	rules := make([]rule, n)
+	for i := range rules {
+		r := &rules[i]
+		r.name, r.allow, r.protocol = fmt.Sprintf("r%d", i), true, api.Protocol{Number: api.ProtoTCP}
+		from := uint16(1 + i%50*1200)
+		r.ports = []api.PortRange{{From: from, To: from + uint16(i%3)*100}}
+		switch i % 4 {
+		case 0:
+			r.groups = []string{fmt.Sprintf("sg-%d", i%20)}
+		default:
+			r.cidrs = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), byte(i / 256 * 16), 0}), 8+i%17).Masked()}
+		}
+	}
+	return rules
+}
+
+func manySets(n int) []groupSet {
+	var sets []groupSet
+	for i := range n {
+		sets = append(sets, groupSet{uint32(i + 1), sortedNames([]string{fmt.Sprintf("sg-%d", i%20), fmt.Sprintf("sg-%d", i%7)})})
+	}
+	return sets
+}
+
+// manyPrefixes returns a prefix list of n entries of both families, some within others.
+func manyPrefixes(n int) map[string]*api.PrefixList {
+	list := &api.PrefixList{}
+	for i := range n {
+		b := [16]byte{0: 0x20, 1: 0x01, 4: byte(i >> 16), 5: byte(i >> 8), 6: byte(i)}
+		p := netip.PrefixFrom(netip.AddrFrom16(b), 56+i%3)
+		if i%2 == 0 {
+			p = netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(i >> 16), byte(i >> 8), byte(i)}), 22+i%11)
+		}
+		list.Entries = append(list.Entries, p.Masked())
+	}
+	return map[string]*api.PrefixList{"pl": list}
+}
+
+func BenchmarkRules1000(b *testing.B) {
+	rules, sets := manyRules(maxRules), manySets(200)
+	b.ReportAllocs()
+	for b.Loop() {
+		set, err := compileRules(rules, nil, sets)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(len(set.Verdicts)), "verdicts")
+	}
+}
+
+func BenchmarkPrefixes100k(b *testing.B) {
+	lists := manyPrefixes(100000)
+	rules := manyRules(maxRules)
+	for i := range rules {
+		if i%100 == 0 {
+			rules[i].lists = []string{"pl"}
+		}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		set, err := compileRules(rules, lists, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(len(set.Peers)), "prefixes")
+	}
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/eniplane/eniplane/pkg/api"
+)
+
+func prefixes(list ...string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range list {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+func proto(n uint8) api.Protocol { return api.Protocol{Number: n} }
+
+func peersOf(set Ruleset) (out []string) {
+	for _, p := range set.Peers {
+		out = append(out, fmt.Sprintf("%v=%d", p.Prefix, p.Class))
+	}
+	return out
+}
+
+func servicesOf(set Ruleset) (out []string) {
+	for _, s := range set.Services {
+		out = append(out, fmt.Sprintf("%d:%d/%d=%d", s.Protocol, s.Port, s.Bits, s.Class))
+	}
+	return out
+}
+
+func verdictsOf(set Ruleset) (out []string) {
+	for _, v := range set.Verdicts {
+		word := "deny"
+		if v.Allow {
+			word = "allow"
+		}
+		out = append(out, fmt.Sprintf("%d,%d=%s by %s", v.Peer, v.Service, word, set.Rules[v.Rule-1]))
+	}
+	return out
+}
+
+func TestCompileRules(t *testing.T) {
+	code := uint8(0)
+	lists := map[string]*api.PrefixList{"office": {Entries: prefixes("192.0.2.0/28", "192.0.2.64/26", "2001:db8::/32")}}
+	tests := []struct {
+		name                              string
+		rules                             []rule
+		sets                              []groupSet
+		peers, groups, services, verdicts []string
+	}{
+		{name: "no rule matches nothing"},
+		{
+			name:  "a prefix within another adds to it",
+			rules: []rule{{name: "a", allow: true, protocol: proto(6), cidrs: prefixes("10.0.0.0/8")}, {name: "b", allow: true, protocol: proto(17), cidrs: prefixes("10.1.0.0/16")}},
+			peers: []string{"10.0.0.0/8=1", "10.1.0.0/16=2"}, services: []string{"6:0/8=1", "17:0/8=2"},
+			verdicts: []string{"1,1=allow by a", "2,1=allow by a", "2,2=allow by b"},
+		},
+		{
+			name:  "a prefix that adds nothing is left out",
+			rules: []rule{{name: "a", allow: true, protocol: proto(6), cidrs: prefixes("10.1.0.0/16", "10.0.0.0/8", "10.0.0.0/8")}},
+			peers: []string{"10.0.0.0/8=1"}, services: []string{"6:0/8=1"}, verdicts: []string{"1,1=allow by a"},
+		},
+		{
+			name:  "neighbours do not cover each other",
+			rules: []rule{{name: "a", allow: true, protocol: proto(6), cidrs: prefixes("10.0.0.0/9", "10.128.0.0/9", "10.0.1.0/24")}, {name: "b", allow: true, protocol: proto(6), cidrs: prefixes("10.0.1.0/24", "0.0.0.0/0")}},
+			peers: []string{"0.0.0.0/0=1", "10.0.0.0/9=2", "10.128.0.0/9=2"}, services: []string{"6:0/8=1"},
+			verdicts: []string{"1,1=allow by b", "2,1=allow by a"},
+		},
+		{
+			name:  "the first matching entry decides, also to deny",
+			rules: []rule{{name: "acl/50", protocol: proto(6), ports: []api.PortRange{{From: 23, To: 23}}, cidrs: prefixes("0.0.0.0/0")}, {name: "acl/100", allow: true, protocol: api.Protocol{Any: true}, cidrs: prefixes("0.0.0.0/0")}},
+			peers: []string{"0.0.0.0/0=1"}, services: []string{"0:0/0=1", "6:23/24=2"},
+			verdicts: []string{"1,1=allow by acl/100", "1,2=deny by acl/50"},
+		},
+		{
+			name:  "icmp is IPv4, icmpv6 is IPv6, whatever the prefixes",
+			rules: []rule{{name: "4", allow: true, protocol: proto(1), icmp: &api.ICMP{Type: 8, Code: &code}, cidrs: prefixes("0.0.0.0/0", "::/0")}, {name: "6", allow: true, protocol: proto(58), icmp: &api.ICMP{Type: 128}, cidrs: prefixes("0.0.0.0/0", "::/0")}},
+			peers: []string{"0.0.0.0/0=1", "::/0=2"}, services: []string{"1:2048/24=1", "58:32768/16=2"},
+			verdicts: []string{"1,1=allow by 4", "2,2=allow by 6"},
+		},
+		{
+			name:  "a prefix list and a group, with a class for both rules",
+			rules: []rule{{name: "pl", allow: true, protocol: proto(6), lists: []string{"office"}}, {name: "sg", allow: true, protocol: api.Protocol{Any: true}, groups: []string{"web"}}, {name: "db", allow: true, protocol: proto(50), groups: []string{"db"}}},
+			sets:  []groupSet{{3, []string{"db"}}, {5, []string{"other"}}, {7, []string{"db", "web"}}, {9, []string{"web"}}},
+			peers: []string{"192.0.2.0/28=1", "192.0.2.64/26=1", "2001:db8::/32=1"}, groups: []string{"3=2", "7=3", "9=4"},
+			services: []string{"0:0/0=1", "6:0/8=2", "50:0/8=3"},
+			verdicts: []string{"1,2=allow by pl", "2,3=allow by db", "3,1=allow by sg", "3,2=allow by sg", "3,3=allow by sg", "4,1=allow by sg", "4,2=allow by sg", "4,3=allow by sg"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			set, err := compileRules(tt.rules, lists, tt.sets)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var groups []string
+			for _, g := range set.Groups {
+				groups = append(groups, fmt.Sprintf("%d=%d", g.GroupSet, g.Class))
+			}
+			for _, part := range []struct {
+				name      string
+				got, want []string
+			}{
+				{"peers", peersOf(set), tt.peers}, {"groups", groups, tt.groups},
+				{"services", servicesOf(set), tt.services}, {"verdicts", verdictsOf(set), tt.verdicts},
+			} {
+				if d := cmp.Diff(part.want, part.got, cmpopts.EquateEmpty()); d != "" {
+					t.Errorf("%s (-want +got):\n%s", part.name, d)
+				}
+			}
+		})
+	}
+}
+
+// TestPortRanges checks each range at every port, and that it takes the fewest prefixes.
+func TestPortRanges(t *testing.T) {
+	for _, tt := range []struct {
+		ports  api.PortRange
+		pieces int
+	}{
+		{api.PortRange{From: 443, To: 443}, 1},
+		{api.PortRange{From: 8000, To: 8999}, 6},
+		{api.PortRange{From: 1024, To: 65535}, 6},
+		{api.PortRange{From: 1, To: 65535}, 16},
+		{api.PortRange{From: 1, To: 65534}, 30},
+		{api.PortRange{From: 0, To: 65535}, 1},
+		{api.PortRange{From: 65535, To: 65535}, 1},
+	} {
+		pieces := appendRange(nil, api.ProtoTCP, tt.ports)
+		if len(pieces) != tt.pieces {
+			t.Errorf("%v splits into %d prefixes, want %d: %v", tt.ports, len(pieces), tt.pieces, pieces)
+		}
+		for port := range 1 << 16 {
+			key := netip.AddrFrom4([4]byte{api.ProtoTCP, byte(port >> 8), byte(port)})
+			hits := 0
+			for _, p := range pieces {
+				if p.Contains(key) {
+					hits++
+				}
+			}
+			want := 0
+			if int(tt.ports.From) <= port && port <= int(tt.ports.To) {
+				want = 1
+			}
+			if hits != want {
+				t.Fatalf("%v: port %d is in %d prefixes, want %d", tt.ports, port, hits, want)
+			}
+		}
+	}
+}
+
+func TestRuleLimits(t *testing.T) {
+	one := rule{name: "r", allow: true, protocol: proto(6), cidrs: prefixes("10.0.0.0/8")}
+	many := func(n int) (rules []rule) {
+		for range n {
+			rules = append(rules, one)
+		}
+		return rules
+	}
+	// Pairs of peers and services that all have a rule in common: n*n verdicts.
+	square := func(n int) (rules []rule) {
+		for i := range n {
+			cidr := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}), 32)
+			rules = append(rules,
+				rule{allow: true, protocol: api.Protocol{Any: true}, cidrs: []netip.Prefix{cidr}},
+				rule{allow: true, protocol: proto(6), ports: []api.PortRange{{From: uint16(i + 1), To: uint16(i + 1)}}, cidrs: prefixes("10.0.0.0/8")})
+		}
+		return rules
+	}
+	ranges := one
+	for i := range 5000 {
+		ranges.ports = append(ranges.ports, api.PortRange{From: 1, To: uint16(65534 - i%2)})
+	}
+	lists := map[string]*api.PrefixList{"big": {Entries: make([]netip.Prefix, maxPrefixes)}}
+	for i := range lists["big"].Entries {
+		lists["big"].Entries[i] = netip.MustParsePrefix("10.0.0.0/8")
+	}
+	for _, tt := range []struct {
+		name  string
+		rules []rule
+		want  string // "" = within the limits
+	}{
+		{"1000 rules", many(maxRules), ""},
+		{"1001 rules", many(maxRules + 1), "1001 rules are more than the limit of 1000"},
+		{"a full prefix list", []rule{{allow: true, protocol: proto(6), lists: []string{"big"}}}, ""},
+		{"a list named twice counts once", []rule{{protocol: proto(6), lists: []string{"big"}}, {protocol: proto(17), lists: []string{"big", "big"}}}, ""},
+		{"a full prefix list and one more", []rule{one, {allow: true, protocol: proto(6), lists: []string{"big"}}}, "prefixes of its rules are more than the limit of 131072"},
+		{"too many port ranges", []rule{ranges}, "split into more than 131072"},
+		{"250,000 verdicts", square(500), ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := compileRules(tt.rules, lists, nil)
+			switch {
+			case tt.want == "" && err != nil:
+				t.Error(err)
+			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+				t.Errorf("got %v, want an error with %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestVerdictLimit: with a thousand rules the limit is reached only if ports overlap as well.
+func TestVerdictLimit(t *testing.T) {
+	var rules []rule
+	for i := range 400 {
+		cidr := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}), 32)
+		rules = append(rules,
+			rule{allow: true, protocol: api.Protocol{Any: true}, cidrs: []netip.Prefix{cidr}},
+			rule{allow: true, protocol: proto(6), ports: []api.PortRange{{From: uint16(100 + 3*i), To: uint16(30000 + 3*i)}}, cidrs: prefixes("10.0.0.0/8")})
+	}
+	_, err := compileRules(rules, nil, nil)
+	if err == nil || !strings.Contains(err.Error(), "800 rules give 401 different kinds of peers and 800 of services, which need more than 262144 verdicts") {
+		t.Errorf("got %v, want the sizes and the limit", err)
+	}
+}
