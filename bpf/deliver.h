@@ -51,25 +51,21 @@ static __always_inline enum reason overlay_sender(const struct pkt *p, const str
 
 /* The flow of a packet to an ENI, made if need be. */
 static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_conf *conf,
-						struct arrival *a, const struct nexthop **nh,
-						bool *same, enum origin from, const bool v6)
+						struct work *w, struct arrival *a,
+						enum origin from, const bool v6)
 {
 	__u32 class = from == FROM_INTERNET ? CLASS_INTERNET : 0;
-	struct flow init = {}, *f = track_find(p, conf, conf->vni, class, v6);
+	enum reason reason;
 
-	if (f && !track_reopens(p, f)) {
-		TRY(track_hit(p, conf, f, nh, from == FROM_INTERNET, v6));
-		*same = f->flags & FLOW_SAME_SUBNET;
-		return REASON_CONTINUE;
-	}
+	reason = track_flow(p, w, conf->vni, class, v6);
+	if (reason != REASON_NO_FLOW)
+		return reason;
 	if (from == FROM_OVERLAY) {
 		TRY(overlay_sender(p, conf, a, v6));
 		if (!eni_owns(p, conf, p->dst, v6))
 			return REASON_NO_ENDPOINT;
 	}
-	TRY(track_miss(p, conf, &init, nh, conf->vni, class, a->sender_nexthop, v6));
-	*same = init.flags & FLOW_SAME_SUBNET;
-	return REASON_CONTINUE;
+	return track_open(p, w, conf->vni, class, a->sender_nexthop, v6);
 }
 
 /* Judges a packet for the ENI that it is addressed to and hands it to its port. */
@@ -77,20 +73,26 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 					  struct arrival *a, enum origin from, const bool v6,
 					  const bool xdp)
 {
-	const struct nexthop *nh = NULL;
 	const struct eni_conf *conf;
 	const struct live *device;
-	bool same = false;
+	const struct nexthop *nh;
+	struct work *w;
 
 	conf = eni_ready(p, eni, &device);
 	if (!conf)
 		return REASON_NOT_READY;
-	TRY(arrival_flow(p, conf, a, &nh, &same, from, v6));
+	w = work_of(p, conf);
+	if (!w)
+		return REASON_HELPER;
+	TRY(arrival_flow(p, conf, w, a, from, v6));
 	if (p->ip_len > device->mtu)
 		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
-	if (!nh || !rewrite_macs(p, conf->mac, same ? nh->mac : host->gateway_mac, xdp))
+	nh = nexthop_find(w->flow.nexthop);
+	if (!nh || !rewrite_macs(p, conf->mac,
+				 w->flow.flags & FLOW_SAME_SUBNET ? nh->mac : host->gateway_mac,
+				 xdp))
 		return REASON_HELPER;
 	p->out_ifindex = device->ifindex;
 	return REASON_DELIVERED;

@@ -31,8 +31,6 @@ struct judge {
 	__u8 eip[16]; /* of the local address, if the remote side is on the internet */
 };
 
-MAP(judges, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct judge, 1, 0);
-
 static __always_inline bool eip_of(struct judge *j, __u32 vni, const bool v6)
 {
 	if (v6) {

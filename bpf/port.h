@@ -7,34 +7,28 @@
 #include "neighbour.h"
 #include "spoof.h"
 
-/* The flow of a packet from an ENI: known to the VPC, known to the internet, or a new one. */
+/*
+ * The flow of a packet from an ENI: one with the VPC, one with the internet, or, if the source is
+ * not the ENI's own, one in transit; else a new one.
+ */
 static __always_inline enum reason port_flow(struct pkt *p, const struct eni_conf *conf,
-					     const struct nexthop **nh, __u8 *nat, const bool v6)
+					     struct work *w, const bool v6)
 {
-	struct flow init = {}, *f;
-	__u32 scope = conf->vni, class = 0;
-	bool internet = false;
+	enum reason reason;
 
-	f = track_find(p, conf, scope, 0, v6);
-	if (!f) {
-		internet = true;
-		f = track_find(p, conf, scope, CLASS_INTERNET, v6);
-	}
-	if (!f && !eni_owns(p, conf, p->src, v6)) {
-		TRY(spoof_foreign(conf, p->src, v6));
-		scope = p->eni;
-		class = CLASS_TRANSIT;
-		internet = false;
-		f = track_find(p, conf, scope, class, v6);
-	}
-	if (f && !track_reopens(p, f)) {
-		TRY(track_hit(p, conf, f, nh, internet, v6));
-		addr_copy(nat, f->nat, v6);
-		return REASON_CONTINUE;
-	}
-	TRY(track_miss(p, conf, &init, nh, scope, class, 0, v6));
-	addr_copy(nat, init.nat, v6);
-	return REASON_CONTINUE;
+	reason = track_flow(p, w, conf->vni, 0, v6);
+	if (reason != REASON_NO_FLOW)
+		return reason;
+	reason = track_flow(p, w, conf->vni, CLASS_INTERNET, v6);
+	if (reason != REASON_NO_FLOW)
+		return reason;
+	if (eni_owns(p, conf, p->src, v6))
+		return track_open(p, w, conf->vni, 0, 0, v6);
+	TRY(spoof_foreign(conf, p->src, v6));
+	reason = track_flow(p, w, p->eni, CLASS_TRANSIT, v6);
+	if (reason != REASON_NO_FLOW)
+		return reason;
+	return track_open(p, w, p->eni, CLASS_TRANSIT, 0, v6);
 }
 
 /* To a neighbour's EIP on this host: both addresses are translated in one go. */
@@ -74,8 +68,9 @@ static __always_inline enum reason port_eip(struct pkt *p, const struct host_con
 static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf *host,
 					   const struct eni_conf *conf, const bool v6)
 {
-	const struct nexthop *nh = NULL;
+	const struct nexthop *nh;
 	struct arrival a = {};
+	struct work *w;
 	__u8 nat[16];
 
 	TRY(parse_ip(p, v6, false));
@@ -85,7 +80,11 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	if (addr_multicast(p->dst, v6))
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
-	TRY(port_flow(p, conf, &nh, nat, v6));
+	w = work_of(p, conf);
+	if (!w)
+		return REASON_HELPER;
+	TRY(port_flow(p, conf, w, v6));
+	nh = nexthop_find(w->flow.nexthop);
 	if (!nh)
 		return REASON_NO_NEXTHOP;
 	switch (nh->kind) {
@@ -97,6 +96,7 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	case NH_VTEP:
 		return to_overlay(p, host, conf, nh);
 	case NH_INTERNET:
+		addr_copy(nat, w->flow.nat, v6); /* to_eni uses `work` again */
 		return port_eip(p, host, nat, v6);
 	}
 	return REASON_NO_NEXTHOP;

@@ -102,37 +102,169 @@ static __always_inline void flow_key6_of(struct flow_key6 *key, const struct pkt
 	key->remote_port = s.remote_port;
 }
 
-/* The flow of this packet, if it is this incarnation's. */
-static __always_inline struct flow *track_find(const struct pkt *p, const struct eni_conf *conf,
-					       __u32 scope, __u32 class_bits, const bool v6)
+/*
+ * What is at hand while a packet is judged for one ENI. Per CPU: the stack has no room for it, and
+ * functions of their own (verified once, not per caller) get all they need in one argument.
+ */
+struct work {
+	/* the packet, and the ENI that asks */
+	__u32 now;
+	__u32 packets;
+	__u32 bytes;
+	__u32 eni;
+	__u32 incarnation;
+	__u32 generation;
+	__u8 dir;
+	__u8 protocol;
+	__u8 tcp_flags;
+	__u8 icmp_type;
+	/* answered by flow_hit */
+	__u32 stale; /* the flow was judged under another configuration or next hop */
+	struct flow flow; /* a copy of the packet's flow, or the one to be made */
+	struct flow_key4 key4; /* the flow that is looked for */
+	struct flow_key6 key6;
+	__u32 pad;
+	struct judge judge;
+};
+
+MAP(works, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct work, 1, 0);
+
+static __always_inline struct work *work_of(const struct pkt *p, const struct eni_conf *conf)
 {
-	struct flow *f;
+	__u32 zero = 0;
+	struct work *w = bpf_map_lookup_elem(&works, &zero);
 
-	if (v6) {
-		struct flow_key6 key;
-
-		flow_key6_of(&key, p, scope, class_bits);
-		f = flow_find(&key, p->now, true);
-	} else {
-		struct flow_key4 key;
-
-		flow_key4_of(&key, p, scope, class_bits);
-		f = flow_find(&key, p->now, false);
-	}
-	if (!f || f->eni != p->eni || f->incarnation != conf->incarnation)
+	if (!w)
 		return NULL;
-	return f;
+	w->now = p->now;
+	w->packets = p->segments;
+	w->bytes = p->wire_bytes;
+	w->eni = p->eni;
+	w->incarnation = conf->incarnation;
+	w->generation = conf->generation;
+	w->dir = p->dir;
+	w->protocol = p->protocol;
+	w->tcp_flags = p->tcp_flags;
+	w->icmp_type = p->icmp_type;
+	return w;
 }
 
-static __always_inline bool tcp_opens(const struct pkt *p)
+static __always_inline bool tcp_opens(__u8 flags)
 {
-	return (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+	return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+}
+
+/* Does the packet fit the state of its flow, and what does it do to it? */
+static __always_inline enum reason flow_step(const struct work *w, struct flow_ref *ref,
+					     const bool v6)
+{
+	const struct flow *f = &w->flow;
+	bool opener = (w->dir == DIR_IN) == !!(f->flags & FLOW_OPENED_BY_PEER);
+	__u8 state = f->state, flags = f->flags;
+
+	if (w->protocol == (v6 ? PROTO_ICMPV6 : PROTO_ICMP) &&
+	    icmp_reply(w->icmp_type, v6) == opener)
+		return REASON_NO_FLOW;
+	if (!opener && (flags & FLOW_REPLY_DENIED))
+		return REASON_NACL_DENIED;
+	if (state == FLOW_OPENING && !opener) {
+		if (w->protocol == PROTO_TCP && !(w->tcp_flags & (TCP_SYN | TCP_RST)))
+			return REASON_NO_FLOW;
+		state = FLOW_ESTABLISHED;
+	}
+	if (w->protocol == PROTO_TCP) {
+		if (w->tcp_flags & TCP_FIN)
+			flags |= w->dir == DIR_OUT ? FLOW_FIN_OUT : FLOW_FIN_IN;
+		if ((w->tcp_flags & TCP_RST) || (flags & (FLOW_FIN_OUT | FLOW_FIN_IN)) ==
+							(FLOW_FIN_OUT | FLOW_FIN_IN))
+			state = FLOW_CLOSING;
+	}
+	if (state != f->state || flags != f->flags)
+		flow_advance(ref, state, flags);
+	return REASON_CONTINUE;
+}
+
+/*
+ * The packet's flow, if it is this incarnation's, copied to w->flow: CONTINUE, NO_FLOW, or why the
+ * flow drops it. A SYN may open a connection again whose old one is closing (RFC 9293 §3.6.1).
+ * A stale flow is left as it is: its verdict must be asked for first.
+ */
+static __always_inline enum reason flow_hit(struct work *w, const bool v6)
+{
+	const struct nexthop *nh;
+	struct flow_ref ref;
+
+	if (v6)
+		TRY(flow_find(&w->key6, w->now, &w->flow, &ref, true));
+	else
+		TRY(flow_find(&w->key4, w->now, &w->flow, &ref, false));
+	if (w->flow.eni != w->eni || w->flow.incarnation != w->incarnation)
+		return REASON_NO_FLOW;
+	if (w->protocol == PROTO_TCP && w->flow.state == FLOW_CLOSING && tcp_opens(w->tcp_flags))
+		return REASON_NO_FLOW;
+	nh = nexthop_find(w->flow.nexthop);
+	w->stale = w->flow.generation != w->generation || !nh ||
+		   (w->flow.state != FLOW_BLOCKED &&
+		    w->flow.nexthop_generation != nh->generation);
+	if (w->stale)
+		return REASON_CONTINUE;
+	if (w->flow.state == FLOW_BLOCKED)
+		return w->flow.reason;
+	TRY(flow_step(w, &ref, v6));
+	flow_touch(&ref, w->now, w->dir, w->packets, w->bytes);
+	return REASON_CONTINUE;
+}
+
+__noinline int hit4(struct work *w)
+{
+	return w ? flow_hit(w, false) : REASON_HELPER;
+}
+
+__noinline int hit6(struct work *w)
+{
+	return w ? flow_hit(w, true) : REASON_HELPER;
+}
+
+/* Stores w->flow under its key; the packet counts in it if it makes it. */
+static __always_inline enum reason work_store(struct work *w, bool made, const bool v6)
+{
+	struct flow_ref ref;
+
+	if (v6)
+		TRY(flow_insert(&w->key6, &w->flow, w->now, &ref, true));
+	else
+		TRY(flow_insert(&w->key4, &w->flow, w->now, &ref, false));
+	if (made)
+		flow_touch(&ref, w->now, w->dir, w->packets, w->bytes);
+	return REASON_CONTINUE;
+}
+
+__noinline int store4(struct work *w)
+{
+	return w ? work_store(w, !w->stale, false) : REASON_HELPER;
+}
+
+__noinline int store6(struct work *w)
+{
+	return w ? work_store(w, !w->stale, true) : REASON_HELPER;
+}
+
+static __always_inline enum reason track_find(const struct pkt *p, struct work *w, __u32 scope,
+					      __u32 class_bits, const bool v6)
+{
+	w->stale = 0;
+	if (v6) {
+		flow_key6_of(&w->key6, p, scope, class_bits);
+		return hit6(w);
+	}
+	flow_key4_of(&w->key4, p, scope, class_bits);
+	return hit4(w);
 }
 
 /* May a packet without a flow make one? */
 static __always_inline enum reason track_may_open(const struct pkt *p, const bool v6)
 {
-	if (p->protocol == PROTO_TCP && !tcp_opens(p))
+	if (p->protocol == PROTO_TCP && !tcp_opens(p->tcp_flags))
 		return REASON_NO_FLOW;
 	if (is_icmp(p, v6) && icmp_reply(p->icmp_type, v6))
 		return REASON_NO_FLOW;
@@ -163,153 +295,95 @@ static __always_inline enum reason track_judge(const struct pkt *p, struct judge
 	return v6 ? judge6(j) : judge4(j);
 }
 
-/* Takes a verdict over into a flow. The generation comes last: before it, a reader judges again. */
-static __always_inline void track_settle(struct flow *f, const struct judge *j,
-					 const struct nexthop *nh, const struct eni_conf *conf,
-					 const bool v6)
+/* Takes a verdict over into the flow. */
+static __always_inline void track_settle(struct work *w, const struct nexthop *nh, const bool v6)
 {
-	f->nexthop = j->nexthop;
+	struct flow *f = &w->flow;
+
+	f->nexthop = w->judge.nexthop;
 	f->nexthop_generation = nh->generation;
-	f->rule = j->rule;
-	addr_copy(f->nat, j->eip, v6);
+	f->rule = w->judge.rule;
+	addr_copy(f->nat, w->judge.eip, v6);
 	f->flags = (f->flags & ~(FLOW_SAME_SUBNET | FLOW_REPLY_DENIED)) |
-		   (j->same_subnet ? FLOW_SAME_SUBNET : 0) |
-		   (j->reply_denied ? FLOW_REPLY_DENIED : 0);
-	barrier();
-	*(volatile __u32 *)&f->generation = conf->generation;
+		   (w->judge.same_subnet ? FLOW_SAME_SUBNET : 0) |
+		   (w->judge.reply_denied ? FLOW_REPLY_DENIED : 0);
 }
 
-/* The ENI's configuration or the next hop has changed since the flow was judged. */
-static __always_inline enum reason track_again(const struct pkt *p, const struct eni_conf *conf,
-					       struct flow *f, bool internet, const bool v6)
+/*
+ * The ENI's configuration or the next hop has changed since the flow was judged: the opening
+ * direction is judged again. Denied means blocked, and kept, so that a later allow revives it.
+ */
+static __always_inline enum reason track_again(const struct pkt *p, struct work *w, bool internet,
+					       const bool v6)
 {
+	struct flow *f = &w->flow;
 	__u8 dir = f->flags & FLOW_OPENED_BY_PEER ? DIR_IN : DIR_OUT;
 	const struct nexthop *nh = NULL;
 	enum reason reason;
-	struct judge *j;
-	__u32 zero = 0;
 
-	j = bpf_map_lookup_elem(&judges, &zero);
-	if (!j)
-		return REASON_HELPER;
-	reason = track_judge(p, j, dir, internet, f->nexthop, v6);
+	reason = track_judge(p, &w->judge, dir, internet, f->nexthop, v6);
 	if (reason == REASON_CONTINUE) {
-		nh = nexthop_find(j->nexthop);
+		nh = nexthop_find(w->judge.nexthop);
 		if (!nh || nh->kind == NH_NONE)
 			reason = REASON_NO_NEXTHOP;
-		else if ((j->nexthop == NEXTHOP_INTERNET) != internet)
+		else if ((w->judge.nexthop == NEXTHOP_INTERNET) != internet)
 			reason = REASON_NO_ROUTE; /* it would be another flow now */
 	}
-	if (reason != REASON_CONTINUE) {
-		if (f->state != FLOW_BLOCKED)
-			f->seen = p->now;
+	f->generation = w->generation;
+	if (reason == REASON_CONTINUE && nh) {
+		if (f->state == FLOW_BLOCKED)
+			f->state = FLOW_ESTABLISHED;
+		track_settle(w, nh, v6);
+	} else {
 		f->state = FLOW_BLOCKED;
 		f->reason = reason;
-		f->generation = conf->generation;
-		return reason;
 	}
-	if (f->state == FLOW_BLOCKED)
-		f->state = FLOW_ESTABLISHED;
-	track_settle(f, j, nh, conf, v6);
-	return REASON_CONTINUE;
+	TRY(v6 ? store6(w) : store4(w));
+	return reason;
 }
 
-/* Does the packet fit the state of its flow, and what does it do to it? */
-static __always_inline enum reason track_state(const struct pkt *p, struct flow *f, const bool v6)
+/*
+ * A packet that may have a flow: CONTINUE with the flow in w->flow, NO_FLOW, or why it is dropped.
+ */
+static __always_inline enum reason track_flow(const struct pkt *p, struct work *w, __u32 scope,
+					      __u32 class_bits, const bool v6)
 {
-	bool opener = (p->dir == DIR_IN) == !!(f->flags & FLOW_OPENED_BY_PEER);
-	__u8 fin = p->dir == DIR_OUT ? FLOW_FIN_OUT : FLOW_FIN_IN;
-
-	if (is_icmp(p, v6) && icmp_reply(p->icmp_type, v6) == opener)
-		return REASON_NO_FLOW;
-	if (!opener && (f->flags & FLOW_REPLY_DENIED))
-		return REASON_NACL_DENIED;
-	if (f->state == FLOW_OPENING && !opener) {
-		if (p->protocol == PROTO_TCP && !(p->tcp_flags & (TCP_SYN | TCP_RST)))
-			return REASON_NO_FLOW;
-		f->state = FLOW_ESTABLISHED;
-	}
-	if (p->protocol != PROTO_TCP || !(p->tcp_flags & (TCP_FIN | TCP_RST)))
+	TRY(track_find(p, w, scope, class_bits, v6));
+	if (!w->stale)
 		return REASON_CONTINUE;
-	if ((p->tcp_flags & TCP_FIN) && !(f->flags & fin))
-		f->flags |= fin;
-	if ((p->tcp_flags & TCP_RST) ||
-	    (f->flags & (FLOW_FIN_OUT | FLOW_FIN_IN)) == (FLOW_FIN_OUT | FLOW_FIN_IN))
-		f->state = FLOW_CLOSING;
-	return REASON_CONTINUE;
+	TRY(track_again(p, w, class_bits & CLASS_INTERNET, v6));
+	return track_find(p, w, scope, class_bits, v6);
 }
 
-/* A SYN may open a connection again whose old one is closing (RFC 9293 §3.6.1). */
-static __always_inline bool track_reopens(const struct pkt *p, const struct flow *f)
-{
-	return p->protocol == PROTO_TCP && f->state == FLOW_CLOSING && tcp_opens(p);
-}
-
-/* A packet that has a flow. */
-static __always_inline enum reason track_hit(const struct pkt *p, const struct eni_conf *conf,
-					     struct flow *f, const struct nexthop **nh,
-					     bool internet, const bool v6)
-{
-	*nh = nexthop_find(f->nexthop);
-	if (!*nh || f->generation != conf->generation ||
-	    f->nexthop_generation != (*nh)->generation) {
-		TRY(track_again(p, conf, f, internet, v6));
-		*nh = nexthop_find(f->nexthop);
-		if (!*nh)
-			return REASON_NO_NEXTHOP;
-	}
-	if (f->state == FLOW_BLOCKED)
-		return f->reason;
-	TRY(track_state(p, f, v6));
-	flow_touch(f, p->now, p->dir, p->segments, p->wire_bytes);
-	return REASON_CONTINUE;
-}
-
-/* Stores the flow that this packet opens. */
-static __always_inline enum reason track_insert(const struct pkt *p, const struct flow *init,
-						__u32 scope, __u32 class_bits, const bool v6)
-{
-	if (v6) {
-		struct flow_key6 key;
-
-		flow_key6_of(&key, p, scope, class_bits);
-		return flow_insert(&key, init, p->now, true);
-	} else {
-		struct flow_key4 key;
-
-		flow_key4_of(&key, p, scope, class_bits);
-		return flow_insert(&key, init, p->now, false);
-	}
-}
-
-/* A packet without a flow: judged, and if allowed the first of one, described in `f`. */
-static __always_inline enum reason track_miss(const struct pkt *p, const struct eni_conf *conf,
-					      struct flow *f, const struct nexthop **nh,
-					      __u32 scope, __u32 class_bits, __u32 sender_nexthop,
+/* A packet without a flow: judged, and if allowed the first of one. */
+static __always_inline enum reason track_open(const struct pkt *p, struct work *w, __u32 scope,
+					      __u32 class_bits, __u32 sender_nexthop,
 					      const bool v6)
 {
-	bool internet = class_bits & CLASS_INTERNET;
-	struct judge *j;
-	__u32 zero = 0;
+	struct flow *f = &w->flow;
+	const struct nexthop *nh;
 
 	if (icmp_error(p, v6))
 		return REASON_ICMP_UNRELATED;
 	TRY(track_may_open(p, v6));
-	j = bpf_map_lookup_elem(&judges, &zero);
-	if (!j)
-		return REASON_HELPER;
-	TRY(track_judge(p, j, p->dir, internet, sender_nexthop, v6));
-	*nh = nexthop_find(j->nexthop);
-	if (!*nh || (*nh)->kind == NH_NONE)
+	TRY(track_judge(p, &w->judge, p->dir, class_bits & CLASS_INTERNET, sender_nexthop, v6));
+	nh = nexthop_find(w->judge.nexthop);
+	if (!nh || nh->kind == NH_NONE)
 		return REASON_NO_NEXTHOP;
-	if (p->dir == DIR_OUT && j->nexthop == NEXTHOP_INTERNET)
+	if (w->judge.nexthop == NEXTHOP_INTERNET)
 		class_bits |= CLASS_INTERNET;
-	f->eni = p->eni;
-	f->incarnation = conf->incarnation;
-	f->seen = p->now;
+	f->eni = w->eni;
+	f->incarnation = w->incarnation;
+	f->generation = w->generation;
 	f->state = FLOW_OPENING;
 	f->flags = p->dir == DIR_IN ? FLOW_OPENED_BY_PEER : 0;
-	track_settle(f, j, *nh, conf, v6);
-	flow_touch(f, p->now, p->dir, p->segments, p->wire_bytes);
-	return track_insert(p, f, scope, class_bits, v6);
+	f->reason = 0;
+	track_settle(w, nh, v6);
+	w->stale = 0;
+	if (v6) {
+		flow_key6_of(&w->key6, p, scope, class_bits);
+		return store6(w);
+	}
+	flow_key4_of(&w->key4, p, scope, class_bits);
+	return store4(w);
 }
