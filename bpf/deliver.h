@@ -51,8 +51,8 @@ static __always_inline enum reason overlay_sender(const struct pkt *p, const str
 
 /* The flow of a packet to an ENI, made if need be. */
 static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_conf *conf,
-						struct work *w, struct arrival *a,
-						enum origin from, const bool v6)
+						struct work *w, struct arrival *a, enum origin from,
+						const bool v6)
 {
 	__u32 class = from == FROM_INTERNET ? CLASS_INTERNET : 0;
 	enum reason reason;
@@ -60,11 +60,8 @@ static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_
 	reason = track_flow(p, w, conf->vni, class, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
-	if (from == FROM_OVERLAY) {
+	if (from == FROM_OVERLAY)
 		TRY(overlay_sender(p, conf, a, v6));
-		if (!eni_owns(p, conf, p->dst, v6))
-			return REASON_NO_ENDPOINT;
-	}
 	return track_open(p, w, conf->vni, class, a->sender_nexthop, v6);
 }
 
@@ -78,7 +75,7 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	const struct nexthop *nh;
 	struct work *w;
 
-	conf = eni_ready(p, eni, &device);
+	conf = eni_ready(p->slot, eni, &device);
 	if (!conf)
 		return REASON_NOT_READY;
 	w = work_of(p, conf);
@@ -90,9 +87,9 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
 	nh = nexthop_find(w->flow.nexthop);
-	if (!nh || !rewrite_macs(p, conf->mac,
-				 w->flow.flags & FLOW_SAME_SUBNET ? nh->mac : host->gateway_mac,
-				 xdp))
+	if (!nh ||
+	    !rewrite_macs(p, conf->mac,
+			  w->flow.flags & FLOW_SAME_SUBNET ? nh->mac : host->gateway_mac, xdp))
 		return REASON_HELPER;
 	p->out_ifindex = device->ifindex;
 	return REASON_DELIVERED;
@@ -106,6 +103,7 @@ static __always_inline enum reason to_overlay(struct pkt *p, const struct host_c
 		.tunnel_id = nh->vni,
 		.tunnel_ttl = 64,
 		.remote_ipv4 = bpf_ntohl(*(const __u32 *)nh->vtep),
+		.local_ipv4 = bpf_ntohl(*(const __u32 *)host->vtep),
 	};
 
 	if (p->ip_len > host->overlay_mtu)

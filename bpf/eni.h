@@ -6,8 +6,8 @@
 #include "table.h"
 
 /* The configuration of a local ENI in force, or NULL if it is not READY. */
-static __always_inline const struct eni_conf *eni_ready(const struct pkt *p, __u32 eni,
-							 const struct live **device)
+static __always_inline const struct eni_conf *eni_ready(__u32 slot, __u32 eni,
+							const struct live **device)
 {
 	const struct live *l = bpf_map_lookup_elem(&live, &eni);
 	struct enis *both = bpf_map_lookup_elem(&enis, &eni);
@@ -15,7 +15,7 @@ static __always_inline const struct eni_conf *eni_ready(const struct pkt *p, __u
 
 	if (!l || !both)
 		return NULL;
-	conf = &both->v[p->slot & 1];
+	conf = &both->v[slot & 1];
 	if (!(conf->flags & ENI_PRESENT) || !conf->incarnation ||
 	    conf->incarnation != l->incarnation)
 		return NULL;
@@ -34,23 +34,24 @@ static __always_inline enum reason eni_of_port(struct pkt *p, const struct eni_c
 		return REASON_UNKNOWN_PORT;
 	}
 	count_enter(p, port->eni, DIR_OUT);
-	*conf = eni_ready(p, port->eni, &device);
+	*conf = eni_ready(p->slot, port->eni, &device);
 	if (!*conf || (*conf)->incarnation != port->incarnation || device->ifindex != p->ifindex)
 		return REASON_NOT_READY;
 	return REASON_CONTINUE;
 }
 
 /* Is it one of the ENI's own private IPs? */
-static __always_inline bool eni_owns(const struct pkt *p, const struct eni_conf *conf,
-				     const __u8 *addr, const bool v6)
+static __always_inline bool eni_owns(__u32 slot, const struct eni_conf *conf, const __u8 *addr,
+				     const bool v6)
 {
-	const struct endpoint *e = endpoint_find(p->slot, conf->vni, addr, v6);
+	const struct endpoint *e = endpoint_find(slot, conf->vni, addr, v6);
 
 	return e && !(e->flags & EP_GATEWAY) && e->nexthop == conf->nexthop;
 }
 
 /* May the ENI send from it although it is not its own? */
-static __always_inline bool eni_allowed(const struct eni_conf *conf, const __u8 *addr, const bool v6)
+static __always_inline bool eni_allowed(const struct eni_conf *conf, const __u8 *addr,
+					const bool v6)
 {
 	return conf->allowed && peer_class(conf->allowed, addr, v6);
 }

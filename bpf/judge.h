@@ -6,8 +6,8 @@
  */
 #pragma once
 
-#include "eni.h"
 #include "ruleset.h"
+#include "spoof.h"
 
 struct judge {
 	/* what is asked */
@@ -19,7 +19,7 @@ struct judge {
 	__u8 protocol;
 	__u8 dir; /* of the opening packet */
 	__u8 internet; /* DIR_IN: the packet came from the internet */
-	__u8 pad;
+	__u8 transit; /* the local address is not the ENI's own */
 	__u8 local[16];
 	__u8 remote[16];
 	/* what is answered */
@@ -34,7 +34,7 @@ struct judge {
 static __always_inline bool eip_of(struct judge *j, __u32 vni, const bool v6)
 {
 	if (v6) {
-		struct addr_key6 key = { .vni = vni };
+		struct addr_key6 key = {.vni = vni};
 		struct eips_out6 *e;
 
 		__builtin_memcpy(key.addr, j->local, 16);
@@ -43,7 +43,7 @@ static __always_inline bool eip_of(struct judge *j, __u32 vni, const bool v6)
 			return false;
 		__builtin_memcpy(j->eip, e->v[j->slot & 1].addr, 16);
 	} else {
-		struct addr_key4 key = { .vni = vni };
+		struct addr_key4 key = {.vni = vni};
 		struct eips_out4 *e;
 
 		__builtin_memcpy(key.addr, j->local, 4);
@@ -157,16 +157,27 @@ static __always_inline enum reason judge_in(struct judge *j, const struct eni_co
 	return judge_sg(j, conf, peer, v6);
 }
 
+/* The local side must be the ENI's, or one that it may send from: also later, for live flows. */
+static __always_inline enum reason judge_local(const struct judge *j, const struct eni_conf *conf,
+					       const bool v6)
+{
+	if (j->transit)
+		return spoof_foreign(conf, j->local, v6);
+	if (eni_owns(j->slot, conf, j->local, v6))
+		return REASON_CONTINUE;
+	return j->dir == DIR_OUT ? REASON_SPOOFED_IP : REASON_NO_ENDPOINT;
+}
+
 static __always_inline enum reason judge_flow(struct judge *j, const bool v6)
 {
-	struct pkt where = { .slot = j->slot };
 	const struct live *device;
-	const struct eni_conf *conf = eni_ready(&where, j->eni, &device);
+	const struct eni_conf *conf = eni_ready(j->slot, j->eni, &device);
 
 	if (!conf)
 		return REASON_NOT_READY;
 	j->rule = 0;
 	j->nexthop = NEXTHOP_NONE;
+	TRY(judge_local(j, conf, v6));
 	return j->dir == DIR_OUT ? judge_out(j, conf, v6) : judge_in(j, conf, v6);
 }
 

@@ -147,7 +147,8 @@ static __always_inline enum reason arp_from_eni(struct pkt *p, const struct host
 		return REASON_SPOOFED_ARP;
 	if (!*(__u32 *)arp.sender_ip) /* a probe */
 		return arp.operation == bpf_htons(1) ? REASON_CONSUMED : REASON_SPOOFED_ARP;
-	if (!eni_owns(p, conf, arp.sender_ip, false) && !eni_allowed(conf, arp.sender_ip, false))
+	if (!eni_owns(p->slot, conf, arp.sender_ip, false) &&
+	    !eni_allowed(conf, arp.sender_ip, false))
 		return REASON_SPOOFED_ARP;
 	if (arp.operation == bpf_htons(2) ||
 	    *(__u32 *)arp.sender_ip == *(__u32 *)arp.target_ip) /* an announcement */
@@ -208,8 +209,7 @@ static __always_inline enum reason nd_answer(struct pkt *p, const struct nd *sol
 	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff);
 	sum = (sum & 0xffff) + (sum >> 16);
 	f->nd.checksum = ~sum;
-	if (!pkt_resize(p, ND_FRAME_LEN, xdp) ||
-	    !pkt_store(p, 0, f->dmac, ND_FRAME_LEN, xdp))
+	if (!pkt_resize(p, ND_FRAME_LEN, xdp) || !pkt_store(p, 0, f->dmac, ND_FRAME_LEN, xdp))
 		return REASON_HELPER;
 	p->out_ifindex = p->ifindex;
 	return REASON_ANSWERED;
@@ -221,9 +221,8 @@ static __always_inline bool nd_load(struct pkt *p, struct nd *nd, const bool xdp
 	__u8 hop_limit;
 
 	return pkt_load(p, ETH_LEN + offsetof(struct ipv6hdr, hop_limit), &hop_limit, 1, xdp) &&
-	       hop_limit == 255 && !p->icmp_code &&
-	       p->ip_len >= p->l4 - ETH_LEN + sizeof(*nd) && p->l4 <= 256 &&
-	       pkt_load(p, p->l4, nd, sizeof(*nd), xdp) && nd->target[0] != 0xff;
+	       hop_limit == 255 && !p->icmp_code && p->ip_len >= p->l4 - ETH_LEN + sizeof(*nd) &&
+	       p->l4 <= 256 && pkt_load(p, p->l4, nd, sizeof(*nd), xdp) && nd->target[0] != 0xff;
 }
 
 static __always_inline bool addr_unspecified6(const __u8 *a)
@@ -244,7 +243,7 @@ static __always_inline enum reason nd_solicit(struct pkt *p, const struct host_c
 		return REASON_MALFORMED;
 	if (addr_unspecified6(p->src)) /* duplicate address detection (RFC 4862) */
 		return REASON_CONSUMED;
-	if (!addr_link_local6(p->src) && !eni_owns(p, conf, p->src, true) &&
+	if (!addr_link_local6(p->src) && !eni_owns(p->slot, conf, p->src, true) &&
 	    !eni_allowed(conf, p->src, true))
 		return REASON_SPOOFED_ARP;
 	TRY(nd_options(p, ND_SOURCE_MAC, conf->mac, false));
@@ -259,7 +258,7 @@ static __always_inline enum reason nd_advert(struct pkt *p, const struct eni_con
 
 	if (!nd_load(p, &nd, false))
 		return REASON_MALFORMED;
-	if (!addr_link_local6(nd.target) && !eni_owns(p, conf, nd.target, true) &&
+	if (!addr_link_local6(nd.target) && !eni_owns(p->slot, conf, nd.target, true) &&
 	    !eni_allowed(conf, nd.target, true))
 		return REASON_SPOOFED_ARP;
 	TRY(nd_options(p, ND_TARGET_MAC, conf->mac, false));

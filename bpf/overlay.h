@@ -23,11 +23,11 @@ static __always_inline enum reason overlay_outer(struct pkt *p, const struct hos
 	    (ip.frag_off & bpf_htons(0x1fff)))
 		return REASON_NOT_OURS;
 	off = ETH_LEN + ip.ihl * 4;
-	if (!pkt_load(p, off, head, 8, false) ||
-	    (bpf_ntohl(head[0]) & 0xffff) != VXLAN_PORT)
+	if (!pkt_load(p, off, head, 8, false) || (bpf_ntohl(head[0]) & 0xffff) != VXLAN_PORT)
 		return REASON_NOT_OURS;
-	if ((ip.frag_off & bpf_htons(IP4_FRAGMENT)) || !pkt_load(p, off, head, sizeof(head), false) ||
-	    head[2] != bpf_htonl(VXLAN_FLAGS) || (head[3] & bpf_htonl(0xff)))
+	if ((ip.frag_off & bpf_htons(IP4_FRAGMENT)) ||
+	    !pkt_load(p, off, head, sizeof(head), false) || head[2] != bpf_htonl(VXLAN_FLAGS) ||
+	    (head[3] & bpf_htonl(0xff)))
 		return REASON_VXLAN_HEADER;
 	key.vni = bpf_ntohl(head[3]) >> 8;
 	__builtin_memcpy(key.vtep, &ip.saddr, 4);
@@ -65,7 +65,7 @@ static __always_inline bool overlay_tunnel(struct __sk_buff *skb, struct tunnel 
 static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_conf *host,
 					      __u32 eni, __u32 vtep, const bool v6)
 {
-	struct arrival a = { .vtep = vtep };
+	struct arrival a = {.vtep = vtep};
 
 	TRY(parse_ip(p, v6, false));
 	if (addr_multicast(p->dst, v6))

@@ -22,7 +22,7 @@ static __always_inline enum reason port_flow(struct pkt *p, const struct eni_con
 	reason = track_flow(p, w, conf->vni, CLASS_INTERNET, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
-	if (eni_owns(p, conf, p->src, v6))
+	if (eni_owns(p->slot, conf, p->src, v6))
 		return track_open(p, w, conf->vni, 0, 0, v6);
 	TRY(spoof_foreign(conf, p->src, v6));
 	reason = track_flow(p, w, p->eni, CLASS_TRANSIT, v6);

@@ -12,8 +12,8 @@ enum reason {
 	/* what is not a drop */
 	REASON_DELIVERED = 1, /* handed to the next device, overlay or uplink */
 	REASON_REDIRECTED = 2, /* sent on to the host that has the ENI now */
-	REASON_ANSWERED = 3, /* answered here: ARP, neighbour discovery, packet too big */
-	REASON_CONSUMED = 4, /* ended here by design: DAD, announcements, router solicitation, MLD, DHCP client */
+	REASON_ANSWERED = 3, /* answered here: ARP, neighbour discovery */
+	REASON_CONSUMED = 4, /* ended here by design: DAD, announcements, MLD, DHCP client */
 	REASON_NOT_OURS = 5, /* uplink only: left to the host untouched, never counted */
 
 	/* layer 2 and parsing */
@@ -30,7 +30,7 @@ enum reason {
 	REASON_SPOOFED_IP = 14, /* source IP is neither the ENI's own nor allowed */
 	REASON_SPOOFED_ARP = 15, /* sender fields of ARP or ND are not the ENI's */
 	REASON_ARP_UNKNOWN = 16, /* ARP or ND for an address that nobody owns here */
-	REASON_GUEST_SERVER = 17, /* DHCP server reply, router advertisement or redirect sent by an ENI */
+	REASON_GUEST_SERVER = 17, /* DHCP reply, router advertisement or redirect sent by an ENI */
 	REASON_MULTICAST = 18, /* broadcast or multicast: nothing is flooded */
 	REASON_TO_GATEWAY = 19, /* to the gateway's address, which answers ARP and ND only */
 

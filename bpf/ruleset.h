@@ -6,7 +6,7 @@
 
 static __always_inline const struct verdict *verdict_find(__u32 ruleset, __u32 peer, __u32 service)
 {
-	struct verdict_key key = { .ruleset = ruleset, .peer = peer, .service = service };
+	struct verdict_key key = {.ruleset = ruleset, .peer = peer, .service = service};
 
 	return peer ? bpf_map_lookup_elem(&verdicts, &key) : NULL;
 }
@@ -17,7 +17,7 @@ static __always_inline __u32 service_class(__u32 ruleset, __u8 protocol, __u16 p
 		.prefixlen = 32 + 8 + 16,
 		.ruleset = ruleset,
 		.protocol = protocol,
-		.port = { port >> 8, port & 0xff },
+		.port = {port >> 8, port & 0xff},
 	};
 	__u32 *class = bpf_map_lookup_elem(&services, &key);
 
@@ -26,7 +26,7 @@ static __always_inline __u32 service_class(__u32 ruleset, __u8 protocol, __u16 p
 
 static __always_inline __u32 group_class(__u32 ruleset, __u32 group_set)
 {
-	struct group_key key = { .ruleset = ruleset, .group_set = group_set };
+	struct group_key key = {.ruleset = ruleset, .group_set = group_set};
 	__u32 *class;
 
 	if (!group_set)

@@ -22,18 +22,18 @@ static __always_inline void slot_read(struct pkt *p)
 }
 
 static __always_inline const struct endpoint *endpoint_find(__u32 slot, __u32 vni, const __u8 *addr,
-							     const bool v6)
+							    const bool v6)
 {
 	const struct endpoint *e;
 	struct endpoints *both;
 
 	if (v6) {
-		struct addr_key6 key = { .vni = vni };
+		struct addr_key6 key = {.vni = vni};
 
 		__builtin_memcpy(key.addr, addr, 16);
 		both = bpf_map_lookup_elem(&endpoints6, &key);
 	} else {
-		struct addr_key4 key = { .vni = vni };
+		struct addr_key4 key = {.vni = vni};
 
 		__builtin_memcpy(key.addr, addr, 4);
 		both = bpf_map_lookup_elem(&endpoints4, &key);
@@ -45,9 +45,9 @@ static __always_inline const struct endpoint *endpoint_find(__u32 slot, __u32 vn
 }
 
 static __always_inline const struct mac_entry *mac_find(const struct pkt *p, __u32 vni,
-							 const __u8 *mac)
+							const __u8 *mac)
 {
-	struct mac_key key = { .vni = vni };
+	struct mac_key key = {.vni = vni};
 	const struct mac_entry *e;
 	struct macs *both;
 
@@ -67,12 +67,12 @@ static __always_inline const struct nexthop *nexthop_find(__u32 index)
 static __always_inline const struct route *route_find(__u32 table, const __u8 *addr, const bool v6)
 {
 	if (v6) {
-		struct lpm_key6 key = { .prefixlen = 32 + 128, .table = table };
+		struct lpm_key6 key = {.prefixlen = 32 + 128, .table = table};
 
 		__builtin_memcpy(key.addr, addr, 16);
 		return bpf_map_lookup_elem(&routes6, &key);
 	} else {
-		struct lpm_key4 key = { .prefixlen = 32 + 32, .table = table };
+		struct lpm_key4 key = {.prefixlen = 32 + 32, .table = table};
 
 		__builtin_memcpy(key.addr, addr, 4);
 		return bpf_map_lookup_elem(&routes4, &key);
@@ -85,12 +85,12 @@ static __always_inline __u32 peer_class(__u32 ruleset, const __u8 *addr, const b
 	__u32 *class;
 
 	if (v6) {
-		struct lpm_key6 key = { .prefixlen = 32 + 128, .table = ruleset };
+		struct lpm_key6 key = {.prefixlen = 32 + 128, .table = ruleset};
 
 		__builtin_memcpy(key.addr, addr, 16);
 		class = bpf_map_lookup_elem(&addrs6, &key);
 	} else {
-		struct lpm_key4 key = { .prefixlen = 32 + 32, .table = ruleset };
+		struct lpm_key4 key = {.prefixlen = 32 + 32, .table = ruleset};
 
 		__builtin_memcpy(key.addr, addr, 4);
 		class = bpf_map_lookup_elem(&addrs4, &key);
@@ -99,7 +99,8 @@ static __always_inline __u32 peer_class(__u32 ruleset, const __u8 *addr, const b
 }
 
 /* Is the address inside the ENI's subnet? */
-static __always_inline bool same_subnet(const struct eni_conf *conf, const __u8 *addr, const bool v6)
+static __always_inline bool same_subnet(const struct eni_conf *conf, const __u8 *addr,
+					const bool v6)
 {
 	const struct route *r = route_find(conf->routes, addr, v6);
 

@@ -175,8 +175,8 @@ static __always_inline enum reason flow_step(const struct work *w, struct flow_r
 	if (w->protocol == PROTO_TCP) {
 		if (w->tcp_flags & TCP_FIN)
 			flags |= w->dir == DIR_OUT ? FLOW_FIN_OUT : FLOW_FIN_IN;
-		if ((w->tcp_flags & TCP_RST) || (flags & (FLOW_FIN_OUT | FLOW_FIN_IN)) ==
-							(FLOW_FIN_OUT | FLOW_FIN_IN))
+		if ((w->tcp_flags & TCP_RST) ||
+		    (flags & (FLOW_FIN_OUT | FLOW_FIN_IN)) == (FLOW_FIN_OUT | FLOW_FIN_IN))
 			state = FLOW_CLOSING;
 	}
 	if (state != f->state || flags != f->flags)
@@ -204,8 +204,7 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 		return REASON_NO_FLOW;
 	nh = nexthop_find(w->flow.nexthop);
 	w->stale = w->flow.generation != w->generation || !nh ||
-		   (w->flow.state != FLOW_BLOCKED &&
-		    w->flow.nexthop_generation != nh->generation);
+		   (w->flow.state != FLOW_BLOCKED && w->flow.nexthop_generation != nh->generation);
 	if (w->stale)
 		return REASON_CONTINUE;
 	if (w->flow.state == FLOW_BLOCKED)
@@ -273,7 +272,8 @@ static __always_inline enum reason track_may_open(const struct pkt *p, const boo
 
 /* Asks for the verdict on the connection, opened in direction `dir`. */
 static __always_inline enum reason track_judge(const struct pkt *p, struct judge *j, __u8 dir,
-					       bool internet, __u32 sender_nexthop, const bool v6)
+					       __u32 class_bits, __u32 sender_nexthop,
+					       const bool v6)
 {
 	bool out = p->dir == DIR_OUT, opener = p->dir == dir;
 
@@ -282,7 +282,8 @@ static __always_inline enum reason track_judge(const struct pkt *p, struct judge
 	j->sender_nexthop = sender_nexthop;
 	j->protocol = p->protocol;
 	j->dir = dir;
-	j->internet = internet;
+	j->internet = !!(class_bits & CLASS_INTERNET);
+	j->transit = !!(class_bits & CLASS_TRANSIT);
 	if (is_icmp(p, v6)) {
 		j->port = icmp_request(p->icmp_type, v6) << 8 | (opener ? p->icmp_code : 0);
 		j->reply_port = icmp_answer(p->icmp_type, v6) << 8;
@@ -313,15 +314,16 @@ static __always_inline void track_settle(struct work *w, const struct nexthop *n
  * The ENI's configuration or the next hop has changed since the flow was judged: the opening
  * direction is judged again. Denied means blocked, and kept, so that a later allow revives it.
  */
-static __always_inline enum reason track_again(const struct pkt *p, struct work *w, bool internet,
-					       const bool v6)
+static __always_inline enum reason track_again(const struct pkt *p, struct work *w,
+					       __u32 class_bits, const bool v6)
 {
+	bool internet = class_bits & CLASS_INTERNET;
 	struct flow *f = &w->flow;
 	__u8 dir = f->flags & FLOW_OPENED_BY_PEER ? DIR_IN : DIR_OUT;
 	const struct nexthop *nh = NULL;
 	enum reason reason;
 
-	reason = track_judge(p, &w->judge, dir, internet, f->nexthop, v6);
+	reason = track_judge(p, &w->judge, dir, class_bits, f->nexthop, v6);
 	if (reason == REASON_CONTINUE) {
 		nh = nexthop_find(w->judge.nexthop);
 		if (!nh || nh->kind == NH_NONE)
@@ -351,14 +353,13 @@ static __always_inline enum reason track_flow(const struct pkt *p, struct work *
 	TRY(track_find(p, w, scope, class_bits, v6));
 	if (!w->stale)
 		return REASON_CONTINUE;
-	TRY(track_again(p, w, class_bits & CLASS_INTERNET, v6));
+	TRY(track_again(p, w, class_bits, v6));
 	return track_find(p, w, scope, class_bits, v6);
 }
 
 /* A packet without a flow: judged, and if allowed the first of one. */
 static __always_inline enum reason track_open(const struct pkt *p, struct work *w, __u32 scope,
-					      __u32 class_bits, __u32 sender_nexthop,
-					      const bool v6)
+					      __u32 class_bits, __u32 sender_nexthop, const bool v6)
 {
 	struct flow *f = &w->flow;
 	const struct nexthop *nh;
@@ -366,7 +367,7 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	if (icmp_error(p, v6))
 		return REASON_ICMP_UNRELATED;
 	TRY(track_may_open(p, v6));
-	TRY(track_judge(p, &w->judge, p->dir, class_bits & CLASS_INTERNET, sender_nexthop, v6));
+	TRY(track_judge(p, &w->judge, p->dir, class_bits, sender_nexthop, v6));
 	nh = nexthop_find(w->judge.nexthop);
 	if (!nh || nh->kind == NH_NONE)
 		return REASON_NO_NEXTHOP;

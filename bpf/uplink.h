@@ -18,7 +18,7 @@ static __always_inline bool uplink_has_eip(const struct pkt *p, const __u8 *addr
 	__u32 eni;
 
 	addr_copy(private, addr, v6);
-	return eip_find(p, private, &eni, v6) && eni_ready(p, eni, &device);
+	return eip_find(p, private, &eni, v6) && eni_ready(p->slot, eni, &device);
 }
 
 static __always_inline enum reason uplink_arp(struct pkt *p, const bool xdp)
