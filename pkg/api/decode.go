@@ -93,12 +93,17 @@ func parse(dec *yaml.Decoder, n *yaml.Node) (err error) {
 
 var yamlLine = regexp.MustCompile(`^line (\d+): `)
 
-// syntaxError takes the line out of the text of the YAML library's error.
+// syntaxError takes the line out of the text of the YAML library's error. The library gives none for
+// the first line, and counts the lines of its parser (unlike those of its scanner) from 0. A
+// reference to an unknown anchor has no line at all.
 func syntaxError(err error) (line int, msg string) {
 	msg = strings.TrimPrefix(err.Error(), "yaml: ")
 	if m := yamlLine.FindStringSubmatch(msg); m != nil {
 		line, _ = strconv.Atoi(m[1])
 		msg = msg[len(m[0]):]
+	}
+	if strings.HasPrefix(msg, "did not find expected") || line == 0 && !strings.HasPrefix(msg, "unknown anchor") {
+		line++
 	}
 	return line, "is not valid YAML or JSON: " + msg + " (correct the text)"
 }

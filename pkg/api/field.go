@@ -266,8 +266,10 @@ func describe(n *yaml.Node) string {
 		return "nothing"
 	case "!!str":
 		return "text"
-	case "!!int", "!!float":
+	case "!!int":
 		return "a number"
+	case "!!float":
+		return "a fraction"
 	case "!!bool":
 		return "true or false"
 	}

@@ -108,10 +108,13 @@ func (f *field) name() string {
 
 // nameProblem says why s is not a DNS label, "" if it is one.
 func nameProblem(s string) string {
+	if s == "" {
+		return "is empty"
+	}
 	if len(s) > 63 {
 		return fmt.Sprintf("has %d characters", len(s))
 	}
-	if s == "" || s[0] == '-' || s[len(s)-1] == '-' {
+	if s[0] == '-' || s[len(s)-1] == '-' {
 		return "begins or ends with -"
 	}
 	for _, c := range []byte(s) {

@@ -27,7 +27,7 @@ func (r *revision) checkEIPs() {
 			return
 		}
 		if owner := bindings.claim(binding{e.ENI, e.PrivateIP}, d); owner != nil {
-			d.errorf("spec", "%s of ENI/%s has %s already (one EIP per private IP: choose another)", e.PrivateIP, e.ENI, owner.label())
+			d.errorf("spec.privateIP", "%s of ENI/%s has %s already (one EIP per private IP: choose another)", e.PrivateIP, e.ENI, owner.label())
 		}
 	})
 }
