@@ -3,91 +3,155 @@
 // Package loader owns everything of eniplane in the kernel of one host: maps, programs, links and
 // their pins, the VXLAN device, the guards, and the ordered way from one revision to the next.
 //
-// All methods must be called from a thread inside the host's network namespace.
+// All functions must be called from a thread inside the host's network namespace.
 package loader
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"sync"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/dataplane"
 )
 
-var errNotBuilt = errors.New("loader: being built")
+// ErrLocked is wrapped when another process works for the host.
+var ErrLocked = errors.New("another agent works for host")
 
 // Options say for which host a loader works and where it keeps things.
 type Options struct {
 	Host     string
 	BPFFS    string // default dataplane.DefaultBPFFS; the host's pins are in BPFFS/Host
 	StateDir string // default dataplane.DefaultStateDir; the host's files are in StateDir/Host
-	MaxFlows uint32 // default 1048576
+	MaxFlows uint32 // 0: what is pinned, else DefaultMaxFlows
 	Log      *slog.Logger
 }
 
 // Loader is the one writer of a host's dataplane.
-type Loader struct{}
+type Loader struct {
+	place   place
+	log     *slog.Logger
+	lock    *os.File
+	maps    *dataplane.Maps
+	stubs   map[string]*ebpf.Program
+	slots   *ebpf.Collection // the programs in the slots
+	tables  map[string]table
+	closers []func() error
+	engine  engine
+	guard   guard
+
+	mu     sync.Mutex
+	state  *compile.State      // that was applied last; nil before the first Apply
+	facts  dataplane.HostFacts // with which it was applied
+	report Report
+}
 
 // Open takes the host's lock, adopts what is pinned or creates it, and brings the programs of this
 // version into force. It needs no feed: what was in force stays in force.
-func Open(ctx context.Context, opts Options) (*Loader, error) { return nil, errNotBuilt }
-
-// Phase says how far an ENI is.
-type Phase string
-
-// The phases of an ENI.
-const (
-	Ready    Phase = "Ready"    // its packets pass
-	Waiting  Phase = "Waiting"  // its device does not exist
-	Degraded Phase = "Degraded" // something failed, it carries nothing
-)
-
-// ENIStatus is the state of one ENI's port.
-type ENIStatus struct {
-	Phase   Phase  `json:"phase"`
-	Device  string `json:"device"`
-	Ifindex int    `json:"ifindex,omitempty"`
-	Message string `json:"message,omitempty"` // why it is not Ready
+func Open(ctx context.Context, opts Options) (*Loader, error) {
+	p, err := newPlace(opts)
+	if err != nil {
+		return nil, err
+	}
+	log := opts.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if err := p.prepare(); err != nil {
+		return nil, fmt.Errorf("open host %s: %w", opts.Host, err)
+	}
+	l := &Loader{place: p, log: log, guard: newGuard(opts.Host)}
+	if l.lock, err = p.lock(); err != nil {
+		return nil, err
+	}
+	if err := l.open(ctx, opts.MaxFlows); err != nil {
+		return nil, fmt.Errorf("open host %s: %w", opts.Host, errors.Join(err, l.Close()))
+	}
+	return l, nil
 }
 
-// Foreign is a program of somebody else that runs before ours. It is left alone.
-type Foreign struct {
-	Device  string `json:"device"`
-	Hook    string `json:"hook"`
-	Program string `json:"program"`
-	ID      uint32 `json:"id"`
+func (l *Loader) open(ctx context.Context, maxFlows uint32) error {
+	spec, err := dataplane.LoadSpec()
+	if err != nil {
+		return err
+	}
+	if l.maps, err = openMaps(l.place, spec, maxFlows, l.log); err != nil {
+		return err
+	}
+	if l.slots, err = loadPrograms(spec, l.maps); err != nil {
+		return err
+	}
+	l.stubs = l.slots.Programs
+	if err := fillSlots(l.slots, l.maps); err != nil {
+		return err
+	}
+	if err := l.openTables(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	l.report = Report{Revision: l.engine.revision()}
+	_, _, err = l.base(&l.report, nil)
+	return err
 }
 
-// Report says what is in force after Apply or Reconcile.
-type Report struct {
-	Revision uint64               `json:"revision"` // in force; on an error this is the old one, or the new one not yet settled
-	ENIs     map[string]ENIStatus `json:"enis"`     // by name
-	Foreign  []Foreign            `json:"foreign,omitempty"`
-	Repairs  []string             `json:"repairs,omitempty"` // what was found wrong and put right
-	Written  int                  `json:"written"`           // map entries
-	Deleted  int                  `json:"deleted"`
+func (l *Loader) openTables() error {
+	l.tables = map[string]table{}
+	for name := range dataplane.TableKinds() {
+		l.tables[name] = kernelTable{l.maps.Map(name)}
+	}
+	for _, name := range []string{dataplane.MapLive, dataplane.MapPorts, dataplane.MapUplinks} {
+		l.tables[name] = kernelTable{l.maps.Map(name)}
+	}
+	hops, err := newMapping(l.maps.Map(dataplane.MapNextHops))
+	if err != nil {
+		return err
+	}
+	l.closers = append(l.closers, hops.close)
+	l.tables[dataplane.MapNextHops] = hopTable{kernelTable{l.maps.Map(dataplane.MapNextHops)}, hops}
+	active, err := newMapping(l.maps.Map(dataplane.MapActive))
+	if err != nil {
+		return err
+	}
+	l.closers = append(l.closers, active.close)
+	l.engine = engine{tables: l.tables, word: hostWord{active}, grace: grace}
+	return nil
 }
-
-// Apply brings a revision into force: all of it or, with an error, nothing. ENIs whose own device
-// fails are reported and do not fail the revision.
-func (l *Loader) Apply(ctx context.Context, st *compile.State) (*Report, error) {
-	return nil, errNotBuilt
-}
-
-// Reconcile looks at devices, links and guards again and repairs what differs from the revision in
-// force. Before the first Apply it only repairs what needs no revision.
-func (l *Loader) Reconcile(ctx context.Context) (*Report, error) { return nil, errNotBuilt }
 
 // Status returns the last report.
-func (l *Loader) Status() Report { return Report{} }
+func (l *Loader) Status() Report {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return *l.report.clone()
+}
 
 // Maps returns the live maps, for metrics. They are closed by Close.
-func (l *Loader) Maps() *dataplane.Maps { return nil }
+func (l *Loader) Maps() *dataplane.Maps { return l.maps }
 
 // Close releases the lock and leaves everything pinned and running.
-func (l *Loader) Close() error { return errNotBuilt }
-
-// Teardown removes everything of one host: links, pins, guards, the VXLAN device, run-time files.
-// Ports are set down first, so nothing passes them meanwhile.
-func Teardown(ctx context.Context, opts Options) error { return errNotBuilt }
+func (l *Loader) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var errs []error
+	for _, closer := range l.closers {
+		errs = append(errs, closer())
+	}
+	l.closers = nil
+	if l.slots != nil {
+		l.slots.Close()
+	}
+	if l.maps != nil {
+		errs = append(errs, l.maps.Close())
+	}
+	if l.lock != nil {
+		errs = append(errs, l.lock.Close())
+	}
+	l.slots, l.maps, l.lock = nil, nil, nil
+	return errors.Join(errs...)
+}

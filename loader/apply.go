@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/eniplane/eniplane/pkg/compile"
+	"github.com/eniplane/eniplane/pkg/dataplane"
+)
+
+// Apply brings a revision into force: all of it or, with an error, nothing. ENIs whose own device
+// fails are reported and do not fail the revision. An error after the flip is possible too: then
+// Report.Revision is the new one, and the next Apply or Reconcile finishes it.
+func (l *Loader) Apply(ctx context.Context, st *compile.State) (*Report, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	report := &Report{}
+	err := l.apply(ctx, st, report)
+	report.Revision = l.engine.revision()
+	if err != nil {
+		err = fmt.Errorf("apply revision %d: %w", st.Revision, err)
+	}
+	if report.ENIs == nil {
+		report.ENIs = l.report.ENIs
+	}
+	l.report = *report
+	return report.clone(), err
+}
+
+func (l *Loader) apply(ctx context.Context, st *compile.State, report *Report) error {
+	if st.Revision == 0 || st.Revision >= 1<<63 {
+		return fmt.Errorf("revision numbers are 1 to 2^63-1")
+	}
+	all, facts, err := l.base(report, st)
+	if err != nil {
+		return err
+	}
+	if err := l.engine.refresh(); err != nil {
+		return err
+	}
+	tables, err := dataplane.Encode(st, facts)
+	if err != nil {
+		return err
+	}
+	p, err := l.engine.plan(tables)
+	if err != nil {
+		return err
+	}
+	fresh, err := l.newcomers(tables)
+	if err != nil {
+		return err
+	}
+	if err := l.engine.prepare(p); err != nil {
+		return err
+	}
+	ports := survey(st, all)
+	err = l.closePorts(report, ports)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = l.engine.flip(p)
+	}
+	if err != nil {
+		return errors.Join(err, l.engine.abandon(p))
+	}
+	l.state, l.facts = st, facts
+	report.Written, report.Deleted = p.written, p.deleted
+	return l.settle(report, p, ports, fresh, all)
+}
+
+// settle is what follows the flip: who is gone closes first, who is new becomes READY last, then
+// what nobody uses is removed.
+func (l *Loader) settle(report *Report, p *plan, ports []*port, fresh []uint32, all devices) error {
+	want := wantedOpenings(ports)
+	if err := l.shut(want); err != nil {
+		return err
+	}
+	if err := l.engine.finish(p); err != nil {
+		return err
+	}
+	for _, eni := range fresh {
+		if err := l.maps.ZeroCounters(eni); err != nil {
+			return err
+		}
+	}
+	if err := l.openPorts(report, ports, all); err != nil {
+		return err
+	}
+	return l.engine.clean(p)
+}
+
+// openPorts makes what may be READY so and reports on every ENI.
+func (l *Loader) openPorts(report *Report, ports []*port, all devices) error {
+	if err := l.admit(wantedOpenings(ports)); err != nil {
+		return err
+	}
+	l.raise(ports)
+	report.ENIs = make(map[string]ENIStatus, len(ports))
+	for _, p := range ports {
+		report.ENIs[p.eni.Name] = p.status()
+	}
+	return l.lowerStrangers(ports, all)
+}
+
+// newcomers lists the indexes that an incarnation takes that did not have them: its counters begin
+// at zero.
+func (l *Loader) newcomers(want *dataplane.Tables) ([]uint32, error) {
+	var fresh []uint32
+	now := l.engine.current[dataplane.MapENIs]
+	for key, half := range want.Contents[dataplane.MapENIs] {
+		next, err := dataplane.Incarnation(half)
+		if err != nil {
+			return nil, err
+		}
+		if both := now[key]; both != nil {
+			had, err := dataplane.Incarnation(both[l.engine.slot()*len(half):][:len(half)])
+			if err != nil {
+				return nil, err
+			}
+			if had == next {
+				continue
+			}
+		}
+		index, err := dataplane.ParseIndex(key)
+		if err != nil {
+			return nil, err
+		}
+		fresh = append(fresh, index)
+	}
+	return fresh, nil
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+
+	"github.com/eniplane/eniplane/pkg/compile"
+	"github.com/eniplane/eniplane/pkg/dataplane"
+)
+
+// overlayHeaders are IPv4, UDP, VXLAN and the inner Ethernet header.
+const overlayHeaders = 20 + 8 + 8 + 14
+
+// base puts in place what does not depend on ENIs: the guards, the VXLAN device with its program,
+// the uplinks' programs. st is nil before the first Apply: then the uplinks are not known, and what
+// the guards hold stays.
+func (l *Loader) base(report *Report, st *compile.State) (devices, dataplane.HostFacts, error) {
+	facts := dataplane.HostFacts{}
+	all, err := listDevices()
+	if err != nil {
+		return nil, facts, err
+	}
+	if err := l.ensureGuard(report, st, all); err != nil {
+		return nil, facts, err
+	}
+	vxlan, err := l.ensureOverlay(report)
+	if err != nil {
+		return nil, facts, err
+	}
+	facts.VXLANIfindex = uint32(vxlan.Index)
+	if st == nil {
+		return all, facts, nil
+	}
+	mtu, err := l.ensureUplinks(report, st.Host, all)
+	if err != nil {
+		return nil, facts, err
+	}
+	facts.OverlayMTU = uint32(mtu - overlayHeaders)
+	return all, facts, nil
+}
+
+// ensureGuard guards all names of the feed, and those guarded before whose device still exists:
+// what was a port once stays closed until it is gone.
+func (l *Loader) ensureGuard(report *Report, st *compile.State, all devices) error {
+	guarded, err := l.guard.names()
+	if err != nil {
+		return err
+	}
+	names := map[string]bool{VXLANDevice: true}
+	for _, name := range guarded {
+		if _, exists := all[name]; exists || st == nil {
+			names[name] = true
+		}
+	}
+	if st != nil {
+		for _, name := range st.PortNames {
+			names[name] = true
+		}
+	}
+	changed, err := l.guard.ensure(slices.Sorted(maps.Keys(names)))
+	if err != nil {
+		return err
+	}
+	if changed && len(guarded) > 0 && slices.Equal(guarded, slices.Sorted(maps.Keys(names))) {
+		report.repaired(l.log, "nftables table %s was damaged and is whole again", l.guard.table)
+	}
+	return nil
+}
+
+// ensureOverlay: guard and program first, then up.
+func (l *Loader) ensureOverlay(report *Report) (*netlink.LinkAttrs, error) {
+	device, changed, err := ensureVXLAN()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := l.guard.ensureIngress([]string{device.Name}); err != nil {
+		return nil, err
+	}
+	attached, err := l.place.ensureTC(roleVXLAN, device, l.stubs[dataplane.StubVXLAN])
+	if err != nil {
+		return nil, err
+	}
+	raised, err := openVXLAN(device)
+	if err != nil {
+		return nil, err
+	}
+	if l.state != nil && (changed || attached || raised) {
+		report.repaired(l.log, "device %s was changed or without our program and is as it must be again", device.Name)
+	}
+	return device, l.addForeign(report, device, dataplane.StubVXLAN)
+}
+
+// ensureUplinks attaches to the uplinks that exist and returns the MTU of the underlay. One that is
+// missing is reported; the others work on.
+func (l *Loader) ensureUplinks(report *Report, host compile.HostConf, all devices) (mtu int, err error) {
+	mtu = host.MTU
+	want := dataplane.Content{}
+	for _, name := range host.Uplinks {
+		device := all[name]
+		if device == nil {
+			report.Problems = append(report.Problems, fmt.Sprintf("uplink %s does not exist", name))
+			continue
+		}
+		if err := l.ensureUplink(report, device); err != nil {
+			return 0, err
+		}
+		var mac [6]byte
+		copy(mac[:], device.HardwareAddr)
+		want[dataplane.Index(uint32(device.Index))] = dataplane.EncodeUplink(mac)
+		if mtu == 0 || device.MTU < mtu {
+			mtu = device.MTU
+		}
+	}
+	if mtu == 0 {
+		mtu = 1500
+	}
+	if err := l.releaseUplinks(want); err != nil {
+		return 0, err
+	}
+	return mtu, l.syncTable(dataplane.MapUplinks, want)
+}
+
+func (l *Loader) ensureUplink(report *Report, device *netlink.LinkAttrs) error {
+	attached, err := l.place.ensureTC(roleUplink, device, l.stubs[dataplane.StubUplink])
+	if err != nil {
+		return err
+	}
+	xdp, generic, err := l.place.ensureXDP(device, l.stubs[dataplane.StubUplinkXDP])
+	switch {
+	case errors.Is(err, errForeignXDP):
+		foreign := Foreign{Device: device.Name, Hook: "xdp"}
+		if device.Xdp != nil {
+			foreign.ID, foreign.Program = device.Xdp.ProgId, programName(ebpf.ProgramID(device.Xdp.ProgId))
+		}
+		report.Foreign = append(report.Foreign, foreign)
+	case err != nil:
+		return err
+	case generic:
+		l.log.Info("the uplink's driver has no native XDP, using generic XDP", "device", device.Name)
+	}
+	if (attached || xdp) && l.knows(dataplane.MapUplinks, device.Index) {
+		report.repaired(l.log, "uplink %s was without our program and has it again", device.Name)
+	}
+	return l.addForeign(report, device, dataplane.StubUplink)
+}
+
+// knows tells whether a device was in a table before: then a missing program is a repair.
+func (l *Loader) knows(name string, ifindex int) bool {
+	value, err := l.tables[name].get([]byte(dataplane.Index(uint32(ifindex))))
+	return err == nil && value != nil
+}
+
+// releaseUplinks takes our programs off devices that are no uplinks any more: they are the host's.
+func (l *Loader) releaseUplinks(want dataplane.Content) error {
+	for _, r := range []role{roleUplink, roleXDP} {
+		pinned, err := l.place.pinned(r)
+		if err != nil {
+			return err
+		}
+		for _, ifindex := range pinned {
+			if _, stays := want[dataplane.Index(uint32(ifindex))]; stays {
+				continue
+			}
+			if err := removePin(l.place.link(r, ifindex)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l *Loader) addForeign(report *Report, device *netlink.LinkAttrs, stub string) error {
+	before, err := l.place.foreignBefore(device, l.stubs[stub])
+	if err != nil {
+		return err
+	}
+	report.Foreign = append(report.Foreign, before...)
+	return nil
+}

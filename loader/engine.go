@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/eniplane/eniplane/pkg/dataplane"
+)
+
+// engine brings the tables of a revision into force: staged beside what is in force, read back,
+// flipped by one store, settled. It knows nothing of devices.
+type engine struct {
+	tables map[string]table
+	word   word
+	grace  func() error
+	// current is what the tables hold, slotted ones with both halves. nil = unknown, to be read:
+	// after a start and after any error.
+	current map[string]dataplane.Content
+}
+
+// plan is all that one revision changes, in the order in which it happens.
+type plan struct {
+	revision uint64
+	stage    []step // before the flip
+	undo     []step // takes stage back
+	moves    []step // at the flip
+	edits    []step // when no packet sees the old slot any more
+	settle   []step // last
+	written  int
+	deleted  int
+	settled  map[string]dataplane.Content
+}
+
+// step is a change of one table.
+type step struct {
+	table  string
+	write  []dataplane.Entry
+	remove [][]byte
+}
+
+func (s *step) empty() bool { return len(s.write) == 0 && len(s.remove) == 0 }
+
+// refresh reads what the tables hold unless that is known.
+func (e *engine) refresh() error {
+	if e.current != nil {
+		return nil
+	}
+	current := map[string]dataplane.Content{}
+	for name := range dataplane.TableKinds() {
+		entries, err := e.tables[name].read()
+		if err != nil {
+			return fmt.Errorf("table %s: %w", name, err)
+		}
+		content := make(dataplane.Content, len(entries))
+		for _, entry := range entries {
+			content[string(entry.Key)] = entry.Value
+		}
+		current[name] = content
+	}
+	e.current = current
+	return nil
+}
+
+func (e *engine) revision() uint64 { return e.word.load() >> 1 }
+
+func (e *engine) slot() int { return int(e.word.load() & 1) }
+
+// plan compares what shall be with what is.
+func (e *engine) plan(want *dataplane.Tables) (*plan, error) {
+	p := &plan{revision: want.Revision, settled: map[string]dataplane.Content{}}
+	kinds := dataplane.TableKinds()
+	for _, name := range slices.Sorted(maps.Keys(kinds)) {
+		d := differ{name: name, current: e.current[name], want: want.Contents[name], slot: e.slot()}
+		var err error
+		switch kinds[name] {
+		case dataplane.Slotted:
+			d.slotted()
+		case dataplane.InPlace:
+			err = d.inPlace()
+		case dataplane.Plain:
+			err = d.plain()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("table %s: %w", name, err)
+		}
+		d.addTo(p)
+	}
+	return p, nil
+}
+
+// prepare writes everything that no packet sees yet, and reads it back. On an error the old state
+// is whole: what was added is taken back, and what cannot be is in nobody's way.
+func (e *engine) prepare(p *plan) error {
+	if err := e.run(p.stage); err != nil {
+		return errors.Join(err, e.abandon(p))
+	}
+	return nil
+}
+
+// abandon takes a prepared revision back.
+func (e *engine) abandon(p *plan) error {
+	e.current = nil
+	if err := e.change(p.undo); err != nil {
+		return fmt.Errorf("take back: %w", err)
+	}
+	return nil
+}
+
+// flip is the moment from which the new revision judges.
+func (e *engine) flip(p *plan) error {
+	next := p.revision<<1 | uint64(1-e.slot())
+	if err := e.word.store(next); err != nil {
+		return fmt.Errorf("bring revision %d into force: %w", p.revision, err)
+	}
+	return nil
+}
+
+// finish edits the next hops and, when no packet of the old slot is under way, removes what is of
+// no use any more. After an error the revision is in force all the same; the next plan finishes it.
+func (e *engine) finish(p *plan) error {
+	e.current = nil
+	if err := e.run(p.moves); err != nil {
+		return err
+	}
+	if err := e.grace(); err != nil {
+		return err
+	}
+	return e.run(p.edits)
+}
+
+// clean is the last step: both slots become equal, what nobody uses goes.
+func (e *engine) clean(p *plan) error {
+	if err := e.run(p.settle); err != nil {
+		return err
+	}
+	e.current = p.settled
+	return nil
+}
+
+// run makes changes and reads back what was written.
+func (e *engine) run(steps []step) error {
+	if err := e.change(steps); err != nil {
+		return err
+	}
+	for i := range steps {
+		s := &steps[i]
+		for _, entry := range s.write {
+			got, err := e.tables[s.table].get(entry.Key)
+			if err != nil {
+				return fmt.Errorf("read table %s back: %w", s.table, err)
+			}
+			if !bytes.Equal(got, entry.Value) && !(got == nil && dataplane.IsZero(entry.Value)) {
+				return fmt.Errorf("read table %s back: key %x holds %x, want %x: does another process write it?", s.table, entry.Key, got, entry.Value)
+			}
+		}
+	}
+	return nil
+}
+
+func (e *engine) change(steps []step) error {
+	for i := range steps {
+		s := &steps[i]
+		if len(s.write) > 0 {
+			if err := e.tables[s.table].write(s.write); err != nil {
+				return fmt.Errorf("table %s: %w", s.table, err)
+			}
+		}
+		if len(s.remove) > 0 {
+			if err := e.tables[s.table].remove(s.remove); err != nil {
+				return fmt.Errorf("table %s: %w", s.table, err)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"fmt"
+)
+
+// Reconcile looks at devices, links, slots and guards again and repairs what differs from the
+// revision in force. Before the first Apply it only repairs what needs no revision.
+func (l *Loader) Reconcile(ctx context.Context) (*Report, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	report := &Report{}
+	err := l.reconcile(ctx, report)
+	report.Revision = l.engine.revision()
+	if err != nil {
+		err = fmt.Errorf("reconcile: %w", err)
+	}
+	if report.ENIs == nil {
+		report.ENIs = l.report.ENIs
+	}
+	l.report = *report
+	return report.clone(), err
+}
+
+func (l *Loader) reconcile(ctx context.Context, report *Report) error {
+	if err := fillSlots(l.slots, l.maps); err != nil {
+		return err
+	}
+	all, facts, err := l.base(report, l.state)
+	if err != nil || l.state == nil {
+		return err
+	}
+	if facts != l.facts || l.engine.current == nil {
+		return l.apply(ctx, l.state, report)
+	}
+	ports := survey(l.state, all)
+	if err := l.closePorts(report, ports); err != nil {
+		return err
+	}
+	if err := l.shut(wantedOpenings(ports)); err != nil {
+		return err
+	}
+	if err := l.openPorts(report, ports, all); err != nil {
+		return err
+	}
+	if err := l.place.sweepLinks(); err != nil {
+		return err
+	}
+	return l.guard.sweepIngress(all)
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/eniplane/eniplane/pkg/dataplane"
+)
+
+// table is a map as the engine sees it. Tests put faults between the engine and the kernel.
+type table interface {
+	read() ([]dataplane.Entry, error)
+	get(key []byte) ([]byte, error) // nil = none
+	write(entries []dataplane.Entry) error
+	remove(keys [][]byte) error
+}
+
+// word is the host word.
+type word interface {
+	load() uint64
+	store(uint64) error
+}
+
+// kernelTable is a map, read and written by system calls.
+type kernelTable struct{ m *ebpf.Map }
+
+func (t kernelTable) read() ([]dataplane.Entry, error)      { return dataplane.ReadMap(t.m) }
+func (t kernelTable) get(key []byte) ([]byte, error)        { return dataplane.ReadKey(t.m, key) }
+func (t kernelTable) write(entries []dataplane.Entry) error { return dataplane.WriteMap(t.m, entries) }
+func (t kernelTable) remove(keys [][]byte) error            { return dataplane.DeleteKeys(t.m, keys) }
+
+// mapping is the memory of an array: a system call copies with memcpy, which may tear a word that
+// programs read at once.
+type mapping struct {
+	bytes []byte
+	size  int // of an element
+}
+
+func newMapping(m *ebpf.Map) (*mapping, error) {
+	size := (int(m.ValueSize()) + 7) &^ 7
+	page := unix.Getpagesize()
+	length := (size*int(m.MaxEntries()) + page - 1) / page * page
+	bytes, err := unix.Mmap(m.FD(), 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map the memory of %v: %w", m, err)
+	}
+	return &mapping{bytes: bytes, size: size}, nil
+}
+
+func (m *mapping) close() error {
+	if err := unix.Munmap(m.bytes); err != nil {
+		return fmt.Errorf("unmap memory: %w", err)
+	}
+	return nil
+}
+
+// word returns the i-th 8 bytes of an element.
+func (m *mapping) word(element uint32, i int) *uint64 {
+	return (*uint64)(unsafe.Pointer(&m.bytes[int(element)*m.size+8*i]))
+}
+
+// hostWord is the map `active`.
+type hostWord struct{ *mapping }
+
+func (w hostWord) load() uint64 { return atomic.LoadUint64(w.word(0, 0)) }
+
+func (w hostWord) store(value uint64) error {
+	atomic.StoreUint64(w.word(0, 0), value)
+	if got := w.load(); got != value {
+		return fmt.Errorf("the host word reads %#x after writing %#x: does another process write it?", got, value)
+	}
+	return nil
+}
+
+// hopTable is the map `nexthops`. What an edit changes of one ENI's place is one store; an edit that
+// makes the hop another ENI's closes it meanwhile, so that no packet gets the place of one and the
+// MAC of the other.
+type hopTable struct {
+	kernelTable
+	*mapping
+}
+
+const hopWords = 3 // place, generation and VNI, MAC
+
+func (t hopTable) write(entries []dataplane.Entry) error {
+	for _, e := range entries {
+		index := binary.LittleEndian.Uint32(e.Key)
+		if index >= t.m.MaxEntries() || len(e.Value) != 8*hopWords {
+			return fmt.Errorf("write next hop %d of %d bytes: the map has %d of %d bytes", index, len(e.Value), t.m.MaxEntries(), 8*hopWords)
+		}
+		t.put(index, e.Value)
+	}
+	return nil
+}
+
+func (t hopTable) put(index uint32, value []byte) {
+	var words [hopWords]uint64
+	for i := range words {
+		words[i] = binary.LittleEndian.Uint64(value[8*i:])
+	}
+	sameVNI := atomic.LoadUint64(t.word(index, 1))>>32 == words[1]>>32
+	sameMAC := atomic.LoadUint64(t.word(index, 2)) == words[2]
+	if !sameVNI || !sameMAC {
+		atomic.StoreUint64(t.word(index, 0), 0)
+	}
+	atomic.StoreUint64(t.word(index, 2), words[2])
+	atomic.StoreUint64(t.word(index, 1), words[1])
+	atomic.StoreUint64(t.word(index, 0), words[0])
+}
+
+func (t hopTable) remove(keys [][]byte) error {
+	for _, key := range keys {
+		t.put(binary.LittleEndian.Uint32(key), make([]byte, 8*hopWords))
+	}
+	return nil
+}
+
+// grace waits until no packet is judged any more that read the host word, or a next hop, before
+// the call. The barrier waits for the kernel's read-side sections, in which programs run.
+func grace() error {
+	const membarrierGlobal = 1
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno != 0 {
+		return fmt.Errorf("wait for packets under way: membarrier: %w (kernels with nohz_full are not supported)", errno)
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Teardown removes everything of one host: links, pins, guards, the VXLAN device, run-time files.
+// Ports are set down first: without program and guard they would belong to the host's own stack.
+// It removes what it can and reports all that it could not.
+func Teardown(ctx context.Context, opts Options) error {
+	p, err := newPlace(opts)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(p.state, 0o700); err != nil {
+		return fmt.Errorf("tear down host %s: %w", p.host, err)
+	}
+	lock, err := p.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	steps := []func(place) error{lowerPorts, removePins, removeOverlay, removeGuard, removeState}
+	var errs []error
+	for _, step := range steps {
+		if err := ctx.Err(); err != nil {
+			errs = append(errs, err)
+			break
+		}
+		errs = append(errs, step(p))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("tear down host %s: %w", p.host, err)
+	}
+	return nil
+}
+
+func lowerPorts(p place) error {
+	names, err := newGuard(p.host).names()
+	if err != nil {
+		return err
+	}
+	all, err := listDevices()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		if device := all[name]; device != nil && isUp(device) {
+			if err := setDown(device); err != nil {
+				errs = append(errs, fmt.Errorf("set port %s down: %w", name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removePins ends the links, then the maps and programs that they used.
+func removePins(p place) error {
+	if _, err := os.Stat(p.pins); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if on, err := onBPFFS(p.pins); err != nil || !on {
+		return errors.Join(err, fmt.Errorf("%s is not on a bpffs: leaving it alone", p.pins))
+	}
+	for _, dir := range []string{p.links(), p.maps(), p.pins} {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove pins: %w", err)
+		}
+	}
+	return nil
+}
+
+// removeOverlay deletes the VXLAN device if it is as we make it.
+func removeOverlay(place) error {
+	l, err := netlink.LinkByName(VXLANDevice)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up %s: %w", VXLANDevice, err)
+	}
+	if vxlan, is := l.(*netlink.Vxlan); !is || !rightVXLAN(vxlan) {
+		return fmt.Errorf("device %s is not as we make it: leaving it alone", VXLANDevice)
+	}
+	if err := ignoreGone(netlink.LinkDel(l)); err != nil {
+		return fmt.Errorf("remove %s: %w", VXLANDevice, err)
+	}
+	return nil
+}
+
+func removeGuard(p place) error { return newGuard(p.host).remove() }
+
+// removeState removes the files of a run, and the directory if nothing else is in it. The lock goes
+// last; it is held until the caller closes it.
+func removeState(p place) error {
+	entries, err := os.ReadDir(p.state)
+	if err != nil {
+		return fmt.Errorf("list state: %w", err)
+	}
+	for _, entry := range entries {
+		if entry.Name() == lockFile {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(p.state, entry.Name())); err != nil {
+			return fmt.Errorf("remove state: %w", err)
+		}
+	}
+	if err := os.RemoveAll(p.state); err != nil {
+		return fmt.Errorf("remove state: %w", err)
+	}
+	return nil
+}
