@@ -154,18 +154,26 @@ func (p Packet) IP(src, dst Addr) Packet {
 	return p.add(l4, l6)
 }
 
-// From gives the outermost IP header another source; checksums follow.
+// From gives the outermost IP header another source; checksums follow. The packet is absent where
+// the source has no address.
 func (p Packet) From(src Addr) Packet {
-	return p.changeIP(
+	return p.where(src).changeIP(
 		func(l ip4Layer) ip4Layer { l.src = src.V4; return l },
 		func(l ip6Layer) ip6Layer { l.src = src.V6; return l })
 }
 
-// To gives the outermost IP header another destination; checksums follow.
+// To gives the outermost IP header another destination, in the same way.
 func (p Packet) To(dst Addr) Packet {
-	return p.changeIP(
+	return p.where(dst).changeIP(
 		func(l ip4Layer) ip4Layer { l.dst = dst.V4; return l },
 		func(l ip6Layer) ip6Layer { l.dst = dst.V6; return l })
+}
+
+// where leaves out the families in which an address does not exist.
+func (p Packet) where(a Addr) Packet {
+	p.v4.absent = p.v4.absent || !a.V4.IsValid()
+	p.v6.absent = p.v6.absent || !a.V6.IsValid()
+	return p
 }
 
 // TTL sets the TTL or hop limit of the outermost IP header.
@@ -175,11 +183,42 @@ func (p Packet) TTL(n uint8) Packet {
 		func(l ip6Layer) ip6Layer { l.hops = n; return l })
 }
 
+// Plain leaves identification and flags of the IPv4 header zero.
+func (p Packet) Plain() Packet {
+	return p.changeIP(
+		func(l ip4Layer) ip4Layer { l.id, l.fragment = 0, 0; return l },
+		func(l ip6Layer) ip6Layer { return l })
+}
+
 // Protocol makes the outermost IP header claim to carry this protocol.
 func (p Packet) Protocol(n uint8) Packet {
 	return p.changeIP(
 		func(l ip4Layer) ip4Layer { l.protocol = int(n); return l },
 		func(l ip6Layer) ip6Layer { l.next = int(n); return l })
+}
+
+// Carries makes the innermost header in front of the transport claim to carry this protocol.
+func (p Packet) Carries(n uint8) Packet {
+	for _, v := range []*variant{&p.v4, &p.v6} {
+		v.layers = slices.Clone(v.layers)
+		for i, l := range slices.Backward(v.layers) {
+			switch l := l.(type) {
+			case ip4Layer:
+				l.protocol = int(n)
+				v.layers[i] = l
+			case ip6Layer:
+				l.next = int(n)
+				v.layers[i] = l
+			case extLayer:
+				l.next = int(n)
+				v.layers[i] = l
+			default:
+				continue
+			}
+			break
+		}
+	}
+	return p
 }
 
 func (p Packet) changeIP(f4 func(ip4Layer) ip4Layer, f6 func(ip6Layer) ip6Layer) Packet {

@@ -118,13 +118,27 @@ func (p Packet) ICMP(type4, type6, code uint8, rest [4]byte) Packet {
 
 // Unreachable adds the error "port unreachable" that quotes another packet.
 func (p Packet) Unreachable(quoted Packet) Packet {
-	p = p.add(icmpLayer{typ: 3, code: 3}, icmpLayer{v6: true, typ: 1, code: 4})
+	return p.add(icmpLayer{typ: 3, code: 3}, icmpLayer{v6: true, typ: 1, code: 4}).quote(quoted, -1)
+}
+
+// TooBig adds the error "fragmentation needed" or "packet too big" that quotes the first n bytes of
+// another packet.
+func (p Packet) TooBig(quoted Packet, n int, mtu uint16) Packet {
+	rest := [4]byte{2: byte(mtu >> 8), 3: byte(mtu)}
+	return p.add(icmpLayer{typ: 3, code: 4, rest: rest}, icmpLayer{v6: true, typ: 2, rest: rest}).quote(quoted, n)
+}
+
+// quote adds the first n bytes, or all, of a packet behind its Ethernet header.
+func (p Packet) quote(quoted Packet, n int) Packet {
 	for _, f := range Families() {
 		if !p.In(f) || !quoted.In(f) {
 			p = p.Only(V4 + V6 - f)
 			continue
 		}
 		quote := bytesLayer(quoted.WithoutEthernet(f))
+		if n >= 0 {
+			quote = quote[:n]
+		}
 		if f == V4 {
 			p.v4 = p.v4.add(quote)
 		} else {

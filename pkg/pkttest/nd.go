@@ -58,13 +58,16 @@ func WhoHas(mac MAC, address, target Addr) Packet {
 }
 
 // Solicit is a neighbour solicitation whose source link-layer option names another MAC than its
-// frame, if the test wants to. IPv6 only.
+// frame, if the test wants to, or is left out if that is zero. IPv6 only.
 func Solicit(mac MAC, address, target Addr, option MAC) Packet {
 	if !target.V6.IsValid() || !address.V6.IsValid() {
 		return Eth(mac, mac).add(nil, nil)
 	}
 	group := solicitedNode(target.V6)
-	body := slices.Concat(target.V6.AsSlice(), linkOption(optionSource, option))
+	body := target.V6.AsSlice()
+	if option != (MAC{}) {
+		body = append(body, linkOption(optionSource, option)...)
+	}
 	return nd(mac, multicastMAC(group), address.V6, group, typeNeighbourQuestion, 0, body)
 }
 
@@ -119,8 +122,8 @@ func RouterAdvertisement(mac MAC, from Addr) Packet {
 	return nd(mac, multicastMAC(allNodes), from.V6, allNodes, typeRouterAdvertisement, 64, body)
 }
 
-// Redirect tells a node to use another way: ICMP redirect, neighbour discovery redirect.
-func Redirect(src, dst MAC, from, to, way Addr) Packet {
+// RedirectMessage tells a node to use another way: ICMP redirect, neighbour discovery redirect.
+func RedirectMessage(src, dst MAC, from, to, way Addr) Packet {
 	v4 := Eth(src, dst).IP(from, to).Only(V4)
 	if way.V4.IsValid() {
 		v4 = v4.ICMP(5, 0, 1, way.V4.As4()).Payload(28)

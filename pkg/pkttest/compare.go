@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pkttest
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// compare describes how a result differs from what the step wants, or nothing.
+func (w *World) compare(step Step, family Family, got result) string {
+	want := step.Want
+	var b strings.Builder
+	b.WriteString(diffCounts(withReceived(want.Counts), got.counts))
+	if want.Verdict != got.verdict {
+		fmt.Fprintf(&b, "verdict %v, want %v\n", got.verdict, want.Verdict)
+	}
+	if want.Verdict == Redirect {
+		w.compareWay(&b, want, family, got)
+	}
+	if want.Verdict != Drop {
+		b.WriteString(Diff(wantedPacket(step).Bytes(family), got.frame))
+		if want.Mark != got.mark && step.At.Program == UplinkProgram && !got.xdp {
+			fmt.Fprintf(&b, "mark %#x, want %#x\n", got.mark, want.Mark)
+		}
+	}
+	compareFlows(&b, want, got.flows)
+	if b.Len() > 0 {
+		fmt.Fprintf(&b, "the packet was:\n%s", Show(step.In.Bytes(family)))
+	}
+	return b.String()
+}
+
+func wantedPacket(step Step) Packet {
+	if step.Want.Packet.None() {
+		return step.In
+	}
+	return step.Want.Packet
+}
+
+// compareWay compares where a redirect goes.
+func (w *World) compareWay(b *strings.Builder, want Want, family Family, got result) {
+	device := fmt.Sprintf("ifindex %d", got.asked.Ifindex)
+	for name, index := range w.devices {
+		if index == got.asked.Ifindex {
+			device = name
+		}
+	}
+	if want.Device != device {
+		fmt.Fprintf(b, "redirect to %s, want %s\n", device, want.Device)
+	}
+	tunnel := tunnelOf(got.asked)
+	switch {
+	case (want.Tunnel == nil) != (tunnel == nil):
+		fmt.Fprintf(b, "tunnel %+v, want %+v\n", tunnel, want.Tunnel)
+	case tunnel != nil && *tunnel != *want.Tunnel:
+		fmt.Fprintf(b, "tunnel %+v, want %+v\n", *tunnel, *want.Tunnel)
+	}
+	if via := want.Via.In(family); via.IsValid() && via != viaOf(got.asked) {
+		fmt.Fprintf(b, "by neighbour %v, want %v\n", viaOf(got.asked), via)
+	}
+}
+
+// viaOf is the next hop that bpf_redirect_neigh was given.
+func viaOf(a helpersAsked) netip.Addr {
+	switch a.ViaFamily {
+	case 2:
+		return netip.AddrFrom4([4]byte(a.Via[:4]))
+	case 10:
+		return netip.AddrFrom16(a.Via)
+	}
+	return netip.Addr{}
+}
+
+// compareFlows looks for the flows that must be there.
+func compareFlows(b *strings.Builder, want Want, got []Flow) {
+	for _, f := range want.Flows {
+		if !slices.Contains(got, f) {
+			fmt.Fprintf(b, "no flow %+v among %+v\n", f, got)
+		}
+	}
+	if want.NoFlow && len(got) > 0 {
+		fmt.Fprintf(b, "flows %+v, want none\n", got)
+	}
+}

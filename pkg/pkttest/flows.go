@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pkttest
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/eniplane/eniplane/pkg/dataplane"
+	"github.com/eniplane/eniplane/pkg/dataplane/flowtable"
+)
+
+// flows lists the flows that are alive after this time, by the names of their ENIs.
+func (w *World) flows(later time.Duration) ([]Flow, error) {
+	now, err := flowtable.Now()
+	if err != nil {
+		return nil, err
+	}
+	now += uint32(later / flowtable.Ticks(1))
+	var flows []Flow
+	for name, family := range flowMaps() {
+		table, err := flowtable.Open(w.coll.Maps[name], family, false)
+		if err != nil {
+			return nil, err
+		}
+		table.Each(now, func(f *flowtable.Flow) bool {
+			flows = append(flows, w.describe(f))
+			return true
+		})
+		if err := table.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return flows, nil
+}
+
+// describe turns an entry into what rows say of it: enum flow_state, flow_flag and flow_class of
+// bpf/types.h.
+func (w *World) describe(f *flowtable.Flow) Flow {
+	const openedByPeer, internet = 1, 8
+	flow := Flow{ENI: w.nameOf(f.ENI), State: fmt.Sprint(f.State), Opener: dataplane.Out, Origin: "vpc"}
+	if states := []string{"none", "opening", "established", "closing", "blocked"}; int(f.State) < len(states) {
+		flow.State = states[f.State]
+	}
+	if f.Flags&openedByPeer != 0 {
+		flow.Opener = dataplane.In
+	}
+	if f.Class&internet != 0 {
+		flow.Origin = "internet"
+	}
+	return flow
+}
+
+// flowTablesMap holds the seeds of both tables.
+const flowTablesMap = "flow_tables"
+
+// testSets makes small flow tables, which are quick to clear.
+const testSets = 64
+
+// prepareFlows makes the empty flow tables usable, as the agent does.
+func (w *World) prepareFlows() error {
+	tables := w.coll.Maps[flowTablesMap]
+	for name, family := range flowMaps() {
+		if err := flowtable.Prepare(tables, w.coll.Maps[name], family); err != nil {
+			return fmt.Errorf("prepare %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func flowMaps() map[string]flowtable.Family {
+	return map[string]flowtable.Family{dataplane.MapFlows4: flowtable.IPv4, dataplane.MapFlows6: flowtable.IPv6}
+}
+
+// CloseFlowTables makes the tables refuse every flow, as before they are prepared.
+func (w *World) CloseFlowTables() error {
+	return clearMap(w.coll.Maps[flowTablesMap])
+}
+
+// lockOffset is where struct flow_line of bpf/flow_layout.h has its lock.
+const lockOffset = 40
+
+// LockFlowTables holds the locks of all sets, as an insert on another CPU would.
+func (w *World) LockFlowTables() error {
+	for name := range flowMaps() {
+		m := w.coll.Maps[name]
+		set := make([]byte, m.ValueSize())
+		set[lockOffset] = 1
+		for i := range m.MaxEntries() {
+			if err := m.Put(i, set); err != nil {
+				return fmt.Errorf("lock set %d of %s: %w", i, name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// clearFlows ends all flows, so that rows do not meet.
+func (w *World) clearFlows() error {
+	for name := range flowMaps() {
+		if err := clearMap(w.coll.Maps[name]); err != nil {
+			return fmt.Errorf("clear %s: %w", name, err)
+		}
+	}
+	return w.prepareFlows()
+}
+
+// clearMap makes all entries of an array zero.
+func clearMap(m *ebpf.Map) error {
+	zero := make([]byte, m.ValueSize())
+	for i := range m.MaxEntries() {
+		if err := m.Put(i, zero); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pkttest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+)
+
+// Programs by their names in the object.
+const (
+	PortProgram      = "port"
+	VXLANProgram     = "vxlan"
+	UplinkProgram    = "uplink"
+	uplinkXDPProgram = "uplink_xdp"
+)
+
+// Run runs a row in one family. With xdp, packets come in at the uplinks by XDP. What the row
+// changed is as before when it returns, but for counters, revision and generations.
+func (w *World) Run(t *testing.T, row *Row, family Family, xdp bool) {
+	t.Helper()
+	if err := w.ns.Do(func() error { return w.run(t, row, family, xdp) }); err != nil {
+		t.Fatalf("run row: %v", err)
+	}
+}
+
+func (w *World) run(t *testing.T, row *Row, family Family, xdp bool) (err error) {
+	if err := w.clearFlows(); err != nil {
+		return err
+	}
+	dirty := false
+	defer func() {
+		if dirty {
+			err = errors.Join(err, w.Revise(nil))
+		}
+	}()
+	var later time.Duration
+	for i, step := range row.Steps {
+		if step.Revise != nil {
+			dirty = true
+			if err := w.Revise(step.Revise); err != nil {
+				return fmt.Errorf("step %d: %w", i+1, err)
+			}
+		}
+		if step.Poke != nil {
+			dirty = true
+			if err := step.Poke(w); err != nil {
+				return fmt.Errorf("step %d: %w", i+1, err)
+			}
+		}
+		later += step.Later
+		got, err := w.send(step, family, xdp, later)
+		if err != nil {
+			return fmt.Errorf("step %d: %w", i+1, err)
+		}
+		if diff := w.compare(step, family, got); diff != "" {
+			t.Errorf("step %d of %d, %v into %s:\n%s", i+1, len(row.Steps), family, step.At.Device, diff)
+			return nil
+		}
+	}
+	return nil
+}
+
+// result is what one run of a program left.
+type result struct {
+	verdict Verdict
+	frame   []byte
+	mark    uint32
+	xdp     bool
+	asked   helpersAsked
+	counts  []Count
+	flows   []Flow
+}
+
+// send runs the program of the step's hook on its packet.
+func (w *World) send(step Step, family Family, xdp bool, later time.Duration) (result, error) {
+	ifindex, ok := w.devices[step.At.Device]
+	if !ok {
+		return result{}, fmt.Errorf("no device %s in this world", step.At.Device)
+	}
+	if err := w.unit.give(step.Tunnel, w.base.Host.VTEP, later); err != nil {
+		return result{}, err
+	}
+	name := step.At.Program
+	xdp = xdp && name == UplinkProgram
+	if xdp {
+		name = uplinkXDPProgram
+	}
+	p := w.coll.Programs[name]
+	if p == nil {
+		return result{}, fmt.Errorf("the object has no program %s", name)
+	}
+	in := step.In.Bytes(family)
+	opts := &ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+512), Repeat: 1}
+	out := make([]byte, skbContextSize)
+	if xdp {
+		opts.Context = xdpContext(len(in), ifindex)
+	} else {
+		opts.Context = skbContext(ifindex, step.Mark, step.GSO, len(in))
+		opts.ContextOut = out
+	}
+	code, err := p.Run(opts)
+	if err != nil {
+		return result{}, fmt.Errorf("run program %s on %d bytes: %w", name, len(in), err)
+	}
+	got := result{frame: opts.DataOut, xdp: xdp, mark: binary.LittleEndian.Uint32(out[skbMark:])}
+	if got.verdict, err = verdictOf(code, xdp); err != nil {
+		return result{}, err
+	}
+	if got.asked, err = w.unit.ask(); err != nil {
+		return result{}, err
+	}
+	if xdp && code == xdpTX {
+		got.asked.Ifindex = ifindex
+	}
+	if got.counts, err = w.newCounts(); err != nil {
+		return result{}, err
+	}
+	got.flows, err = w.flows(later)
+	return got, err
+}
+
+// Offsets in struct __sk_buff, which is kernel ABI.
+const (
+	skbMark        = 8
+	skbIngress     = 36
+	skbIfindex     = 40
+	skbWireLen     = 160
+	skbGSOSegments = 164
+	skbGSOSize     = 176
+	skbContextSize = 192
+)
+
+func skbContext(ifindex, mark, gso uint32, length int) []byte {
+	ctx := make([]byte, skbContextSize)
+	binary.LittleEndian.PutUint32(ctx[skbMark:], mark)
+	binary.LittleEndian.PutUint32(ctx[skbIngress:], ifindex)
+	binary.LittleEndian.PutUint32(ctx[skbIfindex:], ifindex)
+	if gso > 0 {
+		binary.LittleEndian.PutUint32(ctx[skbWireLen:], uint32(length))
+		binary.LittleEndian.PutUint32(ctx[skbGSOSegments:], (uint32(length)+gso-1)/gso)
+		binary.LittleEndian.PutUint32(ctx[skbGSOSize:], gso)
+	}
+	return ctx
+}
+
+// xdpContext is struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
+// egress_ifindex.
+func xdpContext(length int, ifindex uint32) []byte {
+	return slices.Concat(u32(0), u32(uint32(length)), u32(0), u32(ifindex), u32(0), u32(0))
+}
+
+// xdpTX sends a packet out by the device that it came in by.
+const xdpTX = 3
+
+// verdictOf names the return code of a hook.
+func verdictOf(code uint32, xdp bool) (Verdict, error) {
+	names := map[uint32]Verdict{0: Pass, 0xffffffff: Pass, 2: Drop, 7: Redirect} // tcx
+	if xdp {
+		names = map[uint32]Verdict{1: Drop, 2: Pass, xdpTX: Redirect, 4: Redirect}
+	}
+	v, ok := names[code]
+	if !ok {
+		return 0, fmt.Errorf("the program returned %d, which is no verdict (XDP: %v)", int32(code), xdp)
+	}
+	return v, nil
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rows
+
+import (
+	"github.com/eniplane/eniplane/pkg/dataplane"
+	. "github.com/eniplane/eniplane/pkg/pkttest"
+)
+
+const mtu = 1500
+
+// localRows: from one ENI to another on the same host.
+func localRows() []Row {
+	fine := func(name string, from, to party, p Packet) Row {
+		return row(name, from.port(), p, delivered(p, from, to))
+	}
+	tcp := func(from, to party) Packet { return frame(from, to).TCP(40000, 443, SYN) }
+	big := frame(open1, open0).UDP(40000, 53).Payload(mtu)
+	gso := frame(open1, open0).TCP(40000, 443, SYN).Payload(2400)
+	rows := []Row{
+		fine("inside a subnet the sender's MAC stays", open1, web1, tcp(open1, web1)),
+		fine("across subnets the gateway's MAC is written", open1, open0, tcp(open1, open0)),
+		fine("ttl stays", open1, open0, tcp(open1, open0).TTL(7)),
+		fine("to a second address", open0, web0, tcp(open0, web0).To(IP("10.0.1.11", "fd00:1:0:1::11"))),
+		fine("payload stays", open0, web0, tcp(open0, web0).Payload(999)),
+		fine("udp", open0, web0, frame(open0, web0).UDP(40000, 53).Payload(5)),
+		fine("echo", open0, web0, frame(open0, web0).Echo(7).Payload(56)),
+		fine("sctp", open1, open0, frame(open1, open0).Carries(SCTP).Payload(20)),
+		fine("esp", open1, open0, frame(open1, open0).Carries(ESP).Payload(20)),
+		fine("tcp that claims a stranger's MAC in the subnet", open1, web1, tcp(open1, web1)),
+		fine("1500 bytes", open1, open0, frame(open1, open0).UDP(1, 53).Payload(mtu-48).Only(V6)),
+		fine("blue to blue", blue1, blue0, tcp(blue1, blue0)),
+		row("more than the receiver's device carries", open1.port(), big, tooBig(big, open1, open0.ip, mtu,
+			out(open1, dataplane.ReasonDelivered), in(open0, dataplane.ReasonTooBig))),
+		row("to itself", web0.port(), tcp(web0, web0), dropped(web0, dataplane.ReasonRouteLoop)),
+		row("to its own second address", web0.port(), tcp(web0, web0).To(IP("10.0.1.11", "fd00:1:0:1::11")),
+			dropped(web0, dataplane.ReasonRouteLoop)),
+		row("nobody in the subnet", web0.port(), outward(web0, nobody).TCP(1, 443, SYN),
+			dropped(web0, dataplane.ReasonNoEndpoint)),
+		row("nobody in the VPC", web0.port(), outward(web0, noSubnet).TCP(1, 443, SYN),
+			dropped(web0, dataplane.ReasonNoEndpoint)),
+		row("an allowed address is not reached", open0.port(), outward(open0, IP("10.0.1.200", "fd00:1:0:1::200")).TCP(1, 443, SYN),
+			dropped(open0, dataplane.ReasonNoEndpoint)),
+		row("an ENI that is attached nowhere", web0.port(), tcp(web0, idle0), dropped(web0, dataplane.ReasonNoNexthop)),
+		row("the gateway", web0.port(), outward(web0, gateway).TCP(1, 443, SYN), dropped(web0, dataplane.ReasonToGateway)),
+		row("ping to the gateway", web0.port(), outward(web0, gateway).Echo(1), dropped(web0, dataplane.ReasonToGateway)),
+		row("another subnet's gateway", web0.port(), outward(web0, dbGateway).Echo(1),
+			dropped(web0, dataplane.ReasonToGateway)),
+	}
+	want := delivered(gso, open1, open0)
+	for i := range want.Counts {
+		want.Counts[i].Packets = 3
+	}
+	step := Step{At: open1.port(), In: gso, GSO: 1000, Want: want}
+	return append(rows, Row{Name: "a GSO packet is judged and counted by its segments", Steps: []Step{step}})
+}
+
+// tooBig: the packet is dropped and counted where it did not fit; its sender is told, in the name of
+// its destination, and the answer is counted at the host.
+func tooBig(packet Packet, from party, to Addr, limit uint16, counts ...Count) Want {
+	const quoted = 96
+	return Want{
+		Verdict: Redirect,
+		Device:  from.device(),
+		Packet:  Eth(gatewayMAC, from.mac).IP(to, from.ip).Plain().TooBig(packet, quoted, limit),
+		Counts:  append(counts, Count{Direction: dataplane.Out, Reason: dataplane.ReasonAnswered}),
+	}
+}

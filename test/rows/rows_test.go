@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rows
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/eniplane/eniplane/pkg/dataplane"
+	. "github.com/eniplane/eniplane/pkg/pkttest"
+)
+
+// ownsAll makes XDP on the uplink finish all that it can.
+var ownsAll = map[string]any{"xdp_owns": uint32(3)}
+
+// stages lists the rows by the stage that decides them.
+func stages() map[string][]Row {
+	return map[string][]Row{
+		"port":      portRows(),
+		"spoof":     spoofRows(),
+		"neighbour": neighbourRows(),
+		"service":   serviceRows(),
+		"parse":     parseRows(),
+		"ip6":       ip6Rows(),
+		"local":     localRows(),
+		"sg":        sgRows(),
+		"nacl":      naclRows(),
+		"route":     routeRows(),
+		"flow":      flowRows(),
+		"icmp":      icmpRows(),
+		"eip":       eipRows(),
+		"internet":  internetRows(),
+		"overlay":   overlayRows(),
+		"outer":     outerRows(),
+		"uplink":    uplinkRows(),
+		"revision":  revisionRows(),
+	}
+}
+
+// variant is a row in one family and by one hook.
+type variant struct {
+	row    Row
+	family Family
+	xdp    bool
+}
+
+func (v variant) name() string {
+	hook := "tc"
+	if v.xdp {
+		hook = "xdp"
+	}
+	return strings.ReplaceAll(v.row.Name, " ", "_") + "/" + v.family.String() + "/" + hook
+}
+
+func variants(rows []Row) []variant {
+	var all []variant
+	for _, r := range rows {
+		for _, f := range r.Families() {
+			all = append(all, variant{r, f, false})
+			if r.UsesUplink() && !r.TCOnly {
+				all = append(all, variant{r, f, true})
+			}
+		}
+	}
+	return all
+}
+
+// Every row holds, in both families where its addresses exist, under both hooks where both see it.
+func TestRows(t *testing.T) {
+	tc := NewWorld(t, setup(nil))
+	xdp := NewWorld(t, setup(ownsAll))
+	for stage, rows := range stages() {
+		t.Run(stage, func(t *testing.T) {
+			for _, v := range variants(rows) {
+				t.Run(v.name(), func(t *testing.T) {
+					w := tc
+					if v.xdp {
+						w = xdp
+					}
+					w.Run(t, &v.row, v.family, v.xdp)
+				})
+			}
+		})
+	}
+}
+
+// unreachable lists the reasons that no row can provoke, and why.
+var unreachable = map[dataplane.Reason]string{
+	dataplane.ReasonContinue:   "no outcome: it counts what came in, in every row",
+	dataplane.ReasonNotOurs:    "never counted: the rows whose packet passes the uplink untouched",
+	dataplane.ReasonRedirected: "sent only during a migration, which this version does not have",
+	dataplane.ReasonHelper:     "the kernel refuses nothing that a packet of a row can ask for",
+}
+
+// Every reason has a row in which it is counted, or a written excuse.
+func TestEveryReasonHasARow(t *testing.T) {
+	counted := make(map[dataplane.Reason]bool)
+	for _, rows := range stages() {
+		for _, r := range rows {
+			for _, s := range r.Steps {
+				for _, c := range s.Want.Counts {
+					counted[c.Reason] = true
+				}
+			}
+		}
+	}
+	for _, r := range dataplane.Reasons() {
+		switch why := unreachable[r]; {
+		case counted[r] && why != "":
+			t.Errorf("%v has a row, but is excused: %s", r, why)
+		case !counted[r] && why == "":
+			t.Errorf("%v has no row (%s)", r, r.Help())
+		}
+	}
+}
+
+// The rows are many and all different: by name within a stage.
+func TestRowsAreDistinct(t *testing.T) {
+	distinct, runs := 0, 0
+	for stage, rows := range stages() {
+		names := make(map[string]bool)
+		for _, r := range rows {
+			if names[r.Name] {
+				t.Errorf("stage %s has two rows %q", stage, r.Name)
+			}
+			names[r.Name] = true
+			if len(r.Families()) == 0 {
+				t.Errorf("stage %s: row %q exists in no family", stage, r.Name)
+			}
+		}
+		distinct += len(rows)
+		runs += len(variants(rows))
+	}
+	t.Logf("%d rows, %d runs", distinct, runs)
+	if distinct < 120 {
+		t.Errorf("%d rows, want at least 120", distinct)
+	}
+}

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rows
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/eniplane/eniplane/pkg/api"
+	"github.com/eniplane/eniplane/pkg/dataplane"
+	. "github.com/eniplane/eniplane/pkg/pkttest"
+)
+
+// party is somebody of testdata/world.yaml, or out on the internet.
+type party struct {
+	name   string
+	subnet string
+	mac    MAC
+	ip     Addr
+	eip    Addr
+	host   string // VTEP of another host
+	vni    uint32
+}
+
+const (
+	red  = 1001
+	blue = 1002
+)
+
+// The VTEPs.
+const (
+	hostA = "192.168.100.1"
+	hostB = "192.168.100.2"
+	hostC = "192.168.100.3"
+)
+
+func eni(name, subnet, mac, v4, v6 string) party {
+	p := party{name: name, subnet: subnet, mac: ParseMAC(mac), ip: IP(v4, v6), vni: red}
+	if strings.HasPrefix(name, "blue") {
+		p.vni = blue
+	}
+	return p
+}
+
+func (p party) on(host string) party {
+	p.host = host
+	return p
+}
+
+func (p party) with(eips ...string) party {
+	p.eip = IP(eips...)
+	return p
+}
+
+// port is where the party's packets come in.
+func (p party) port() Hook { return Hook{Program: PortProgram, Device: p.device()} }
+
+func (p party) device() string { return "eni-" + p.name }
+
+// ENIs of host-a, then those of other hosts.
+var (
+	web0 = eni("web-0", "red-web", "02:00:00:00:01:10", "10.0.1.10", "fd00:1:0:1::10").
+		with("203.0.113.10", "2001:db8:e::10")
+	web1 = eni("web-1", "red-web", "02:00:00:00:01:20", "10.0.1.20", "fd00:1:0:1::20").
+		with("203.0.113.20", "2001:db8:e::20")
+	open1  = eni("open-1", "red-web", "02:00:00:00:01:30", "10.0.1.30", "fd00:1:0:1::30")
+	relay0 = eni("relay-0", "red-web", "02:00:00:00:01:40", "10.0.1.40", "fd00:1:0:1::40")
+	extra0 = eni("extra-0", "red-web", "02:00:00:00:01:50", "10.0.1.50", "fd00:1:0:1::50")
+	late0  = eni("late-0", "red-web", "02:00:00:00:01:60", "10.0.1.60", "fd00:1:0:1::60").
+		with("203.0.113.60", "2001:db8:e::60")
+	idle0 = eni("idle-0", "red-web", "02:00:00:00:01:99", "10.0.1.99", "fd00:1:0:1::99")
+	db0   = eni("db-0", "red-db", "02:00:00:00:02:10", "10.0.2.10", "fd00:1:0:2::10")
+	open0 = eni("open-0", "red-db", "02:00:00:00:02:30", "10.0.2.30", "fd00:1:0:2::30").
+		with("203.0.113.30", "2001:db8:e::30")
+	mute0 = eni("mute-0", "red-db", "02:00:00:00:02:40", "10.0.2.40", "fd00:1:0:2::40")
+	blue0 = eni("blue-0", "blue-all", "02:00:00:00:01:10", "10.0.1.10", "fd00:1:0:1::10")
+	blue1 = eni("blue-1", "blue-all", "02:00:00:00:03:31", "10.0.1.31", "fd00:1:0:1::31")
+
+	web9   = eni("web-9", "red-web", "02:00:00:00:01:90", "10.0.1.90", "fd00:1:0:1::90").on(hostB)
+	relay9 = eni("relay-9", "red-web", "02:00:00:00:01:92", "10.0.1.92", "fd00:1:0:1::92").on(hostB).
+		with("203.0.113.92", "2001:db8:e::92")
+	open9 = eni("open-9", "red-db", "02:00:00:00:02:91", "10.0.2.91", "fd00:1:0:2::91").on(hostB)
+	blue9 = eni("blue-9", "blue-all", "02:00:00:00:03:90", "10.0.1.90", "fd00:1:0:1::90").on(hostB)
+	blue8 = eni("blue-8", "blue-all", "02:00:00:00:03:80", "10.0.1.80", "fd00:1:0:1::80").on(hostC)
+)
+
+// Others.
+var (
+	gatewayMAC = ParseMAC("02:00:5e:00:00:01")
+	uplinkMAC  = ParseMAC("02:00:00:00:aa:01")
+	routerMAC  = ParseMAC("02:00:00:00:aa:fe")
+	strangeMAC = ParseMAC("02:00:00:00:99:99")
+
+	client      = IP("198.51.100.7", "2001:db8:c::7")
+	office      = IP("192.0.2.70", "2001:db8:ff1::7")
+	unroutable  = IP("198.51.100.200", "2001:db8:c:bad::7") // the host's own routes refuse it
+	blackhole   = IP("198.18.0.7", "2001:db8:dead::7")
+	infra       = IP("100.64.0.7", "fd00:ffff::7")
+	nobody      = IP("10.0.1.77", "fd00:1:0:1::77") // in subnet red-web
+	noSubnet    = IP("10.0.7.7", "fd00:1:0:7::7")   // in the VPC
+	gateway     = IP("10.0.1.1", "fd00:1:0:1::1")   // of red-web
+	dbGateway   = IP("10.0.2.1", "fd00:1:0:2::1")
+	linkLocal   = IP("fe80::10")
+	linkGateway = IP("fe80::1")
+	reserved    = IP("203.0.113.99")
+	vtepA       = IP(hostA)
+	vtepB       = IP(hostB)
+	vtepC       = IP(hostC)
+	hostAddress = IP("192.168.100.1", "2001:db8:64::1") // of the uplink
+)
+
+var (
+	fromUplink  = Hook{Program: UplinkProgram, Device: "uplink0"}
+	fromOverlay = Hook{Program: VXLANProgram, Device: VXLANDevice}
+)
+
+// vxlanMark vouches for a packet that passed the uplink's check.
+const vxlanMark = 0xe41b0d01
+
+// objects decodes the world; every call makes new ones, which a row may change.
+func objects() (*api.Objects, error) {
+	const name = "testdata/world.yaml"
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	o, problems := api.Decode([]api.File{{Name: name, Data: data}})
+	var errs []error
+	for _, p := range problems {
+		errs = append(errs, p)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("decode the world of the rows: %w", err)
+	}
+	return o, nil
+}
+
+func setup(knobs map[string]any) Setup {
+	return Setup{
+		Objects: objects,
+		Host:    "host-a",
+		Absent:  []string{late0.device()},
+		Knobs:   knobs,
+		Uplink:  uplinkMAC,
+		Underlay: Underlay{
+			Addresses: []netip.Prefix{netip.MustParsePrefix("192.168.100.1/24"), netip.MustParsePrefix("2001:db8:64::1/64")},
+			Gateways:  []netip.Addr{netip.MustParseAddr("192.168.100.254"), netip.MustParseAddr("2001:db8:64::fe")},
+			Neighbour: routerMAC,
+			Refused:   []netip.Prefix{netip.MustParsePrefix("198.51.100.192/26"), netip.MustParsePrefix("2001:db8:c:bad::/64")},
+		},
+	}
+}
+
+// frame is a packet as a guest sends it: to its neighbour, or to the gateway.
+func frame(from, to party) Packet {
+	if from.subnet == to.subnet {
+		return Eth(from.mac, to.mac).IP(from.ip, to.ip)
+	}
+	return Eth(from.mac, gatewayMAC).IP(from.ip, to.ip)
+}
+
+// outward is a packet of an ENI to an address that is no ENI's.
+func outward(from party, to Addr) Packet { return Eth(from.mac, gatewayMAC).IP(from.ip, to) }
+
+// inward is a packet from the internet to an EIP.
+func inward(from Addr, to party) Packet { return Eth(routerMAC, uplinkMAC).IP(from, to.eip) }
+
+// arrived is the packet as its receiver gets it.
+func arrived(in Packet, from, to party) Packet {
+	if from.subnet == to.subnet {
+		return in.MACs(from.mac, to.mac)
+	}
+	return in.MACs(gatewayMAC, to.mac)
+}
+
+func out(p party, r dataplane.Reason) Count {
+	return Count{ENI: p.name, Direction: dataplane.Out, Reason: r}
+}
+
+func in(p party, r dataplane.Reason) Count {
+	return Count{ENI: p.name, Direction: dataplane.In, Reason: r}
+}
+
+func onHost(r dataplane.Reason) Count { return Count{Direction: dataplane.In, Reason: r} }
+
+// dropped: at the sender's port.
+func dropped(from party, r dataplane.Reason) Want { return Want{Counts: []Count{out(from, r)}} }
+
+// refused: the sender may, the receiver on the same host may not.
+func refused(from, to party, r dataplane.Reason) Want {
+	return Want{Counts: []Count{out(from, dataplane.ReasonDelivered), in(to, r)}}
+}
+
+// delivered: from one ENI to another on the same host.
+func delivered(packet Packet, from, to party) Want {
+	return Want{
+		Verdict: Redirect,
+		Device:  to.device(),
+		Packet:  arrived(packet, from, to),
+		Counts:  []Count{out(from, dataplane.ReasonDelivered), in(to, dataplane.ReasonDelivered)},
+	}
+}
+
+// tunnelled: to an ENI on another host; the MACs are those of both ENIs.
+func tunnelled(packet Packet, from, to party) Want {
+	return Want{
+		Verdict: Redirect,
+		Device:  VXLANDevice,
+		Tunnel:  &Tunnel{VNI: to.vni, Remote: to.host},
+		Packet:  packet.MACs(from.mac, to.mac),
+		Counts:  []Count{out(from, dataplane.ReasonDelivered)},
+	}
+}
+
+// answered: out by the port it came in.
+func answered(packet Packet, to party) Want {
+	return Want{
+		Verdict: Redirect, Device: to.device(), Packet: packet,
+		Counts: []Count{out(to, dataplane.ReasonAnswered)},
+	}
+}
+
+// untouched: the host's own packet, or another one that is not ours.
+func untouched() Want { return Want{Verdict: Pass} }
+
+// row is the common case of one packet.
+func row(name string, at Hook, packet Packet, want Want) Row {
+	return Row{Name: name, Steps: []Step{{At: at, In: packet, Want: want}}}
+}
+
+// send is the common case of a step: an ENI sends.
+func send(from party, packet Packet, want Want) Step {
+	return Step{At: from.port(), In: packet, Want: want}
+}
