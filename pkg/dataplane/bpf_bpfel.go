@@ -110,24 +110,25 @@ type bpfEnis struct {
 	}
 }
 
-type bpfFlow struct {
-	_                 structs.HostLayout
-	Eni               uint32
-	Incarnation       uint32
-	Generation        uint32
-	Nexthop           uint32
-	NexthopGeneration uint32
-	Rule              uint32
-	Seen              uint32
-	State             uint8
-	Flags             uint8
-	Reason            uint8
-	Pad               uint8
-	Nat               [16]uint8
-	PacketsOut        uint64
-	BytesOut          uint64
-	PacketsIn         uint64
-	BytesIn           uint64
+type bpfFlowEntry struct {
+	_    structs.HostLayout
+	Flow struct {
+		_                 structs.HostLayout
+		Eni               uint32
+		Incarnation       uint32
+		Generation        uint32
+		Nexthop           uint32
+		NexthopGeneration uint32
+		Rule              uint32
+		State             uint8
+		Flags             uint8
+		Reason            uint8
+		Pad               uint8
+		Nat               [16]uint8
+	}
+	Seen    uint32
+	Packets [2]uint64
+	Bytes   [2]uint64
 }
 
 type bpfFlowKey4 struct {
@@ -164,27 +165,6 @@ type bpfHostConfs struct {
 		GatewayMac   [6]uint8
 		Pad          [2]uint8
 	}
-}
-
-type bpfJudge struct {
-	_             structs.HostLayout
-	Slot          uint32
-	Eni           uint32
-	SenderNexthop uint32
-	Port          uint16
-	ReplyPort     uint16
-	Protocol      uint8
-	Dir           uint8
-	Internet      uint8
-	Pad           uint8
-	Local         [16]uint8
-	Remote        [16]uint8
-	Rule          uint32
-	Nexthop       uint32
-	SameSubnet    uint8
-	ReplyDenied   uint8
-	Pad2          [2]uint8
-	Eip           [16]uint8
 }
 
 type bpfLive struct {
@@ -284,6 +264,16 @@ type bpfServiceKey struct {
 	Pad       uint8
 }
 
+type bpfTooBig struct {
+	_         structs.HostLayout
+	Pad       [2]uint8
+	Dmac      [6]uint8
+	Smac      [6]uint8
+	Ethertype [2]uint8
+	Head      [48]uint8
+	Quote     [96]uint8
+}
+
 type bpfUnit struct {
 	_       structs.HostLayout
 	Ifindex uint32
@@ -317,6 +307,58 @@ type bpfVtepKey struct {
 	Vtep [4]uint8
 }
 
+type bpfWork struct {
+	_           structs.HostLayout
+	Now         uint32
+	Packets     uint32
+	Bytes       uint32
+	Eni         uint32
+	Incarnation uint32
+	Generation  uint32
+	Dir         uint8
+	Protocol    uint8
+	TcpFlags    uint8
+	IcmpType    uint8
+	Stale       uint32
+	Flow        struct {
+		_                 structs.HostLayout
+		Eni               uint32
+		Incarnation       uint32
+		Generation        uint32
+		Nexthop           uint32
+		NexthopGeneration uint32
+		Rule              uint32
+		State             uint8
+		Flags             uint8
+		Reason            uint8
+		Pad               uint8
+		Nat               [16]uint8
+	}
+	Key4  bpfFlowKey4
+	Key6  bpfFlowKey6
+	Pad   uint32
+	Judge struct {
+		_             structs.HostLayout
+		Slot          uint32
+		Eni           uint32
+		SenderNexthop uint32
+		Port          uint16
+		ReplyPort     uint16
+		Protocol      uint8
+		Dir           uint8
+		Internet      uint8
+		Transit       uint8
+		Local         [16]uint8
+		Remote        [16]uint8
+		Rule          uint32
+		Nexthop       uint32
+		SameSubnet    uint8
+		ReplyDenied   uint8
+		Pad2          [2]uint8
+		Eip           [16]uint8
+	}
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -336,7 +378,6 @@ const (
 	bpfMapFlows6         = "flows6"
 	bpfMapGroups         = "groups"
 	bpfMapHostConf       = "host_conf"
-	bpfMapJudges         = "judges"
 	bpfMapLive           = "live"
 	bpfMapMacs           = "macs"
 	bpfMapNdFrames       = "nd_frames"
@@ -347,10 +388,12 @@ const (
 	bpfMapRoutes4        = "routes4"
 	bpfMapRoutes6        = "routes6"
 	bpfMapServices       = "services"
+	bpfMapTooBigs        = "too_bigs"
 	bpfMapUnit           = "unit"
 	bpfMapUplinks        = "uplinks"
 	bpfMapVerdicts       = "verdicts"
 	bpfMapVteps          = "vteps"
+	bpfMapWorks          = "works"
 	bpfProgPort          = "port"
 	bpfProgStubPort      = "stub_port"
 	bpfProgStubUplink    = "stub_uplink"
@@ -434,7 +477,6 @@ type bpfMapSpecs struct {
 	Flows6     *ebpf.MapSpec `ebpf:"flows6"`
 	Groups     *ebpf.MapSpec `ebpf:"groups"`
 	HostConf   *ebpf.MapSpec `ebpf:"host_conf"`
-	Judges     *ebpf.MapSpec `ebpf:"judges"`
 	Live       *ebpf.MapSpec `ebpf:"live"`
 	Macs       *ebpf.MapSpec `ebpf:"macs"`
 	NdFrames   *ebpf.MapSpec `ebpf:"nd_frames"`
@@ -445,10 +487,12 @@ type bpfMapSpecs struct {
 	Routes4    *ebpf.MapSpec `ebpf:"routes4"`
 	Routes6    *ebpf.MapSpec `ebpf:"routes6"`
 	Services   *ebpf.MapSpec `ebpf:"services"`
+	TooBigs    *ebpf.MapSpec `ebpf:"too_bigs"`
 	Unit       *ebpf.MapSpec `ebpf:"unit"`
 	Uplinks    *ebpf.MapSpec `ebpf:"uplinks"`
 	Verdicts   *ebpf.MapSpec `ebpf:"verdicts"`
 	Vteps      *ebpf.MapSpec `ebpf:"vteps"`
+	Works      *ebpf.MapSpec `ebpf:"works"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -494,7 +538,6 @@ type bpfMaps struct {
 	Flows6     *ebpf.Map `ebpf:"flows6"`
 	Groups     *ebpf.Map `ebpf:"groups"`
 	HostConf   *ebpf.Map `ebpf:"host_conf"`
-	Judges     *ebpf.Map `ebpf:"judges"`
 	Live       *ebpf.Map `ebpf:"live"`
 	Macs       *ebpf.Map `ebpf:"macs"`
 	NdFrames   *ebpf.Map `ebpf:"nd_frames"`
@@ -505,10 +548,12 @@ type bpfMaps struct {
 	Routes4    *ebpf.Map `ebpf:"routes4"`
 	Routes6    *ebpf.Map `ebpf:"routes6"`
 	Services   *ebpf.Map `ebpf:"services"`
+	TooBigs    *ebpf.Map `ebpf:"too_bigs"`
 	Unit       *ebpf.Map `ebpf:"unit"`
 	Uplinks    *ebpf.Map `ebpf:"uplinks"`
 	Verdicts   *ebpf.Map `ebpf:"verdicts"`
 	Vteps      *ebpf.Map `ebpf:"vteps"`
+	Works      *ebpf.Map `ebpf:"works"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -528,7 +573,6 @@ func (m *bpfMaps) Close() error {
 		m.Flows6,
 		m.Groups,
 		m.HostConf,
-		m.Judges,
 		m.Live,
 		m.Macs,
 		m.NdFrames,
@@ -539,10 +583,12 @@ func (m *bpfMaps) Close() error {
 		m.Routes4,
 		m.Routes6,
 		m.Services,
+		m.TooBigs,
 		m.Unit,
 		m.Uplinks,
 		m.Verdicts,
 		m.Vteps,
+		m.Works,
 	)
 }
 

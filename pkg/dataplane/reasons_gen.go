@@ -9,8 +9,8 @@ const (
 	ReasonContinue      Reason = 0  // not decided yet; as a counter: all packets that came in
 	ReasonDelivered     Reason = 1  // handed to the next device, overlay or uplink
 	ReasonRedirected    Reason = 2  // sent on to the host that has the ENI now
-	ReasonAnswered      Reason = 3  // answered here: ARP, neighbour discovery, packet too big
-	ReasonConsumed      Reason = 4  // ended here by design: DAD, announcements, router solicitation, MLD, DHCP client
+	ReasonAnswered      Reason = 3  // answered here: ARP, neighbour discovery
+	ReasonConsumed      Reason = 4  // ended here by design: DAD, announcements, MLD, DHCP client
 	ReasonNotOurs       Reason = 5  // uplink only: left to the host untouched, never counted
 	ReasonMalformed     Reason = 6  // truncated, or lengths and headers contradict each other
 	ReasonEthertype     Reason = 7  // not IPv4, IPv6 or ARP, VLAN-tagged or 802.3
@@ -23,7 +23,7 @@ const (
 	ReasonSpoofedIP     Reason = 14 // source IP is neither the ENI's own nor allowed
 	ReasonSpoofedARP    Reason = 15 // sender fields of ARP or ND are not the ENI's
 	ReasonARPUnknown    Reason = 16 // ARP or ND for an address that nobody owns here
-	ReasonGuestServer   Reason = 17 // DHCP server reply, router advertisement or redirect sent by an ENI
+	ReasonGuestServer   Reason = 17 // DHCP reply, router advertisement or redirect sent by an ENI
 	ReasonMulticast     Reason = 18 // broadcast or multicast: nothing is flooded
 	ReasonToGateway     Reason = 19 // to the gateway's address, which answers ARP and ND only
 	ReasonSGDenied      Reason = 20 // no security group rule allows it
@@ -54,8 +54,8 @@ var reasonTable = [...]struct{ name, help string }{
 	{"CONTINUE", "not decided yet; as a counter: all packets that came in"},
 	{"DELIVERED", "handed to the next device, overlay or uplink"},
 	{"REDIRECTED", "sent on to the host that has the ENI now"},
-	{"ANSWERED", "answered here: ARP, neighbour discovery, packet too big"},
-	{"CONSUMED", "ended here by design: DAD, announcements, router solicitation, MLD, DHCP client"},
+	{"ANSWERED", "answered here: ARP, neighbour discovery"},
+	{"CONSUMED", "ended here by design: DAD, announcements, MLD, DHCP client"},
 	{"NOT_OURS", "uplink only: left to the host untouched, never counted"},
 	{"MALFORMED", "truncated, or lengths and headers contradict each other"},
 	{"ETHERTYPE", "not IPv4, IPv6 or ARP, VLAN-tagged or 802.3"},
@@ -68,7 +68,7 @@ var reasonTable = [...]struct{ name, help string }{
 	{"SPOOFED_IP", "source IP is neither the ENI's own nor allowed"},
 	{"SPOOFED_ARP", "sender fields of ARP or ND are not the ENI's"},
 	{"ARP_UNKNOWN", "ARP or ND for an address that nobody owns here"},
-	{"GUEST_SERVER", "DHCP server reply, router advertisement or redirect sent by an ENI"},
+	{"GUEST_SERVER", "DHCP reply, router advertisement or redirect sent by an ENI"},
 	{"MULTICAST", "broadcast or multicast: nothing is flooded"},
 	{"TO_GATEWAY", "to the gateway's address, which answers ARP and ND only"},
 	{"SG_DENIED", "no security group rule allows it"},
