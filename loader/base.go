@@ -54,7 +54,7 @@ func (l *Loader) ensureGuard(report *Report, st *compile.State, all devices) err
 		return err
 	}
 	names := map[string]bool{VXLANDevice: true}
-	for _, name := range guarded {
+	for _, name := range slices.Concat(guarded, l.guarded) {
 		if _, exists := all[name]; exists || st == nil {
 			names[name] = true
 		}
@@ -64,13 +64,15 @@ func (l *Loader) ensureGuard(report *Report, st *compile.State, all devices) err
 			names[name] = true
 		}
 	}
-	changed, err := l.guard.ensure(slices.Sorted(maps.Keys(names)))
+	want := slices.Sorted(maps.Keys(names))
+	changed, err := l.guard.ensure(want)
 	if err != nil {
 		return err
 	}
-	if changed && len(guarded) > 0 && slices.Equal(guarded, slices.Sorted(maps.Keys(names))) {
+	if changed && slices.Equal(want, l.guarded) {
 		report.repaired(l.log, "nftables table %s was damaged and is whole again", l.guard.table)
 	}
+	l.guarded = want
 	return nil
 }
 

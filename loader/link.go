@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -41,13 +42,55 @@ func (p place) ensureTC(r role, device *netlink.LinkAttrs, stub *ebpf.Program) (
 	if err != nil || found != linkMissing {
 		return found == linkUpdated, err
 	}
-	l, err := link.AttachTCX(link.TCXOptions{
-		Interface: device.Index, Program: stub, Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
-	})
+	l, err := attachTC(device, stub)
 	if err != nil {
 		return false, fmt.Errorf("attach to tcx ingress of %s: %w", device.Name, err)
 	}
 	return true, pinLink(l, pin)
+}
+
+// attachTC attaches, or finds the link of ours whose pin somebody removed: a link that a process
+// still holds is taken over, one that is on its way out is waited for.
+func attachTC(device *netlink.LinkAttrs, stub *ebpf.Program) (link.Link, error) {
+	for attempt := 0; ; attempt++ {
+		l, err := link.AttachTCX(link.TCXOptions{
+			Interface: device.Index, Program: stub, Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
+		})
+		if !errors.Is(err, unix.EEXIST) || attempt == 100 {
+			return l, err
+		}
+		if l, err = findTC(device, stub); err != nil || l != nil {
+			return l, err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// findTC finds the link that holds our stub on a device; nil = there is none that lives.
+func findTC(device *netlink.LinkAttrs, stub *ebpf.Program) (link.Link, error) {
+	result, err := link.QueryPrograms(link.QueryOptions{Target: device.Index, Attach: ebpf.AttachTCXIngress})
+	if err != nil {
+		return nil, fmt.Errorf("list tcx programs: %w", err)
+	}
+	for _, attached := range result.Programs {
+		id, isLink := attached.LinkID()
+		if !isLink {
+			continue
+		}
+		same, err := sameProgram(attached.ID, stub)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !same {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		l, err := link.NewFromID(id)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		return l, err
+	}
+	return nil, nil
 }
 
 // ensureXDP makes our stub the XDP program of an uplink: native, or generic where the driver has no

@@ -45,10 +45,11 @@ type Loader struct {
 	engine  engine
 	guard   guard
 
-	mu     sync.Mutex
-	state  *compile.State      // that was applied last; nil before the first Apply
-	facts  dataplane.HostFacts // with which it was applied
-	report Report
+	mu      sync.Mutex
+	state   *compile.State      // that was applied last; nil before the first Apply
+	facts   dataplane.HostFacts // with which it was applied
+	guarded []string            // names of devices, by the guards
+	report  Report
 }
 
 // Open takes the host's lock, adopts what is pinned or creates it, and brings the programs of this
