@@ -69,7 +69,7 @@ func (l *Lab) StartAgent(host string) error {
 	go func() { _ = cmd.Wait() }() // reaps it if it ends before us; how it ended is in its log
 	p, err := processOf(cmd.Process.Pid)
 	if err != nil {
-		return fmt.Errorf("agent of %s ended at once:\n%s", host, l.logTail(host))
+		return fmt.Errorf("agent of %s ended at once:\n%s", host, l.LogTail(host))
 	}
 	l.Agents[host] = p
 	return l.save()
@@ -130,11 +130,11 @@ func (l *Lab) waitAgent(ctx context.Context, host, what string, done func(status
 			last = err.Error()
 		}
 		if !l.Agents[host].Alive() {
-			return fmt.Errorf("the agent of %s has ended:\n%s", host, l.logTail(host))
+			return fmt.Errorf("the agent of %s has ended:\n%s", host, l.LogTail(host))
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the agent of %s %s: %w\n%s\n%s", host, what, ctx.Err(), last, l.logTail(host))
+			return fmt.Errorf("the agent of %s %s: %w\n%s\n%s", host, what, ctx.Err(), last, l.LogTail(host))
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
@@ -181,8 +181,8 @@ func revisionIn(body string) uint64 {
 	return n
 }
 
-// logTail is the end of an agent's log, for error messages.
-func (l *Lab) logTail(host string) string {
+// LogTail is the end of an agent's log, for error messages.
+func (l *Lab) LogTail(host string) string {
 	data, err := os.ReadFile(l.logFile(host))
 	if err != nil {
 		return err.Error()

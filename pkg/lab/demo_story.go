@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/netip"
 	"time"
 
 	"github.com/gopacket/gopacket/layers"
@@ -47,40 +45,9 @@ func (s *story) tenants(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	who, err := s.whoAnswers(ctx, web, db.Addr, 5432, db, blue)
+	who, err := s.WhoAnswers(ctx, web, db.Addr, 5432, db, blue)
 	s.line(err == nil && who == "db-vm", fmt.Sprintf("web-vm asks %s, which db-vm and blue-vm both have: db-vm answers", db.Addr), fmt.Sprintf("%q, %v", who, err))
 	return s.fails(ctx, "blue-vm asks an address that only the other tenant has", "blue-vm", "web-vm", "tcp", 443, dataplane.ReasonNoEndpoint, "blue-0")
-}
-
-// whoAnswers connects to an address on which several nodes listen, and returns which one it reached.
-func (s *story) whoAnswers(ctx context.Context, from Spot, addr netip.Addr, port uint16, at ...Spot) (string, error) {
-	for _, spot := range at {
-		ln, err := s.Listen(spot, port)
-		if err != nil {
-			return "", fmt.Errorf("listen on %s: %w", spot, err)
-		}
-		defer ln.Close()
-		go func() {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.WriteString(c, spot.Node)
-			_ = c.Close()
-		}()
-	}
-	ctx, cancel := context.WithTimeout(ctx, allowedWait)
-	defer cancel()
-	c, err := s.Dial(ctx, from, Spot{Addr: addr}, port)
-	if err != nil {
-		return "", err
-	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(allowedWait)); err != nil {
-		return "", err
-	}
-	name, err := io.ReadAll(c)
-	return string(name), err
 }
 
 func (s *story) public(ctx context.Context) error {

@@ -170,7 +170,7 @@ func (l *Lab) connect(inst *InstancePlan, port *PortPlan) error {
 	} else if err := l.plugDirect(inst, port); err != nil {
 		return err
 	}
-	return l.open(func(ns ...*Namespace) error { return l.configureGuest(ns[0], port) }, inst.Name)
+	return l.open(func(ns ...*Namespace) error { return l.configureGuest(ns[0], inst, port) }, inst.Name)
 }
 
 func (l *Lab) plugDirect(inst *InstancePlan, port *PortPlan) error {
@@ -185,9 +185,10 @@ func (l *Lab) plugDirect(inst *InstancePlan, port *PortPlan) error {
 
 func (l *Lab) guestMTU() int { return l.Plan.MTU - overlayOverhead }
 
-// configureGuest gives the guest what DHCP would: addresses and default routes. The first ENI has
-// the main table; each further one a table of its own, chosen by source address.
-func (l *Lab) configureGuest(guest *Namespace, port *PortPlan) error {
+// configureGuest gives the guest what DHCP would: addresses and default routes. In a guest with
+// several ENIs each has a routing table of its own, chosen by source address, so that no packet
+// leaves by an ENI that its address does not belong to.
+func (l *Lab) configureGuest(guest *Namespace, inst *InstancePlan, port *PortPlan) error {
 	if err := guest.up(port.Guest); err != nil {
 		return err
 	}
@@ -196,18 +197,27 @@ func (l *Lab) configureGuest(guest *Namespace, port *PortPlan) error {
 			return err
 		}
 	}
-	table := 0
-	if port.Index > 0 {
-		table = tableFirstENI + port.Index
-		for _, a := range port.Addrs {
-			if err := guest.rule(a.Addr(), table); err != nil {
-				return err
-			}
-			if err := guest.route(port.Guest, a.Masked(), netip.Addr{}, table); err != nil {
-				return err
-			}
+	if port.ENI == inst.Ports[0].ENI {
+		if err := defaultRoutes(guest, port, 0); err != nil {
+			return err
 		}
 	}
+	if len(inst.Ports) == 1 {
+		return nil
+	}
+	table := tableFirstENI + port.Index
+	for _, a := range port.Addrs {
+		if err := guest.rule(a.Addr(), table); err != nil {
+			return err
+		}
+		if err := guest.route(port.Guest, a.Masked(), netip.Addr{}, table); err != nil {
+			return err
+		}
+	}
+	return defaultRoutes(guest, port, table)
+}
+
+func defaultRoutes(guest *Namespace, port *PortPlan, table int) error {
 	for _, gw := range port.Gateways {
 		if err := guest.route(port.Guest, defaultPrefix(gw), gw, table); err != nil {
 			return err
