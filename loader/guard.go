@@ -125,7 +125,8 @@ func chainsOf(table *nftables.Table) []*nftables.Chain {
 		}
 	}
 	if table.Family == nftables.TableFamilyARP {
-		return []*nftables.Chain{chain("input", nftables.ChainHookInput, guardPriority)}
+		input := nftables.ChainHookRef(0) // NF_ARP_IN: this family numbers its hooks on its own
+		return []*nftables.Chain{chain("input", input, guardPriority)}
 	}
 	return []*nftables.Chain{
 		chain("prerouting", nftables.ChainHookPrerouting, guardPriority),
