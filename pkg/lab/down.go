@@ -38,6 +38,21 @@ func Down(name string) error {
 	return l.destroy()
 }
 
+// DownAll removes the labs whose name matches.
+func DownAll(match func(name string) bool) error {
+	names, err := List()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		if match(name) {
+			errs = append(errs, Down(name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // destroy ends what runs first, then removes pins, namespaces (with their devices and nft tables)
 // and files. It goes on after an error and keeps the state file then, so that it can be repeated.
 func (l *Lab) destroy() error {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -60,6 +61,74 @@ func TestUpAndDown(t *testing.T) {
 	}
 	if _, err := os.Stat(l.dir); !os.IsNotExist(err) {
 		t.Errorf("directory of the lab is left: %v", err)
+	}
+}
+
+// Down removes what Up left when it was killed after any of its steps.
+func TestDownAfterCrash(t *testing.T) {
+	testroot.Require(t)
+	topology, err := ReadTopology("testdata/lab.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for steps := range 7 {
+		topology.Name = testroot.Name()
+		l, unlock, err := create(topology, &Options{NoAgents: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, do := range []func() error{
+			l.makeDirs,
+			func() error { return makeNamespace(l.Namespace(nodeUnderlay)) },
+			func() error { return os.WriteFile(filepath.Join(netnsDir, l.Namespace(nodeInternet)), nil, 0o444) }, // not yet mounted
+			func() error { return deleteNamespace(l.Namespace(nodeInternet)) },
+			func() error { return makeNamespace(l.Namespace(nodeInternet)) },
+			l.makeUnderlay,
+		}[:steps] {
+			if err := do(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		unlock()
+		if err := Down(topology.Name); err != nil {
+			t.Errorf("after %d steps: %v", steps, err)
+		}
+		left, err := filepath.Glob(filepath.Join(netnsDir, l.Plan.Namespace("*")))
+		if err != nil || len(left) > 0 {
+			t.Errorf("after %d steps: %q is left (%v)", steps, left, err)
+		}
+		if _, err := os.Stat(l.dir); !os.IsNotExist(err) {
+			t.Errorf("after %d steps: %s is left", steps, l.dir)
+		}
+	}
+}
+
+// cancelAt is Ctrl-C when a step is announced.
+type cancelAt struct {
+	step   int
+	cancel context.CancelFunc
+}
+
+func (c *cancelAt) Write(b []byte) (int, error) {
+	if c.step--; c.step < 0 {
+		c.cancel()
+	}
+	return len(b), nil
+}
+
+func TestUpInterrupted(t *testing.T) {
+	testroot.Require(t)
+	for step := range 6 {
+		ctx, cancel := context.WithCancel(context.Background())
+		name := testroot.Name()
+		_, err := Up(ctx, "testdata/lab.yaml", Options{Name: name, NoAgents: true, Progress: &cancelAt{step, cancel}})
+		cancel()
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("interrupted at step %d: %v", step, err)
+		}
+		if names, err := List(); err != nil || slices.Contains(names, name) {
+			t.Errorf("interrupted at step %d: the lab is left (%v)", step, err)
+		}
 	}
 }
 

@@ -40,6 +40,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "interrupted", labs.clean())
 		os.Exit(1)
 	}()
+	if err := lab.DownAll(testroot.Abandoned); err != nil { // of runs that were killed
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	code := m.Run()
 	if err := labs.clean(); err != nil {
 		fmt.Fprintln(os.Stderr, "clean up:", err)
