@@ -66,7 +66,7 @@ spec: {vpc: red, ingress: [{name: ssh, protocol: tcp, ports: [22], from: [pl/off
 apiVersion: eniplane.io/v1alpha1
 kind: ENI
 metadata: {name: web-0}
-spec: {subnet: front, mac: "02:00:00:00:00:01", ips: [10.0.1.10], securityGroups: [web], attachment: {instance: vm-a, index: 0, device: tap0}}
+spec: {subnet: front, mac: "02:00:00:00:00:01", ips: [10.0.1.10, 10.0.1.20], securityGroups: [web], attachment: {instance: vm-a, index: 0, device: tap0}}
 ---
 apiVersion: eniplane.io/v1alpha1
 kind: ENI
@@ -150,6 +150,18 @@ func TestGenerations(t *testing.T) {
 		{"another address of a peer in web", func(o *api.Objects) { o.ENIs["web-1"].IPs[0] = ip("10.0.1.99") }, []string{"db-0", "ops-0"}, []string{"web-1"}},
 		{"another address of a peer in ops", func(o *api.Objects) { o.ENIs["ops-1"].IPs[0] = ip("10.0.3.99") }, nil, []string{"ops-1"}},
 		{"the own address", func(o *api.Objects) { o.ENIs["db-0"].IPs[0] = ip("10.0.2.99") }, []string{"db-0"}, []string{"db-0"}},
+		{"the number of the VPC", func(o *api.Objects) { o.VPCs["red"].VNI = 8 }, all, []string{"db-0", "ops-0", "ops-1", "spare", "web-0", "web-1"}},
+		{"a subnet is made again", func(o *api.Objects) { o.Subnets["ops"].UID = "2" }, all, nil},
+		{"the own MAC", func(o *api.Objects) { o.ENIs["db-0"].MAC[5] = 0x99 }, []string{"db-0"}, nil},
+		{"the own groups, by one without rules", func(o *api.Objects) {
+			o.SecurityGroups["none"] = &api.SecurityGroup{Metadata: api.Metadata{Name: "none"}, VPC: "red"}
+			o.ENIs["db-0"].SecurityGroups = []string{"none", "db"}
+		}, []string{"db-0"}, nil},
+		{"an EIP moves to another private IP", func(o *api.Objects) { o.EIPs["public"].PrivateIP = ip("10.0.1.20") }, []string{"web-0"}, nil},
+		{"the order of addresses and groups", func(o *api.Objects) {
+			slices.Reverse(o.ENIs["web-0"].IPs)
+			slices.Reverse(o.ENIs["ops-0"].SecurityGroups)
+		}, nil, nil},
 		{"the MAC of a peer", func(o *api.Objects) { o.ENIs["web-1"].MAC[5] = 0x99 }, nil, nil},
 		{"allowed addresses", func(o *api.Objects) { o.ENIs["ops-0"].AllowedAddresses = []netip.Prefix{cidr("10.0.8.0/24")} }, []string{"ops-0"}, nil},
 		{"no source check", func(o *api.Objects) { o.ENIs["ops-0"].SourceDestCheck = false }, []string{"ops-0"}, nil},
@@ -367,6 +379,9 @@ func TestContentIDs(t *testing.T) {
 		t.Errorf("the table that all three share is called %q, want that of the first ENI, red/same", name)
 	}
 	same := after(t, first, obj)
+	if &first.State.Rulesets[0].Rules[0] != &same.State.Rulesets[0].Rules[0] {
+		t.Error("rules that stayed were compiled again")
+	}
 	want := *first.State
 	want.Revision = 2
 	if d := cmp.Diff(asJSON(t, &want), asJSON(t, same.State)); d != "" {
@@ -400,6 +415,7 @@ func TestAllowedAddresses(t *testing.T) {
 	obj := decode(t, region)
 	e := obj.ENIs["ops-0"]
 	e.AllowedAddresses = []netip.Prefix{netip.MustParsePrefix("10.0.8.4/32"), netip.MustParsePrefix("10.0.8.0/24"), netip.MustParsePrefix("10.0.8.0/24")}
+	obj.ENIs["spare"].SourceDestCheck = false
 	res := mustCompile(t, Input{Objects: obj, Host: "host-a", Revision: 1})
 	id := eniOf(res.State, "ops-0").Allowed
 	want := Ruleset{ID: id, Peers: []PeerClass{{netip.MustParsePrefix("10.0.8.0/24"), 1}}}
@@ -408,7 +424,7 @@ func TestAllowedAddresses(t *testing.T) {
 		t.Errorf("rule set (-want +got):\n%s", d)
 	}
 	for _, m := range res.State.MACs {
-		if foreign := m.MAC == [6]byte(e.MAC); m.Foreign != foreign {
+		if foreign := m.MAC == [6]byte(e.MAC) || m.MAC == [6]byte(obj.ENIs["spare"].MAC); m.Foreign != foreign {
 			t.Errorf("MAC %v: foreign is %v", api.MAC(m.MAC), m.Foreign)
 		}
 	}
@@ -424,6 +440,9 @@ func TestDegraded(t *testing.T) {
 	good := obj.SecurityGroups["db"].Ingress
 	obj.SecurityGroups["db"].Ingress = slices.Repeat(good, maxRules+1)
 	obj.SecurityGroups["web"].Ingress[0].Ports[0].To = 81
+	obj.ENIs["db-0"].SourceDestCheck = false
+	obj.ENIs["db-0"].AllowedAddresses = []netip.Prefix{netip.MustParsePrefix("10.0.8.0/24")}
+	obj.Subnets["back"].NetworkACL = "acl"
 	twin := *obj.ENIs["db-0"]
 	twin.Name, twin.UID, twin.IPs, twin.MAC = "db-1", "db-1", []netip.Addr{netip.MustParseAddr("10.0.2.11")}, api.MAC{2, 0, 0, 0, 0, 9}
 	twin.Attachment = &api.Attachment{Instance: "vm-a", Index: 4, Device: "tap4"}
@@ -478,11 +497,19 @@ func TestDegraded(t *testing.T) {
 // TestDegradedIdentity: rules of an ENI that is gone are not kept for one of the same name.
 func TestDegradedIdentity(t *testing.T) {
 	first := mustCompile(t, Input{Objects: decode(t, region), Host: "host-a", Revision: 1})
-	obj := decode(t, region)
-	obj.SecurityGroups["db"].Ingress = slices.Repeat(obj.SecurityGroups["db"].Ingress, maxRules+1)
-	obj.ENIs["db-0"].UID = "new"
-	if res := after(t, first, obj); eniOf(res.State, "db-0") != nil || res.Degraded["db-0"] == nil {
-		t.Errorf("a new db-0 got the rules of the old one: %+v", eniOf(res.State, "db-0"))
+	for name, change := range map[string]func(*api.Objects){
+		"made again":     func(o *api.Objects) { o.ENIs["db-0"].UID = "new" },
+		"attached again": func(o *api.Objects) { o.ENIs["db-0"].Attachment.Epoch = 1 },
+		"in another VPC": func(o *api.Objects) { o.VPCs["red"].VNI = 8 },
+		"only its rules": func(o *api.Objects) {},
+	} {
+		obj := decode(t, region)
+		obj.SecurityGroups["db"].Ingress = slices.Repeat(obj.SecurityGroups["db"].Ingress, maxRules+1)
+		change(obj)
+		res := after(t, first, obj)
+		if kept := eniOf(res.State, "db-0") != nil; kept != (name == "only its rules") || res.Degraded["db-0"] == nil {
+			t.Errorf("%s: kept: %v, degraded: %v", name, kept, res.Degraded)
+		}
 	}
 }
 

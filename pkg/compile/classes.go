@@ -103,7 +103,7 @@ func (c *classes) classify(matches []match) []classed {
 	)
 	for i := 0; i < len(matches); {
 		prefix := matches[i].prefix
-		for len(above) > 0 && !covers(above[len(above)-1].prefix, prefix) {
+		for len(above) > 0 && !above[len(above)-1].prefix.Contains(prefix.Addr()) {
 			above = above[:len(above)-1]
 		}
 		depth := len(above)
@@ -126,9 +126,4 @@ func (c *classes) classify(matches []match) []classed {
 		}
 	}
 	return out
-}
-
-// covers says whether inner lies within outer.
-func covers(outer, inner netip.Prefix) bool {
-	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
 }

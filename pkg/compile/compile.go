@@ -101,7 +101,7 @@ type compiler struct {
 	local []*api.ENI // attached here, by name
 	vpcs  []*vpc     // by name
 	vpcOf map[string]*vpc
-	eips  map[string][]*api.EIP // by ENI, by address
+	eips  map[string][]*api.EIP // by ENI, in the order of names
 
 	listHashes map[string][32]byte
 	compiled   map[string]*compiled // by label
@@ -184,9 +184,6 @@ func (c *compiler) survey() {
 		if eip.ENI != "" {
 			c.eips[eip.ENI] = append(c.eips[eip.ENI], eip)
 		}
-	}
-	for _, eips := range c.eips {
-		slices.SortFunc(eips, func(a, b *api.EIP) int { return a.Address.Compare(b.Address) })
 	}
 }
 

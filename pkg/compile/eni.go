@@ -111,7 +111,6 @@ func (c *compiler) content(e *api.ENI, v *vpc, subnet *api.Subnet, p *policies) 
 	var h content
 	h.num(uint64(v.obj.VNI))
 	h.num(uint64(c.alloc.subnet(subnet)))
-	h.prefixes(slices.SortedFunc(slices.Values(subnet.CIDRs), api.ComparePrefix))
 	h = append(h, e.MAC[:]...)
 	h.flag(e.SourceDestCheck)
 	h.addrs(slices.SortedFunc(slices.Values(e.IPs), netip.Addr.Compare))
@@ -125,7 +124,7 @@ func (c *compiler) content(e *api.ENI, v *vpc, subnet *api.Subnet, p *policies) 
 		h.str(group)
 		h.hash(v.membersHash(group))
 	}
-	h.hash(p.routes.hash)
+	h.hash(p.routes.hash) // with the CIDRs of all subnets, its own too
 	eips := c.eips[e.Name]
 	h.num(uint64(len(eips)))
 	for _, eip := range eips {

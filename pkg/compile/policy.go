@@ -128,8 +128,7 @@ func (c *compiler) policyHash(p *policy, sets []groupSet) [32]byte {
 		h.strs(r.groups)
 	}
 	for _, set := range sets {
-		h.num(uint64(set.id))
-		h.strs(set.names)
+		h.num(uint64(set.id)) // which stands for its names
 	}
 	return h.sum()
 }
@@ -181,7 +180,6 @@ func (c *compiler) ruleset(v *vpc, p policy) *compiled {
 func (c *compiler) allowedAddresses(prefixes []netip.Prefix) *compiled {
 	sorted := slices.Clone(prefixes)
 	slices.SortFunc(sorted, api.ComparePrefix)
-	sorted = slices.Compact(sorted)
 	var h content
 	h.num(rulesetFormat)
 	h.str(allowedLabel)

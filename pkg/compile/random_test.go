@@ -3,10 +3,12 @@
 package compile
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/eniplane/eniplane/pkg/api"
@@ -23,31 +25,138 @@ func TestAgainstReference(t *testing.T) {
 		if len(res.Degraded) > 0 {
 			t.Fatalf("seed %d: degraded: %v", seed, res.Degraded)
 		}
+		checkOrder(t, res.State)
 		for range 250 {
 			eni := &res.State.ENIs[g.IntN(len(res.State.ENIs))]
-			from := obj.ENIs[eni.Name]
 			p := g.packet(obj)
-			for _, c := range []struct {
-				name   string
-				id     uint32
-				groups bool
-				want   decision
-			}{
-				{"sg ingress", eni.SGIn, true, referenceGroups(obj, from, "ingress", p)},
-				{"sg egress", eni.SGOut, true, referenceGroups(obj, from, "egress", p)},
-				{"nacl ingress", eni.NACLIn, false, referenceACL(obj, from, "ingress", p)},
-				{"nacl egress", eni.NACLOut, false, referenceACL(obj, from, "egress", p)},
-			} {
-				got := evaluate(t, res.State, c.id, eni.VNI, p, c.groups)
-				if got != c.want {
-					t.Fatalf("seed %d: %s of %s, %+v: got %+v, want %+v", seed, c.name, eni.Name, p, got, c.want)
-				}
-				matched[got.rule != ""]++
+			got, want := evaluateAll(t, res.State, eni, p), referenceAll(obj, obj.ENIs[eni.Name], p)
+			if got != want {
+				t.Fatalf("seed %d: %s, %+v: got %+v, want %+v", seed, eni.Name, p, got, want)
+			}
+			for _, d := range got {
+				matched[d.rule != ""]++
 			}
 		}
 	}
 	if matched[true] < 5000 || matched[false] < 5000 {
 		t.Errorf("the random rules decide too little or too much to prove anything: %v", matched)
+	}
+}
+
+// TestChangesAgainstReference compiles random small changes on top of what was there. The result
+// must be that of the new rules, however much of the old was taken over, and where a verdict
+// changed the generation must have grown.
+func TestChangesAgainstReference(t *testing.T) {
+	changed, same := 0, 0
+	for seed := range uint64(250) {
+		g := generator{rand.New(rand.NewPCG(seed, 4))}
+		before := g.objects()
+		res := mustCompile(t, Input{Objects: before, Host: "host-a", Revision: 1})
+		obj := generator{rand.New(rand.NewPCG(seed, 4))}.objects() // an equal one
+		g.change(obj)
+		next := mustCompile(t, Input{Objects: obj, Host: "host-a", Revision: 2, Previous: res.State, IDs: res.IDs})
+		for range 60 {
+			eni := &next.State.ENIs[g.IntN(len(next.State.ENIs))]
+			p := g.packet(obj)
+			got, want := evaluateAll(t, next.State, eni, p), referenceAll(obj, obj.ENIs[eni.Name], p)
+			if got != want {
+				t.Fatalf("seed %d: %s, %+v: got %+v, want %+v", seed, eni.Name, p, got, want)
+			}
+			grown := eni.Generation > eniOf(res.State, eni.Name).Generation
+			if was := referenceAll(before, before.ENIs[eni.Name], p); was != want && !grown {
+				t.Fatalf("seed %d: %s, %+v: %+v became %+v, but the generation stayed", seed, eni.Name, p, was, want)
+			} else if was != want {
+				changed++
+			} else if !grown {
+				same++
+			}
+		}
+	}
+	if changed < 500 || same < 500 {
+		t.Errorf("the random changes change too little or too much to prove anything: %d changed, %d the same", changed, same)
+	}
+}
+
+// change changes one thing that verdicts depend on.
+func (g generator) change(obj *api.Objects) {
+	group := obj.SecurityGroups[fmt.Sprintf("sg-%d", g.IntN(6))]
+	eni := obj.ENIs[fmt.Sprintf("eni-%d", g.IntN(12))]
+	acl := obj.NetworkACLs["acl"]
+	rules, entries := &group.Ingress, &acl.Ingress
+	if g.IntN(2) == 0 {
+		rules, entries = &group.Egress, &acl.Egress
+	}
+	if len(*rules) == 0 || len(*entries) == 0 {
+		*rules, *entries = g.rules(), g.entries()
+		return
+	}
+	r, e := &(*rules)[g.IntN(len(*rules))], &(*entries)[g.IntN(len(*entries))]
+	switch g.IntN(10) {
+	case 0:
+		r.Protocol, r.Ports, r.ICMP = g.service()
+	case 1:
+		r.Peers = r.Peers[1:]
+	case 2:
+		r.Peers[0] = api.Peer{Prefix: g.prefix()}
+	case 3:
+		r.Peers[0] = api.Peer{Group: fmt.Sprintf("sg-%d", g.IntN(6))}
+	case 4:
+		e.Protocol, e.Ports, e.ICMP = g.service()
+	case 5:
+		e.CIDR = g.prefix()
+	case 6:
+		e.Allow = !e.Allow
+	case 7:
+		eni.SecurityGroups[0] = group.Name
+	case 8:
+		a := g.addr()
+		if a.As16()[15] != 1 && !slices.ContainsFunc(sorted(obj.ENIs), func(e *api.ENI) bool { return slices.Contains(e.IPs, a) }) {
+			eni.IPs = append(eni.IPs, a)
+		}
+	case 9:
+		list := obj.PrefixLists[fmt.Sprintf("pl-%d", g.IntN(3))]
+		list.Entries = append(list.Entries, g.prefix())
+	}
+}
+
+func evaluateAll(t *testing.T, st *State, eni *ENI, p packet) [4]decision {
+	t.Helper()
+	return [4]decision{
+		evaluate(t, st, eni.SGIn, eni.VNI, p, true), evaluate(t, st, eni.SGOut, eni.VNI, p, true),
+		evaluate(t, st, eni.NACLIn, eni.VNI, p, false), evaluate(t, st, eni.NACLOut, eni.VNI, p, false),
+	}
+}
+
+func referenceAll(obj *api.Objects, eni *api.ENI, p packet) [4]decision {
+	return [4]decision{
+		referenceGroups(obj, eni, "ingress", p), referenceGroups(obj, eni, "egress", p),
+		referenceACL(obj, eni, "ingress", p), referenceACL(obj, eni, "egress", p),
+	}
+}
+
+// checkOrder: all slices are sorted by key, and no key comes twice.
+func checkOrder(t *testing.T, st *State) {
+	t.Helper()
+	ascending(t, "ENIs", st.ENIs, func(a, b ENI) int { return int(a.Index) - int(b.Index) })
+	ascending(t, "next hops", st.NextHops, func(a, b NextHop) int { return int(a.Index) - int(b.Index) })
+	ascending(t, "endpoints", st.Endpoints, func(a, b Endpoint) int { return a.Addr.Compare(b.Addr) })
+	ascending(t, "MACs", st.MACs, func(a, b MAC) int { return bytes.Compare(a.MAC[:], b.MAC[:]) })
+	ascending(t, "VTEPs", st.VTEPs, func(a, b VTEP) int { return a.Addr.Compare(b.Addr) })
+	ascending(t, "EIPs", st.EIPs, func(a, b EIP) int { return a.Addr.Compare(b.Addr) })
+	ascending(t, "routes", st.Routes, compareRoutes)
+	ascending(t, "rule sets", st.Rulesets, func(a, b Ruleset) int { return int(a.ID) - int(b.ID) })
+	ascending(t, "ports", st.PortNames, strings.Compare)
+}
+
+func ascending[T any](t *testing.T, what string, list []T, compare func(a, b T) int) {
+	t.Helper()
+	if len(list) < 2 {
+		t.Errorf("%d %s: nothing to sort", len(list), what)
+	}
+	for i := 1; i < len(list); i++ {
+		if compare(list[i-1], list[i]) >= 0 {
+			t.Errorf("%s: %v comes before %v", what, list[i-1], list[i])
+		}
 	}
 }
 
@@ -138,7 +247,8 @@ func (g generator) entries() []api.NACLEntry {
 // objects returns a region with one VPC whose ENIs are spread over two hosts.
 func (g generator) objects() *api.Objects {
 	obj := api.NewObjects()
-	for i, name := range []string{"host-a", "host-b"} {
+	hosts := []string{"host-a", "host-b", "host-c", "host-d"}
+	for i, name := range hosts {
 		obj.Hosts[name] = &api.Host{Metadata: api.Metadata{Name: name}, VTEP: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})}
 		obj.Instances[name] = &api.Instance{Metadata: api.Metadata{Name: name}, Host: name}
 	}
@@ -159,11 +269,18 @@ func (g generator) objects() *api.Objects {
 		obj.SecurityGroups[name] = &api.SecurityGroup{Metadata: api.Metadata{Name: name}, VPC: "red", Ingress: g.rules(), Egress: g.rules()}
 	}
 	taken := map[netip.Addr]bool{}
+	for _, cidr := range obj.VPCs["red"].CIDRs {
+		taken[api.Gateway(cidr)] = true
+	}
 	for i := range 12 {
+		host := hosts[0]
+		if i%2 == 1 {
+			host = hosts[1+i/2%3]
+		}
 		e := &api.ENI{
 			Metadata: api.Metadata{Name: fmt.Sprintf("eni-%d", i)}, Subnet: "all",
 			MAC: api.MAC{2, 0, 0, 0, 0, byte(i)}, SourceDestCheck: true,
-			Attachment: &api.Attachment{Instance: []string{"host-a", "host-b"}[i%2], Index: i / 2, Device: fmt.Sprintf("tap%d", i)},
+			Attachment: &api.Attachment{Instance: host, Index: i, Device: fmt.Sprintf("tap%d", i)},
 		}
 		for range 1 + g.IntN(3) {
 			if a := g.addr(); !taken[a] {
@@ -175,6 +292,10 @@ func (g generator) objects() *api.Objects {
 			e.SecurityGroups = append(e.SecurityGroups, fmt.Sprintf("sg-%d", group))
 		}
 		obj.ENIs[e.Name] = e
+		for j, ip := range e.IPs {
+			address := netip.AddrFrom4([4]byte{203, 0, 113, byte(200 - 16*j - i)})
+			obj.EIPs[address.String()] = &api.EIP{Address: address, ENI: e.Name, PrivateIP: ip}
+		}
 	}
 	return obj
 }

@@ -46,7 +46,6 @@ func (c *compiler) routeTable(v *vpc, name string) *table {
 	c.tables[key] = out
 	routes := c.tableRoutes(v, name)
 	var h content
-	h.str(v.obj.Name)
 	for _, r := range routes {
 		h.prefixes([]netip.Prefix{r.Prefix})
 		h.num(uint64(r.Kind)<<32 | uint64(r.Arg))

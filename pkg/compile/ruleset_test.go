@@ -3,6 +3,8 @@
 package compile
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -222,5 +224,22 @@ func TestVerdictLimit(t *testing.T) {
 	_, err := compileRules(rules, nil, nil)
 	if err == nil || !strings.Contains(err.Error(), "800 rules give 401 different kinds of peers and 800 of services, which need more than 262144 verdicts") {
 		t.Errorf("got %v, want the sizes and the limit", err)
+	}
+}
+
+// TestRulesetFormat: the id of a rule set is that of its rules, so the same rules must give the same
+// classes also after an upgrade of the agent, or say that they do not.
+func TestRulesetFormat(t *testing.T) {
+	set, err := compileRules(manyRules(200), nil, manySets(50))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "format 1: 3793153b0fbf378488f7397e9b38f39f3c55593ab6906356ff7a71e88787d76c"
+	if got := fmt.Sprintf("format %d: %x", rulesetFormat, sha256.Sum256(text)); got != want {
+		t.Errorf("got %q, want %q: if compileRules gives another result for the same rules, rulesetFormat must grow", got, want)
 	}
 }
