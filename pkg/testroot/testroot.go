@@ -80,6 +80,12 @@ func alive(pid string) bool {
 
 var ownName = regexp.MustCompile(`^t([0-9]+)-[0-9]+$`)
 
+// Abandoned tells whether a name is one of ours whose process is gone.
+func Abandoned(name string) bool {
+	m := ownName.FindStringSubmatch(name)
+	return m != nil && !alive(m[1])
+}
+
 // Sweep removes the namespaces and pins of test processes that are gone: of those that were killed, because all
 // others clean up after themselves.
 func Sweep() error {
@@ -90,8 +96,7 @@ func Sweep() error {
 			errs = append(errs, fmt.Errorf("look for leftovers: %w", err))
 		}
 		for _, e := range entries {
-			m := ownName.FindStringSubmatch(e.Name())
-			if m == nil || alive(m[1]) {
+			if !Abandoned(e.Name()) {
 				continue
 			}
 			if dir == netnsDir {

@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/eniplane/eniplane/pkg/lab"
 	"github.com/eniplane/eniplane/pkg/testroot"
 )
 
@@ -52,7 +53,7 @@ func run(ctx context.Context, args []string) error {
 	readErr := c.read(out)
 	waitErr := cmd.Wait()
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what a test started and did not end; no such group is fine
-	sweepErr := testroot.Sweep()
+	sweepErr := errors.Join(testroot.Sweep(), lab.DownAll(testroot.Abandoned))
 	if ctx.Err() != nil {
 		return errors.Join(errors.New("interrupted, cleaned up"), sweepErr)
 	}
