@@ -95,25 +95,45 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	return REASON_DELIVERED;
 }
 
+/* Arguments of helpers that would crowd the stack; per CPU. */
+struct scratch {
+	__u8 tunnel[64] __attribute__((aligned(8))); /* struct bpf_tunnel_key */
+	__u8 fib[64] __attribute__((aligned(8))); /* struct bpf_fib_lookup */
+};
+_Static_assert(sizeof(struct bpf_tunnel_key) <= 64 && sizeof(struct bpf_fib_lookup) <= 64, "fits");
+
+MAP(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct scratch, 1, 0);
+
+static __always_inline struct scratch *scratch_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratches, &zero);
+}
+
 /* To another host: the kernel's VXLAN device writes the outer headers and finds the way. */
 static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
 					      const struct eni_conf *conf, const struct nexthop *nh)
 {
-	struct bpf_tunnel_key key = {
-		.tunnel_id = nh->vni,
-		.tunnel_ttl = 64,
-		.remote_ipv4 = bpf_ntohl(*(const __u32 *)nh->vtep),
-		.local_ipv4 = bpf_ntohl(*(const __u32 *)host->vtep),
-	};
+	struct scratch *s = scratch_get();
+	struct bpf_tunnel_key *key;
 
 	if (p->ip_len > host->overlay_mtu)
 		return too_big_for(p, host->overlay_mtu);
-	if (!rewrite_macs(p, nh->mac, conf->mac, false) ||
-	    bpf_skb_set_tunnel_key(p->ctx, &key, sizeof(key),
+	if (!s || !rewrite_macs(p, nh->mac, conf->mac, false))
+		return REASON_HELPER;
+	key = (struct bpf_tunnel_key *)s->tunnel;
+	__builtin_memset(key, 0, sizeof(*key));
+	key->tunnel_id = nh->vni;
+	key->tunnel_ttl = 64;
+	key->remote_ipv4 = bpf_ntohl(*(const __u32 *)nh->vtep);
+	key->local_ipv4 = bpf_ntohl(*(const __u32 *)host->vtep);
+	if (bpf_skb_set_tunnel_key(p->ctx, key, sizeof(*key),
 				   BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT))
 		return REASON_HELPER;
-	unit_note(host->vxlan_ifindex, 2, nh->vni, nh->vtep);
 	p->out_ifindex = host->vxlan_ifindex;
+	p->out = OUT_OVERLAY;
+	unit_note(host->vxlan_ifindex, 2, nh->vni, nh->vtep);
 	return REASON_DELIVERED;
 }
 
@@ -124,22 +144,26 @@ static __always_inline enum reason to_overlay(struct pkt *p, const struct host_c
 static __always_inline enum reason to_internet(struct pkt *p, const struct host_conf *host,
 					       const __u8 *src, const bool v6)
 {
-	struct bpf_fib_lookup fib = {
-		.family = v6 ? AF_INET6 : AF_INET,
-		.l4_protocol = p->protocol,
-		.tot_len = p->ip_len,
-		.ifindex = host->vxlan_ifindex,
-	};
+	struct scratch *s = scratch_get();
+	struct bpf_fib_lookup *fib;
 	long ret;
 
-	addr_copy((__u8 *)&fib.ipv4_src, src, v6);
-	addr_copy((__u8 *)&fib.ipv4_dst, p->dst, v6);
-	ret = bpf_fib_lookup(p->ctx, &fib, sizeof(fib), FIB_LOOKUP_SKIP_NEIGH);
+	if (!s)
+		return REASON_HELPER;
+	fib = (struct bpf_fib_lookup *)s->fib;
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->family = v6 ? AF_INET6 : AF_INET;
+	fib->l4_protocol = p->protocol;
+	fib->tot_len = p->ip_len;
+	fib->ifindex = host->vxlan_ifindex;
+	addr_copy((__u8 *)&fib->ipv4_src, src, v6);
+	addr_copy((__u8 *)&fib->ipv4_dst, p->dst, v6);
+	ret = bpf_fib_lookup(p->ctx, fib, sizeof(*fib), FIB_LOOKUP_SKIP_NEIGH);
 	if (ret == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		return too_big_for(p, fib.mtu_result);
-	if (ret != BPF_FIB_LKUP_RET_SUCCESS || !bpf_map_lookup_elem(&uplinks, &fib.ifindex))
+		return too_big_for(p, fib->mtu_result);
+	if (ret != BPF_FIB_LKUP_RET_SUCCESS || !bpf_map_lookup_elem(&uplinks, &fib->ifindex))
 		return REASON_NO_FIB;
-	p->out_ifindex = fib.ifindex;
+	p->out_ifindex = fib->ifindex;
 	p->out = OUT_NEIGHBOUR;
 	return REASON_DELIVERED;
 }

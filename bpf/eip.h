@@ -14,21 +14,21 @@ static __always_inline bool eip_find(const struct pkt *p, __u8 *addr, __u32 *eni
 		struct eip_key6 key;
 		struct eips_in6 *e;
 
-		__builtin_memcpy(key.addr, addr, 16);
+		addr_copy(key.addr, addr, true);
 		e = bpf_map_lookup_elem(&eip_in6, &key);
 		if (!e || !e->v[p->slot & 1].flags)
 			return false;
-		__builtin_memcpy(addr, e->v[p->slot & 1].addr, 16);
+		addr_copy(addr, e->v[p->slot & 1].addr, true);
 		*eni = e->v[p->slot & 1].eni;
 	} else {
 		struct eip_key4 key;
 		struct eips_in4 *e;
 
-		__builtin_memcpy(key.addr, addr, 4);
+		addr_copy(key.addr, addr, false);
 		e = bpf_map_lookup_elem(&eip_in4, &key);
 		if (!e || !e->v[p->slot & 1].flags)
 			return false;
-		__builtin_memcpy(addr, e->v[p->slot & 1].addr, 4);
+		addr_copy(addr, e->v[p->slot & 1].addr, false);
 		*eni = e->v[p->slot & 1].eni;
 	}
 	return true;

@@ -22,10 +22,9 @@ static __always_inline int tc_action(const struct pkt *p, enum reason reason, in
 			unit_note(p->out_ifindex, 3, 0, NULL);
 			return bpf_redirect_neigh(p->out_ifindex, NULL, 0, 0);
 		}
-		if (!unit_test)
-			return bpf_redirect(p->out_ifindex, 0);
-		unit_note(p->out_ifindex, 1, 0, NULL);
-		return TCX_REDIRECT;
+		if (p->out == OUT_DEVICE)
+			unit_note(p->out_ifindex, 1, 0, NULL);
+		return bpf_redirect(p->out_ifindex, 0);
 	default:
 		return TCX_DROP;
 	}

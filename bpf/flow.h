@@ -1,8 +1,31 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The flow table as a plain kernel hash: find, insert, touch, advance. */
+/*
+ * The flow table: find, insert, touch, advance. No packet, no context, any hook. `v6` is always a
+ * literal, so one text serves both tables.
+ *
+ * Who may write what:
+ *  - a slot is rewritten only after its control word was claimed (busy) by compare-and-swap, and
+ *    claimed only when it holds the same key or its deadline is FLOW_GRACE in the past;
+ *  - a key is inserted only under the lock word of its first set, so no key is stored twice;
+ *  - a hit takes no lock: it copies, and looks whether the version changed meanwhile;
+ *  - counters are added to, deadlines stored, by whoever has found the flow.
+ * Nothing that has not expired is ever displaced.
+ *
+ * Order of memory accesses: x86 keeps loads in order, arm64 does not, and the object is the same.
+ * Stores are ordered by the fetching atomics around them. Loads are ordered by making the address
+ * of the later one depend on the value of the earlier one (flow_zero), which costs no barrier.
+ */
 #pragma once
 
-#include "pkt.h"
+#include "flow_layout.h"
+#include "reason.h"
+
+enum flow_tries {
+	FLOW_LOCK_TRIES = 64, /* then FLOW_BUSY: the packet is dropped, its sender tries again */
+	FLOW_READ_TRIES = 16, /* likewise, when a slot is being rewritten */
+	FLOW_CLAIM_TRIES = 4, /* against changes of state in the same moment */
+	FLOW_FIRST_FILL = 4, /* slots used of the first set up to which the second is not looked at */
+};
 
 /* What a flow knows, as copied out by flow_find and handed in to flow_insert. */
 struct flow {
@@ -19,81 +42,519 @@ struct flow {
 	__u8 nat[16]; /* the EIP of the local address; IPv4 in the first four bytes */
 };
 
-struct flow_entry {
-	struct flow flow;
-	__u32 seen;
-	__u64 packets[2];
-	__u64 bytes[2];
-};
-
+/* Where a found or inserted flow is. Valid for this packet only; never share it. */
 struct flow_ref {
-	struct flow_entry *entry;
+	__u32 *control;
+	__u32 *expires;
+	struct flow_body *body;
+	__u32 seen; /* the control word that belongs to the copy */
+	__u32 class; /* enum flow_class */
 };
 
-MAP(flows4, BPF_MAP_TYPE_HASH, struct flow_key4, struct flow_entry, 65536, 0);
-MAP(flows6, BPF_MAP_TYPE_HASH, struct flow_key6, struct flow_entry, 65536, 0);
-
-static __always_inline __u32 flow_ticks(__u32 seconds)
-{
-	return (seconds * 1000000000ULL >> 28) + 1;
-}
+/* Both choices of a key. */
+struct flow_choice {
+	__u32 first;
+	__u32 second;
+	__u32 tag; /* 1-255 */
+	__u32 home; /* slot to be in if it is free, 0-7 */
+};
 
 static __always_inline __u32 flow_now(void)
 {
-	return bpf_ktime_get_coarse_ns() >> 28;
+	return bpf_ktime_get_coarse_ns() >> FLOW_TICK_SHIFT;
 }
 
-static __always_inline __u32 flow_timeout(__u32 class, __u8 state)
+static __always_inline __u32 flow_load(const __u32 *word)
 {
-	if (state == FLOW_BLOCKED || state == FLOW_CLOSING)
+	return *(const volatile __u32 *)word;
+}
+
+static __always_inline void flow_store(__u32 *word, __u32 value)
+{
+	*(volatile __u32 *)word = value;
+}
+
+/* 0, computed from `value` in a way that neither compiler nor CPU can cut short. */
+static __always_inline __u64 flow_zero(__u64 value)
+{
+	asm volatile("%0 &= 0" : "+r"(value));
+	return value;
+}
+
+/* Seconds to ticks, rounded up. */
+static __always_inline __u32 flow_ticks(__u32 seconds)
+{
+	return (seconds * 1000000000ULL >> FLOW_TICK_SHIFT) + 1;
+}
+
+/* How long a flow lives without a packet. */
+static __always_inline __u32 flow_timeout(__u32 class, __u32 state)
+{
+	if (state == FLOW_BLOCKED)
 		return flow_ticks(40);
-	switch (class & 3) {
+	switch (class & 7) { /* without origin and transit */
 	case CLASS_TCP:
-		return state == FLOW_ESTABLISHED ? flow_ticks(7440) : flow_ticks(30);
+		if (state == FLOW_ESTABLISHED)
+			return flow_ticks(7440);
+		return state == FLOW_CLOSING ? flow_ticks(40) : flow_ticks(30);
 	case CLASS_UDP:
 		return state == FLOW_ESTABLISHED ? flow_ticks(180) : flow_ticks(30);
 	case CLASS_ICMP:
 		return flow_ticks(30);
+	default:
+		return flow_ticks(600);
 	}
-	return flow_ticks(600);
 }
 
+/*
+ * Keyed hash: NH (two words, two random words, one multiplication: collisions of chosen keys are
+ * no likelier than 2^-32), then a mixer, so that the bits are independent enough to be cut up.
+ */
+static __always_inline bool flow_hash(const void *key, struct flow_choice *to, const bool v6)
+{
+	const __u32 words = (v6 ? sizeof(struct flow_key6) : sizeof(struct flow_key4)) / 4;
+	const __u32 *word = key;
+	__u32 family = v6;
+	const struct flow_table *table;
+	__u64 hash;
+
+	table = bpf_map_lookup_elem(&flow_tables, &family);
+	if (!table || !table->sets)
+		return false;
+	hash = table->seed;
+#pragma clang loop unroll(full)
+	for (__u32 i = 0; i < words; i += 2)
+		hash += (__u64)(__u32)(word[i] + table->words[i]) *
+			(__u32)(word[i + 1] + table->words[i + 1]);
+	hash ^= hash >> 32;
+	hash *= 0x9fb21c651e98df25ULL;
+	hash ^= hash >> 29;
+	hash *= 0xd6e8feb86659fd93ULL;
+	hash ^= hash >> 32;
+	to->first = (hash >> 32) * table->sets >> 32;
+	to->second = (__u64)(__u32)hash * table->sets >> 32;
+	to->tag = (hash >> 32 & 255) ?: 255;
+	to->home = hash >> 40 & (FLOW_WAYS - 1);
+	return true;
+}
+
+/*
+ * Sets of slots are words with bit 8i+7 for slot i. flow_match may name a slot too many above a
+ * true one; keys are compared anyway.
+ */
+static __always_inline __u64 flow_match(__u64 tags, __u32 tag)
+{
+	const __u64 ones = 0x0101010101010101ULL;
+	__u64 x = tags ^ tag * ones;
+
+	return (x - ones) & ~x & ones << 7;
+}
+
+/* The lowest slot of a set of slots that is not empty. */
+static __always_inline __u32 flow_lowest(__u64 slots)
+{
+	return ((slots & -slots) >> 7) * 0x20406080a0c0e0ULL >> 61;
+}
+
+static __always_inline __u32 flow_count(__u64 slots)
+{
+	return (slots >> 7) * 0x0101010101010101ULL >> 56;
+}
+
+static __always_inline void *flow_set(__u32 index, const bool v6)
+{
+	return v6 ? bpf_map_lookup_elem(&flows6, &index) : bpf_map_lookup_elem(&flows4, &index);
+}
+
+/* The control word of slot i, which is the beginning of the slot. */
+static __always_inline void *flow_slot(void *set, __u32 i, const bool v6)
+{
+	if (v6)
+		return &((struct flow_set6 *)set)->slots[i];
+	return &((struct flow_set4 *)set)->slots[i];
+}
+
+static __always_inline struct flow_body *flow_body(void *slot, const bool v6)
+{
+	return v6 ? &((struct flow_slot6 *)slot)->body : &((struct flow_slot4 *)slot)->body;
+}
+
+static __always_inline __u32 *flow_nat(void *slot, const bool v6)
+{
+	return v6 ? (__u32 *)((struct flow_slot6 *)slot)->nat :
+		    (__u32 *)((struct flow_slot4 *)slot)->nat;
+}
+
+/* 0 if the slot holds the key. */
+static __always_inline __u32 flow_differs(void *slot, const void *key, const bool v6)
+{
+	const __u32 words = (v6 ? sizeof(struct flow_key6) : sizeof(struct flow_key4)) / 4;
+	const __u32 *have = slot + offsetof(struct flow_slot4, key), *want = key;
+	__u32 differs = 0;
+
+#pragma clang loop unroll(full)
+	for (__u32 i = 0; i < words; i++)
+		differs |= flow_load(&have[i]) ^ want[i];
+	return differs;
+}
+
+/* Copies the slot. Returns the bits of all that was loaded. */
+static __always_inline __u32 flow_copy(void *slot, struct flow *flow, const bool v6)
+{
+	const __u32 words = v6 ? 4 : 1;
+	struct flow_body *body = flow_body(slot, v6);
+	__u32 *nat = flow_nat(slot, v6), *to = (__u32 *)flow->nat, bits;
+
+	flow->eni = flow_load(&body->eni);
+	flow->incarnation = flow_load(&body->incarnation);
+	flow->generation = flow_load(&body->generation);
+	flow->nexthop = flow_load(&body->nexthop);
+	flow->nexthop_generation = flow_load(&body->nexthop_generation);
+	flow->rule = flow_load(&body->rule);
+	flow->reason = *(volatile __u8 *)&body->reason;
+	flow->pad = 0;
+	bits = flow->eni | flow->incarnation | flow->generation | flow->nexthop |
+	       flow->nexthop_generation | flow->rule | flow->reason;
+#pragma clang loop unroll(full)
+	for (__u32 i = 0; i < words; i++) {
+		to[i] = flow_load(&nat[i]);
+		bits |= to[i];
+	}
+	return bits;
+}
+
+static __always_inline void flow_refer(struct flow_ref *ref, struct flow_line *line, __u32 i,
+				       __u32 control, __u32 scope_class, const bool v6)
+{
+	void *slot = flow_slot(line, i, v6);
+
+	ref->control = slot;
+	ref->expires = &line->expires[i];
+	ref->body = flow_body(slot, v6);
+	ref->seen = control;
+	ref->class = scope_class & 255;
+}
+
+static __always_inline void flow_state_of(__u32 control, struct flow *flow)
+{
+	flow->state = control >> FLOW_STATE_SHIFT & FLOW_STATE_MASK;
+	flow->flags = control >> FLOW_FLAGS_SHIFT & FLOW_FLAGS_MASK;
+}
+
+static __always_inline __u32 flow_control(__u32 version, __u32 state, __u32 flags)
+{
+	return version << FLOW_VERSION_SHIFT | (flags & FLOW_FLAGS_MASK) << FLOW_FLAGS_SHIFT |
+	       (state & FLOW_STATE_MASK) << FLOW_STATE_SHIFT;
+}
+
+/* 1 if the value is not 0, without a branch. */
+static __always_inline __u32 flow_nonzero(__u32 value)
+{
+	return (value | -value) >> 31;
+}
+
+enum flow_probe_result {
+	FLOW_HIT = 0,
+	FLOW_AGAIN = 1, /* the slot is being rewritten */
+	FLOW_OTHER = 2, /* another key, or dead */
+};
+
+/*
+ * Copies slot i if it holds the key and is alive. Returns enum flow_probe_result as bits. One way
+ * through, without branches, so that the verifier walks each turn of the loop around it once.
+ */
+static __always_inline __u32 flow_probe(struct flow_line *line, __u32 i, const void *key,
+					__u32 now, struct flow *copy, __u32 *control,
+					const bool v6)
+{
+	__u32 dead = ((__u64)flow_load(&line->expires[i]) - now - 1) >> 63;
+	void *slot = flow_slot(line, i, v6);
+	__u32 before = flow_load(slot), after, differs, bits, moved;
+
+	slot += flow_zero(before);
+	differs = flow_differs(slot, key, v6);
+	bits = flow_copy(slot, copy, v6) | differs;
+	after = flow_load(slot + flow_zero(bits));
+	moved = ((before | after) & FLOW_BUSY) |
+		flow_nonzero((before ^ after) >> FLOW_VERSION_SHIFT);
+	flow_state_of(after, copy);
+	*control = after;
+	return (moved & ~dead) | (flow_nonzero(differs) | dead) << 1;
+}
+
+/* Looks for the key among all slots of a set whose tag is the key's. */
+static __always_inline enum reason flow_search(struct flow_line *line, __u32 tag, const void *key,
+					       __u32 now, struct flow *flow, struct flow_ref *ref,
+					       const bool v6)
+{
+	__u64 slots = flow_match(*(volatile __u64 *)&line->tags, tag);
+
+#pragma clang loop unroll(disable)
+	for (__u32 n = 0; n < FLOW_READ_TRIES; n++) {
+		__u32 i = flow_lowest(slots), result, control;
+		struct flow copy;
+
+		if (!slots)
+			return REASON_NO_FLOW;
+		result = flow_probe(line, i, key, now, &copy, &control, v6);
+		if (result == FLOW_HIT) {
+			*flow = copy;
+			flow_refer(ref, line, i, control, *(const __u32 *)key, v6);
+			return REASON_CONTINUE;
+		}
+		slots &= (slots - 1) | -(__u64)(result & FLOW_AGAIN);
+	}
+	return REASON_FLOW_BUSY;
+}
+
+/*
+ * Finds the live flow of a key and copies what it knows: CONTINUE, or NO_FLOW, or FLOW_BUSY (drop
+ * the packet). The copy is of one moment; whether it still counts (eni, incarnation, generation) is
+ * for the caller to judge.
+ *
+ * Most flows sit in their home, the slot of the first set that the hash names: it is looked at
+ * without waiting for the set's first line, so that the two cache misses of a large table overlap.
+ */
 static __always_inline enum reason flow_find(const void *key, __u32 now, struct flow *flow,
 					     struct flow_ref *ref, const bool v6)
 {
-	struct flow_entry *f = v6 ? bpf_map_lookup_elem(&flows6, key) :
-				    bpf_map_lookup_elem(&flows4, key);
+	struct flow_choice choice;
+	struct flow_line *line;
+	enum reason reason;
+	struct flow copy;
+	__u32 control;
 
-	if (!f || now - f->seen > flow_timeout(*(const __u32 *)key, f->flow.state))
+	if (!flow_hash(key, &choice, v6))
 		return REASON_NO_FLOW;
-	ref->entry = f;
-	*flow = f->flow;
-	return REASON_CONTINUE;
+	line = flow_set(choice.first, v6);
+	if (!line)
+		return REASON_NO_FLOW;
+	if (flow_probe(line, choice.home, key, now, &copy, &control, v6) == FLOW_HIT) {
+		*flow = copy;
+		flow_refer(ref, line, choice.home, control, *(const __u32 *)key, v6);
+		return REASON_CONTINUE;
+	}
+	reason = flow_search(line, choice.tag, key, now, flow, ref, v6);
+	if (reason != REASON_NO_FLOW)
+		return reason;
+	line = flow_set(choice.second, v6);
+	if (!line)
+		return REASON_NO_FLOW;
+	return flow_search(line, choice.tag, key, now, flow, ref, v6);
 }
 
+/* Keeps the flow alive from now on. Writes only what moves the deadline by half a second. */
+static __always_inline void flow_refresh(struct flow_ref *ref, __u32 state, __u32 now)
+{
+	__u32 deadline = now + flow_timeout(ref->class, state);
+
+	if (deadline - flow_load(ref->expires) + 1 > 2 &&
+	    (flow_load(ref->control) ^ ref->seen) >> FLOW_VERSION_SHIFT == 0)
+		flow_store(ref->expires, deadline);
+}
+
+/* Counts a packet of the flow and keeps the flow alive. */
 static __always_inline void flow_touch(struct flow_ref *ref, __u32 now, __u32 dir, __u32 packets,
 				       __u32 bytes)
 {
-	if (ref->entry->seen != now)
-		ref->entry->seen = now;
-	ref->entry->packets[dir & 1] += packets;
-	ref->entry->bytes[dir & 1] += bytes;
+	struct flow_body *body = ref->body;
+
+	__sync_fetch_and_add(&body->packets[dir & 1], packets);
+	__sync_fetch_and_add(&body->bytes[dir & 1], bytes);
+	flow_refresh(ref, ref->seen >> FLOW_STATE_SHIFT & FLOW_STATE_MASK, now);
 }
 
-static __always_inline void flow_advance(struct flow_ref *ref, __u8 state, __u8 flags)
+/*
+ * Moves the flow to `state` unless another CPU has moved it first, and adds flags. Only for the
+ * version that was found: a flow rewritten meanwhile stays as it is. Call flow_touch afterwards.
+ */
+static __always_inline void flow_advance(struct flow_ref *ref, __u32 state, __u32 flags)
 {
-	ref->entry->flow.state = state;
-	ref->entry->flow.flags = flags;
+	const __u32 state_bits = FLOW_STATE_MASK << FLOW_STATE_SHIFT;
+
+	for (__u32 n = 0; n < FLOW_CLAIM_TRIES; n++) {
+		__u32 old = flow_load(ref->control);
+		__u32 new = old | (flags & FLOW_FLAGS_MASK) << FLOW_FLAGS_SHIFT;
+
+		if (old & FLOW_BUSY || (old ^ ref->seen) >> FLOW_VERSION_SHIFT)
+			return;
+		if (!((old ^ ref->seen) & state_bits))
+			new = (new & ~state_bits) | state << FLOW_STATE_SHIFT;
+		if (new == old || __sync_val_compare_and_swap(ref->control, old, new) == old) {
+			ref->seen = new;
+			return;
+		}
+	}
 }
 
+static __always_inline bool flow_lock(__u32 *lock)
+{
+#pragma clang loop unroll(disable)
+	for (__u32 n = 0; n < FLOW_LOCK_TRIES; n++) {
+		if (!__sync_val_compare_and_swap(lock, 0, 1))
+			return true;
+	}
+	return false;
+}
+
+/* Rewrites slot i, claimed. `keep`: the flow goes on, so do its age and counters. */
+static __always_inline void flow_write(struct flow_line *line, __u32 i, const void *key,
+				       const struct flow *flow, __u32 now, bool keep, const bool v6)
+{
+	const __u32 key_words = (v6 ? sizeof(struct flow_key6) : sizeof(struct flow_key4)) / 4;
+	const __u32 nat_words = v6 ? 4 : 1;
+	const __u32 *from = key, *nat = (const __u32 *)flow->nat;
+	void *slot = flow_slot(line, i, v6);
+	struct flow_body *body = flow_body(slot, v6);
+	__u32 *to = slot + offsetof(struct flow_slot4, key), *to_nat = flow_nat(slot, v6);
+
+#pragma clang loop unroll(full)
+	for (__u32 n = 0; n < key_words; n++)
+		to[n] = from[n];
+#pragma clang loop unroll(full)
+	for (__u32 n = 0; n < nat_words; n++)
+		to_nat[n] = nat[n];
+	if (!keep) {
+		body->opened = now;
+		body->packets[DIR_OUT] = body->packets[DIR_IN] = 0;
+		body->bytes[DIR_OUT] = body->bytes[DIR_IN] = 0;
+	}
+	body->eni = flow->eni;
+	body->incarnation = flow->incarnation;
+	body->generation = flow->generation;
+	body->nexthop = flow->nexthop;
+	body->nexthop_generation = flow->nexthop_generation;
+	body->rule = flow->rule;
+	body->reason = flow->reason;
+}
+
+/* The slot of a set that has the key, alive or not, as a set of slots; or none. */
+static __always_inline __u64 flow_own(struct flow_line *line, __u32 tag, const void *key,
+				      const bool v6)
+{
+	__u64 slots = flow_match(*(volatile __u64 *)&line->tags, tag);
+
+#pragma clang loop unroll(disable)
+	for (__u32 n = 0; n < FLOW_WAYS; n++) {
+		if (!slots || !flow_differs(flow_slot(line, flow_lowest(slots), v6), key, v6))
+			break;
+		slots &= slots - 1;
+	}
+	return slots & -slots;
+}
+
+/* The slots of a set that may be taken: never used, or dead for so long that no packet that found
+ * them alive is still on its way. */
+static __always_inline bool flow_is_free(const __u32 *expires, __u32 now)
+{
+	return flow_load(expires) + FLOW_GRACE <= now;
+}
+
+static __always_inline __u64 flow_free(struct flow_line *line, __u32 now)
+{
+	__u64 slots = 0;
+
+#pragma clang loop unroll(full)
+	for (__u32 i = 0; i < FLOW_WAYS; i++) {
+		__u64 used = (__u64)now - flow_load(&line->expires[i]) - FLOW_GRACE;
+
+		slots |= (~used >> 63) << (8 * i + 7);
+	}
+	return slots;
+}
+
+/*
+ * Makes one of the slots ours and writes the flow there. `own`: it is the slot that has the key,
+ * tried again while its state changes; otherwise any of the slots will do that is free.
+ */
+static __always_inline enum reason flow_take(struct flow_line *line, __u64 slots, bool own,
+					     const struct flow_choice *choice, const void *key,
+					     const struct flow *flow, __u32 now,
+					     struct flow_ref *ref, const bool v6)
+{
+	__u64 home = slots & 0x80ULL << 8 * choice->home;
+
+#pragma clang loop unroll(disable)
+	for (__u32 n = 0; n < FLOW_WAYS; n++) {
+		__u32 i = flow_lowest(home ?: slots), old, new;
+		__u32 *control = flow_slot(line, i, v6), *expires = &line->expires[i];
+
+		if (!slots)
+			return REASON_FLOW_FULL;
+		old = flow_load(control) & ~FLOW_BUSY;
+		if (__sync_val_compare_and_swap(control, old, old | FLOW_BUSY) == old) {
+			/* Since we looked, the slot may have gone to another key. */
+			if (own ? !flow_differs(control, key, v6) : flow_is_free(expires, now)) {
+				struct flow_body *body = flow_body(control, v6);
+				bool keep = own && flow_load(expires) > now &&
+					    flow->state != FLOW_OPENING &&
+					    body->incarnation == flow->incarnation;
+
+				flow_write(line, i, key, flow, now, keep, v6);
+				new = flow_control((old >> FLOW_VERSION_SHIFT) + 1, flow->state,
+						   flow->flags);
+				flow_refer(ref, line, i, new, *(const __u32 *)key, v6);
+				flow_store(expires, now + flow_timeout(ref->class, flow->state));
+				__sync_lock_test_and_set(control, new);
+				*((volatile __u8 *)&line->tags + i) = choice->tag;
+				return REASON_CONTINUE;
+			}
+			__sync_lock_test_and_set(control, old);
+		}
+		slots &= ~(0x80ULL << 8 * i) | -(__u64)own;
+		home = 0;
+	}
+	return REASON_FLOW_BUSY;
+}
+
+/* Under the lock of the first set: the key's own slot, or a free one: of the first set unless it
+ * fills up, then of the emptier one. */
+static __always_inline enum reason flow_put(struct flow_line *first, struct flow_line *second,
+					    const struct flow_choice *choice, const void *key, const struct flow *flow,
+					    __u32 now, struct flow_ref *ref, const bool v6)
+{
+	struct flow_line *line = first;
+	__u64 slots = flow_own(first, choice->tag, key, v6), other;
+	bool own = true;
+
+	if (!slots) {
+		line = second;
+		slots = flow_own(second, choice->tag, key, v6);
+	}
+	if (!slots) {
+		own = false;
+		slots = flow_free(second, now);
+		other = flow_free(first, now);
+		if (flow_count(other) > FLOW_WAYS - FLOW_FIRST_FILL ||
+		    flow_count(other) >= flow_count(slots)) {
+			line = first;
+			slots = other;
+		}
+	}
+	return flow_take(line, slots, own, choice, key, flow, now, ref, v6);
+}
+
+/*
+ * Stores a flow under a key: CONTINUE, FLOW_FULL, or FLOW_BUSY. A flow that is there already is
+ * rewritten in place; it keeps its age and counters if it is alive, of the same incarnation, and
+ * the new one is not opening. `ref` is set with CONTINUE only.
+ */
 static __always_inline enum reason flow_insert(const void *key, const struct flow *flow, __u32 now,
 					       struct flow_ref *ref, const bool v6)
 {
-	struct flow_entry entry = { .flow = *flow, .seen = now };
+	struct flow_line *first, *second;
+	struct flow_choice choice;
+	enum reason reason;
 
-	if (v6 ? bpf_map_update_elem(&flows6, key, &entry, BPF_ANY) :
-		 bpf_map_update_elem(&flows4, key, &entry, BPF_ANY))
+	if (!flow_hash(key, &choice, v6))
 		return REASON_FLOW_FULL;
-	ref->entry = v6 ? bpf_map_lookup_elem(&flows6, key) : bpf_map_lookup_elem(&flows4, key);
-	return ref->entry ? REASON_CONTINUE : REASON_FLOW_FULL;
+	first = flow_set(choice.first, v6);
+	second = flow_set(choice.second, v6);
+	if (!first || !second)
+		return REASON_FLOW_FULL;
+	if (!flow_lock(&first->lock))
+		return REASON_FLOW_BUSY;
+	reason = flow_put(first, second, &choice, key, flow, now, ref, v6);
+	__sync_lock_test_and_set(&first->lock, 0);
+	return reason;
 }

@@ -37,20 +37,20 @@ static __always_inline bool eip_of(struct judge *j, __u32 vni, const bool v6)
 		struct addr_key6 key = {.vni = vni};
 		struct eips_out6 *e;
 
-		__builtin_memcpy(key.addr, j->local, 16);
+		addr_copy(key.addr, j->local, true);
 		e = bpf_map_lookup_elem(&eip_out6, &key);
 		if (!e || !e->v[j->slot & 1].flags)
 			return false;
-		__builtin_memcpy(j->eip, e->v[j->slot & 1].addr, 16);
+		addr_copy(j->eip, e->v[j->slot & 1].addr, true);
 	} else {
 		struct addr_key4 key = {.vni = vni};
 		struct eips_out4 *e;
 
-		__builtin_memcpy(key.addr, j->local, 4);
+		addr_copy(key.addr, j->local, false);
 		e = bpf_map_lookup_elem(&eip_out4, &key);
 		if (!e || !e->v[j->slot & 1].flags)
 			return false;
-		__builtin_memcpy(j->eip, e->v[j->slot & 1].addr, 4);
+		addr_copy(j->eip, e->v[j->slot & 1].addr, false);
 	}
 	return true;
 }

@@ -8,6 +8,7 @@
 
 #include "eni.h"
 #include "parse.h"
+#include "rewrite.h"
 
 #define ARP_LEN 28
 
@@ -52,7 +53,7 @@ struct nd {
 	__u8 flags;
 	__u8 reserved[3];
 	__u8 target[16];
-};
+} __attribute__((aligned(8)));
 
 /* A neighbour advertisement as it is sent. Written here, per CPU: too large for the stack. */
 struct nd_frame {
@@ -105,57 +106,72 @@ static __always_inline bool resolve(const struct pkt *p, const struct host_conf 
 	return nh->kind != NH_NONE;
 }
 
+/* An ARP packet with its addresses where they can be looked up. */
+struct arp_facts {
+	struct arp arp;
+	__u8 sender[4] __attribute__((aligned(4)));
+	__u8 target[4] __attribute__((aligned(4)));
+};
+
+static __always_inline __u32 arp_word(const __u8 *ip)
+{
+	const __u16 *half = (const __u16 *)ip;
+
+	return half[0] | (__u32)half[1] << 16;
+}
+
+static __always_inline bool arp_load(struct pkt *p, struct arp_facts *f, const bool xdp)
+{
+	const struct arp *arp = &f->arp;
+
+	if (!pkt_load(p, ETH_LEN, &f->arp, ARP_LEN, xdp) || arp->hardware != bpf_htons(1) ||
+	    arp->protocol != bpf_htons(ETH_P_IP) || arp->hardware_len != 6 ||
+	    arp->protocol_len != 4 ||
+	    (arp->operation != bpf_htons(1) && arp->operation != bpf_htons(2)))
+		return false;
+	*(__u32 *)f->sender = arp_word(arp->sender_ip);
+	*(__u32 *)f->target = arp_word(arp->target_ip);
+	return true;
+}
+
 /* Turns the request into its answer, on the device that it came from. */
-static __always_inline enum reason arp_answer(struct pkt *p, struct arp *arp, const __u8 *mac,
+static __always_inline enum reason arp_answer(struct pkt *p, struct arp_facts *f, const __u8 *mac,
 					      const bool xdp)
 {
-	__u8 target[4], macs_[12];
+	struct arp *arp = &f->arp;
 
-	__builtin_memcpy(target, arp->target_ip, 4);
 	arp->operation = bpf_htons(2);
 	mac_copy(arp->target_mac, arp->sender_mac);
-	__builtin_memcpy(arp->target_ip, arp->sender_ip, 4);
+	__builtin_memcpy(arp->target_ip, f->sender, 4);
 	mac_copy(arp->sender_mac, mac);
-	__builtin_memcpy(arp->sender_ip, target, 4);
-	mac_copy(macs_, p->smac);
-	mac_copy(macs_ + 6, mac);
-	if (!pkt_store(p, 0, macs_, sizeof(macs_), xdp) ||
-	    !pkt_store(p, ETH_LEN, arp, ARP_LEN, xdp))
+	__builtin_memcpy(arp->sender_ip, f->target, 4);
+	if (!rewrite_macs(p, p->smac, mac, xdp) || !pkt_store(p, ETH_LEN, arp, ARP_LEN, xdp))
 		return REASON_HELPER;
 	p->out_ifindex = p->ifindex;
 	return REASON_ANSWERED;
 }
 
-static __always_inline bool arp_load(struct pkt *p, struct arp *arp, const bool xdp)
-{
-	return pkt_load(p, ETH_LEN, arp, ARP_LEN, xdp) && arp->hardware == bpf_htons(1) &&
-	       arp->protocol == bpf_htons(ETH_P_IP) && arp->hardware_len == 6 &&
-	       arp->protocol_len == 4 &&
-	       (arp->operation == bpf_htons(1) || arp->operation == bpf_htons(2));
-}
-
 static __always_inline enum reason arp_from_eni(struct pkt *p, const struct host_conf *host,
 						const struct eni_conf *conf)
 {
-	struct arp arp;
+	struct arp_facts f;
 	bool router;
 	__u8 mac[6];
 
-	if (!arp_load(p, &arp, false))
+	if (!arp_load(p, &f, false))
 		return REASON_MALFORMED;
-	if (!mac_equal(arp.sender_mac, conf->mac))
+	if (!mac_equal(f.arp.sender_mac, conf->mac))
 		return REASON_SPOOFED_ARP;
-	if (!*(__u32 *)arp.sender_ip) /* a probe */
-		return arp.operation == bpf_htons(1) ? REASON_CONSUMED : REASON_SPOOFED_ARP;
-	if (!eni_owns(p->slot, conf, arp.sender_ip, false) &&
-	    !eni_allowed(conf, arp.sender_ip, false))
+	if (!*(__u32 *)f.sender) /* a probe */
+		return f.arp.operation == bpf_htons(1) ? REASON_CONSUMED : REASON_SPOOFED_ARP;
+	if (!eni_owns(p->slot, conf, f.sender, false) && !eni_allowed(conf, f.sender, false))
 		return REASON_SPOOFED_ARP;
-	if (arp.operation == bpf_htons(2) ||
-	    *(__u32 *)arp.sender_ip == *(__u32 *)arp.target_ip) /* an announcement */
+	if (f.arp.operation == bpf_htons(2) ||
+	    *(__u32 *)f.sender == *(__u32 *)f.target) /* an announcement */
 		return REASON_CONSUMED;
-	if (!resolve(p, host, conf, arp.target_ip, mac, &router, false))
+	if (!resolve(p, host, conf, f.target, mac, &router, false))
 		return REASON_ARP_UNKNOWN;
-	return arp_answer(p, &arp, mac, false);
+	return arp_answer(p, &f, mac, false);
 }
 
 /* Every option of this kind must name `mac`; malformed options are an error (RFC 4861 §7.1). */
@@ -196,12 +212,12 @@ static __always_inline enum reason nd_answer(struct pkt *p, const struct nd *sol
 	*(__u16 *)f->payload_len = bpf_htons(32);
 	f->next_header = PROTO_ICMPV6;
 	f->hop_limit = 255;
-	__builtin_memcpy(f->src, solicit->target, 16);
-	__builtin_memcpy(f->dst, p->src, 16);
+	addr_copy(f->src, solicit->target, true);
+	addr_copy(f->dst, p->src, true);
 	__builtin_memset(&f->nd, 0, sizeof(f->nd));
 	f->nd.type = ND_ADVERT;
 	f->nd.flags = ND_SOLICITED | ND_OVERRIDE | (router ? ND_ROUTER : 0);
-	__builtin_memcpy(f->nd.target, solicit->target, 16);
+	addr_copy(f->nd.target, solicit->target, true);
 	f->option = ND_TARGET_MAC;
 	f->option_len = 1;
 	mac_copy(f->mac, mac);

@@ -21,6 +21,7 @@
 enum out {
 	OUT_DEVICE = 0, /* as it is */
 	OUT_NEIGHBOUR = 1, /* the kernel writes the next hop's MAC */
+	OUT_OVERLAY = 2, /* the VXLAN device writes the outer headers */
 };
 
 struct pkt {
@@ -52,19 +53,18 @@ struct pkt {
 	__u8 dst[16] __attribute__((aligned(8)));
 };
 
+/* Addresses are aligned to 4 bytes everywhere; clang would copy them byte by byte. */
 static __always_inline void addr_copy(__u8 *to, const __u8 *from, const bool v6)
 {
-	if (v6)
-		__builtin_memcpy(to, from, 16);
-	else
-		__builtin_memcpy(to, from, 4);
-}
+	const __u32 *f = (const __u32 *)from;
+	__u32 *t = (__u32 *)to;
 
-static __always_inline bool addr_equal(const __u8 *a, const __u8 *b, const bool v6)
-{
-	if (v6)
-		return !__builtin_memcmp(a, b, 16);
-	return *(const __u32 *)a == *(const __u32 *)b;
+	t[0] = f[0];
+	if (v6) {
+		t[1] = f[1];
+		t[2] = f[2];
+		t[3] = f[3];
+	}
 }
 
 static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)

@@ -71,7 +71,7 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	const struct nexthop *nh;
 	struct arrival a = {};
 	struct work *w;
-	__u8 nat[16];
+	__u8 nat[16] __attribute__((aligned(8)));
 
 	TRY(parse_ip(p, v6, false));
 	TRY(spoof_service(p, v6));

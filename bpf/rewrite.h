@@ -51,7 +51,7 @@ static __always_inline bool rewrite_addr(struct pkt *p, const __u8 *old, const _
 {
 	__u32 off = ETH_LEN + (v6 ? (source ? 8 : 24) : (source ? 12 : 16));
 	__u32 csum = l4_csum_offset(p, v6), diff = addr_diff(old, new, v6);
-	__u8 addr[16];
+	__u8 addr[16] __attribute__((aligned(8)));
 
 	addr_copy(addr, new, v6);
 	if (csum && !csum_l4(p, csum, diff, p->protocol == PROTO_UDP, v6, xdp))

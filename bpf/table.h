@@ -30,12 +30,12 @@ static __always_inline const struct endpoint *endpoint_find(__u32 slot, __u32 vn
 	if (v6) {
 		struct addr_key6 key = {.vni = vni};
 
-		__builtin_memcpy(key.addr, addr, 16);
+		addr_copy(key.addr, addr, true);
 		both = bpf_map_lookup_elem(&endpoints6, &key);
 	} else {
 		struct addr_key4 key = {.vni = vni};
 
-		__builtin_memcpy(key.addr, addr, 4);
+		addr_copy(key.addr, addr, false);
 		both = bpf_map_lookup_elem(&endpoints4, &key);
 	}
 	if (!both)
@@ -69,12 +69,12 @@ static __always_inline const struct route *route_find(__u32 table, const __u8 *a
 	if (v6) {
 		struct lpm_key6 key = {.prefixlen = 32 + 128, .table = table};
 
-		__builtin_memcpy(key.addr, addr, 16);
+		addr_copy(key.addr, addr, true);
 		return bpf_map_lookup_elem(&routes6, &key);
 	} else {
 		struct lpm_key4 key = {.prefixlen = 32 + 32, .table = table};
 
-		__builtin_memcpy(key.addr, addr, 4);
+		addr_copy(key.addr, addr, false);
 		return bpf_map_lookup_elem(&routes4, &key);
 	}
 }
@@ -87,12 +87,12 @@ static __always_inline __u32 peer_class(__u32 ruleset, const __u8 *addr, const b
 	if (v6) {
 		struct lpm_key6 key = {.prefixlen = 32 + 128, .table = ruleset};
 
-		__builtin_memcpy(key.addr, addr, 16);
+		addr_copy(key.addr, addr, true);
 		class = bpf_map_lookup_elem(&addrs6, &key);
 	} else {
 		struct lpm_key4 key = {.prefixlen = 32 + 32, .table = ruleset};
 
-		__builtin_memcpy(key.addr, addr, 4);
+		addr_copy(key.addr, addr, false);
 		class = bpf_map_lookup_elem(&addrs4, &key);
 	}
 	return class ? *class : 0;

@@ -83,8 +83,8 @@ static __always_inline void flow_key4_of(struct flow_key4 *key, const struct pkt
 	bool out = p->dir == DIR_OUT;
 
 	key->scope_class = scope << 8 | s.class | class_bits;
-	__builtin_memcpy(key->local, out ? p->src : p->dst, 4);
-	__builtin_memcpy(key->remote, out ? p->dst : p->src, 4);
+	addr_copy(key->local, out ? p->src : p->dst, false);
+	addr_copy(key->remote, out ? p->dst : p->src, false);
 	key->local_port = s.local_port;
 	key->remote_port = s.remote_port;
 }
@@ -96,8 +96,8 @@ static __always_inline void flow_key6_of(struct flow_key6 *key, const struct pkt
 	bool out = p->dir == DIR_OUT;
 
 	key->scope_class = scope << 8 | s.class | class_bits;
-	__builtin_memcpy(key->local, out ? p->src : p->dst, 16);
-	__builtin_memcpy(key->remote, out ? p->dst : p->src, 16);
+	addr_copy(key->local, out ? p->src : p->dst, true);
+	addr_copy(key->remote, out ? p->dst : p->src, true);
 	key->local_port = s.local_port;
 	key->remote_port = s.remote_port;
 }

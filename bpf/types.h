@@ -167,11 +167,11 @@ struct eip_in6 {
 };
 
 struct eip_key4 {
-	__u8 addr[4];
+	__u8 addr[4] __attribute__((aligned(4)));
 };
 
 struct eip_key6 {
-	__u8 addr[16];
+	__u8 addr[16] __attribute__((aligned(4)));
 };
 
 /* eip_out4, eip_out6 (slotted): private IP of a local ENI -> its EIP. */

@@ -14,7 +14,7 @@
 static __always_inline bool uplink_has_eip(const struct pkt *p, const __u8 *addr, const bool v6)
 {
 	const struct live *device;
-	__u8 private[16];
+	__u8 private[16] __attribute__((aligned(8)));
 	__u32 eni;
 
 	addr_copy(private, addr, v6);
@@ -24,14 +24,13 @@ static __always_inline bool uplink_has_eip(const struct pkt *p, const __u8 *addr
 static __always_inline enum reason uplink_arp(struct pkt *p, const bool xdp)
 {
 	struct uplink *u = bpf_map_lookup_elem(&uplinks, &p->ifindex);
-	struct arp arp;
+	struct arp_facts f;
 
-	if (!u || !arp_load(p, &arp, xdp) || arp.operation != bpf_htons(1) ||
-	    *(__u32 *)arp.sender_ip == *(__u32 *)arp.target_ip ||
-	    !uplink_has_eip(p, arp.target_ip, false))
+	if (!u || !arp_load(p, &f, xdp) || f.arp.operation != bpf_htons(1) ||
+	    *(__u32 *)f.sender == *(__u32 *)f.target || !uplink_has_eip(p, f.target, false))
 		return REASON_NOT_OURS;
 	count_enter(p, 0, DIR_IN);
-	return arp_answer(p, &arp, u->mac, xdp);
+	return arp_answer(p, &f, u->mac, xdp);
 }
 
 static __always_inline enum reason uplink_nd(struct pkt *p, const bool xdp)
@@ -53,7 +52,7 @@ static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_c
 {
 	const __u32 off = ETH_LEN + (v6 ? 24 : 16);
 	struct arrival a = {};
-	__u8 dst[16] = {};
+	__u8 dst[16] __attribute__((aligned(8))) = {};
 	__u32 eni;
 
 	if (!pkt_load(p, off, a.eip, v6 ? 16 : 4, xdp))

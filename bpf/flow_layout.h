@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The flow table in memory: what flow.h writes and pkg/dataplane/flowtable reads through mmap.
+ *
+ * A table is an array of sets; a key may live in one of two sets, in one of eight slots each. The
+ * first cache line of a set answers "is it here, is it alive" for all its slots; only then is a
+ * slot read. A slot is free, or free again, by its deadline alone: nobody has to delete anything.
+ */
+#pragma once
+
+#include "kernel.h"
+#include "types.h"
+
+#pragma clang diagnostic push
+#pragma clang diagnostic error "-Wpadded"
+
+enum flow_layout {
+	FLOW_WAYS = 8, /* slots of a set */
+	FLOW_TICK_SHIFT = 28, /* a tick is 2^28 ns = 0.27 s: 32 bits last 36 years of uptime */
+	FLOW_GRACE = 3, /* ticks from the deadline of a slot to its reuse */
+	FLOW_SETS = 196608, /* default: 1,048,576 flows in two thirds of the slots */
+};
+
+/* flow_tables: one per family. Made with the table, kept as long as it: a new seed loses all flows. */
+struct flow_table {
+	__u64 seed;
+	__u32 words[10]; /* random multipliers, one per word of a key */
+	__u32 sets; /* 0 = not prepared yet: nothing is found, everything is refused */
+	__u32 pad[3];
+};
+
+/* The first line of a set. */
+struct flow_line {
+	__u64 tags; /* a byte per slot: of the key's hash, 0 = never used */
+	__u32 expires[FLOW_WAYS]; /* deadline of each slot in ticks; in the past = free */
+	__u32 lock; /* held while a key is inserted whose first choice is this set */
+	__u32 pad[5];
+};
+
+/*
+ * The control word of a slot: version << 12 | flags << 4 | state << 1 | busy. The version grows with
+ * each rewrite, state and flags change by compare-and-swap under one version, busy is set while the
+ * slot is rewritten. What a reader copied is whole if the version is the same before and after.
+ */
+enum flow_control {
+	FLOW_BUSY = 1,
+	FLOW_STATE_SHIFT = 1,
+	FLOW_STATE_MASK = 7,
+	FLOW_FLAGS_SHIFT = 4,
+	FLOW_FLAGS_MASK = 255,
+	FLOW_VERSION_SHIFT = 12,
+};
+
+struct flow_body {
+	__u32 eni;
+	__u32 incarnation;
+	__u32 generation;
+	__u32 nexthop;
+	__u32 nexthop_generation;
+	__u32 rule;
+	__u32 opened; /* tick */
+	__u8 reason;
+	__u8 pad[3];
+	__u64 packets[2]; /* by enum direction */
+	__u64 bytes[2];
+};
+
+struct flow_slot4 {
+	__u32 control;
+	struct flow_key4 key;
+	__u8 nat[4];
+	struct flow_body body;
+	__u8 pad[8];
+};
+
+struct flow_slot6 {
+	__u32 control;
+	struct flow_key6 key;
+	__u8 nat[16];
+	__u8 pad[4];
+	struct flow_body body;
+};
+
+struct flow_set4 {
+	struct flow_line line;
+	struct flow_slot4 slots[FLOW_WAYS];
+};
+
+struct flow_set6 {
+	struct flow_line line;
+	struct flow_slot6 slots[FLOW_WAYS];
+};
+
+#pragma clang diagnostic pop
+
+/* Whole cache lines, the same place of control and key in both families; 156 and 204 bytes per
+ * connection with two thirds of the slots in use. */
+_Static_assert(sizeof(struct flow_table) == 64, "one line");
+_Static_assert(sizeof(struct flow_line) == 64, "one line");
+_Static_assert(sizeof(struct flow_set4) == 13 * 64, "whole lines");
+_Static_assert(sizeof(struct flow_set6) == 17 * 64, "whole lines");
+_Static_assert(offsetof(struct flow_slot4, key) == offsetof(struct flow_slot6, key), "one text");
+
+/* Index 0 = IPv4, 1 = IPv6. Written once by the agent when it makes the tables. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct flow_table);
+} flow_tables SEC(".maps");
+
+/* The flows; written by the programs only (the agent ends a flow by its deadline). The agent sets
+ * max_entries from --max-flows when it makes the map. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FLOW_SETS);
+	__type(key, __u32);
+	__type(value, struct flow_set4);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} flows4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FLOW_SETS);
+	__type(key, __u32);
+	__type(value, struct flow_set6);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} flows6 SEC(".maps");
