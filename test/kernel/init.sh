@@ -16,7 +16,7 @@ for m in /modules/*.ko; do
 	insmod "$m" || echo "module $m did not load"
 done
 ip link set lo up
-export PATH=/src/bin:/bin HOME=/tmp ENIPLANE_ROOT_TESTS=1
+export PATH=/src/bin:/bin HOME=/tmp ENIPLANE_ROOT_TESTS=1 ENIPLANE_BIN=/src/bin
 stty -F /dev/ttyS1 raw -echo
 exec >/dev/ttyS1 2>&1 </dev/null
 sh /payload
