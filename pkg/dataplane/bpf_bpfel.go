@@ -110,43 +110,90 @@ type bpfEnis struct {
 	}
 }
 
-type bpfFlowEntry struct {
+type bpfFlowSet4 struct {
 	_    structs.HostLayout
-	Flow struct {
-		_                 structs.HostLayout
-		Eni               uint32
-		Incarnation       uint32
-		Generation        uint32
-		Nexthop           uint32
-		NexthopGeneration uint32
-		Rule              uint32
-		State             uint8
-		Flags             uint8
-		Reason            uint8
-		Pad               uint8
-		Nat               [16]uint8
+	Line struct {
+		_       structs.HostLayout
+		Tags    uint64
+		Expires [8]uint32
+		Lock    uint32
+		Pad     [5]uint32
 	}
-	Seen    uint32
-	Packets [2]uint64
-	Bytes   [2]uint64
+	Slots [8]struct {
+		_       structs.HostLayout
+		Control uint32
+		Key     struct {
+			_          structs.HostLayout
+			ScopeClass uint32
+			Local      [4]uint8
+			Remote     [4]uint8
+			LocalPort  uint16
+			RemotePort uint16
+		}
+		Nat  [4]uint8
+		Body struct {
+			_                 structs.HostLayout
+			Eni               uint32
+			Incarnation       uint32
+			Generation        uint32
+			Nexthop           uint32
+			NexthopGeneration uint32
+			Rule              uint32
+			Opened            uint32
+			Reason            uint8
+			Pad               [3]uint8
+			Packets           [2]uint64
+			Bytes             [2]uint64
+		}
+		Pad [8]uint8
+	}
 }
 
-type bpfFlowKey4 struct {
-	_          structs.HostLayout
-	ScopeClass uint32
-	Local      [4]uint8
-	Remote     [4]uint8
-	LocalPort  uint16
-	RemotePort uint16
+type bpfFlowSet6 struct {
+	_    structs.HostLayout
+	Line struct {
+		_       structs.HostLayout
+		Tags    uint64
+		Expires [8]uint32
+		Lock    uint32
+		Pad     [5]uint32
+	}
+	Slots [8]struct {
+		_       structs.HostLayout
+		Control uint32
+		Key     struct {
+			_          structs.HostLayout
+			ScopeClass uint32
+			Local      [16]uint8
+			Remote     [16]uint8
+			LocalPort  uint16
+			RemotePort uint16
+		}
+		Nat  [16]uint8
+		Pad  [4]uint8
+		Body struct {
+			_                 structs.HostLayout
+			Eni               uint32
+			Incarnation       uint32
+			Generation        uint32
+			Nexthop           uint32
+			NexthopGeneration uint32
+			Rule              uint32
+			Opened            uint32
+			Reason            uint8
+			Pad               [3]uint8
+			Packets           [2]uint64
+			Bytes             [2]uint64
+		}
+	}
 }
 
-type bpfFlowKey6 struct {
-	_          structs.HostLayout
-	ScopeClass uint32
-	Local      [16]uint8
-	Remote     [16]uint8
-	LocalPort  uint16
-	RemotePort uint16
+type bpfFlowTable struct {
+	_     structs.HostLayout
+	Seed  uint64
+	Words [10]uint32
+	Sets  uint32
+	Pad   [3]uint32
 }
 
 type bpfGroupKey struct {
@@ -255,6 +302,12 @@ type bpfRoute struct {
 	Arg  uint32
 }
 
+type bpfScratch struct {
+	_      structs.HostLayout
+	Tunnel [64]uint8
+	Fib    [64]uint8
+}
+
 type bpfServiceKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
@@ -334,8 +387,22 @@ type bpfWork struct {
 		Pad               uint8
 		Nat               [16]uint8
 	}
-	Key4  bpfFlowKey4
-	Key6  bpfFlowKey6
+	Key4 struct {
+		_          structs.HostLayout
+		ScopeClass uint32
+		Local      [4]uint8
+		Remote     [4]uint8
+		LocalPort  uint16
+		RemotePort uint16
+	}
+	Key6 struct {
+		_          structs.HostLayout
+		ScopeClass uint32
+		Local      [16]uint8
+		Remote     [16]uint8
+		LocalPort  uint16
+		RemotePort uint16
+	}
 	Pad   uint32
 	Judge struct {
 		_             structs.HostLayout
@@ -374,6 +441,7 @@ const (
 	bpfMapEndpoints4     = "endpoints4"
 	bpfMapEndpoints6     = "endpoints6"
 	bpfMapEnis           = "enis"
+	bpfMapFlowTables     = "flow_tables"
 	bpfMapFlows4         = "flows4"
 	bpfMapFlows6         = "flows6"
 	bpfMapGroups         = "groups"
@@ -387,6 +455,7 @@ const (
 	bpfMapProgsXdp       = "progs_xdp"
 	bpfMapRoutes4        = "routes4"
 	bpfMapRoutes6        = "routes6"
+	bpfMapScratches      = "scratches"
 	bpfMapServices       = "services"
 	bpfMapTooBigs        = "too_bigs"
 	bpfMapUnit           = "unit"
@@ -473,6 +542,7 @@ type bpfMapSpecs struct {
 	Endpoints4 *ebpf.MapSpec `ebpf:"endpoints4"`
 	Endpoints6 *ebpf.MapSpec `ebpf:"endpoints6"`
 	Enis       *ebpf.MapSpec `ebpf:"enis"`
+	FlowTables *ebpf.MapSpec `ebpf:"flow_tables"`
 	Flows4     *ebpf.MapSpec `ebpf:"flows4"`
 	Flows6     *ebpf.MapSpec `ebpf:"flows6"`
 	Groups     *ebpf.MapSpec `ebpf:"groups"`
@@ -486,6 +556,7 @@ type bpfMapSpecs struct {
 	ProgsXdp   *ebpf.MapSpec `ebpf:"progs_xdp"`
 	Routes4    *ebpf.MapSpec `ebpf:"routes4"`
 	Routes6    *ebpf.MapSpec `ebpf:"routes6"`
+	Scratches  *ebpf.MapSpec `ebpf:"scratches"`
 	Services   *ebpf.MapSpec `ebpf:"services"`
 	TooBigs    *ebpf.MapSpec `ebpf:"too_bigs"`
 	Unit       *ebpf.MapSpec `ebpf:"unit"`
@@ -534,6 +605,7 @@ type bpfMaps struct {
 	Endpoints4 *ebpf.Map `ebpf:"endpoints4"`
 	Endpoints6 *ebpf.Map `ebpf:"endpoints6"`
 	Enis       *ebpf.Map `ebpf:"enis"`
+	FlowTables *ebpf.Map `ebpf:"flow_tables"`
 	Flows4     *ebpf.Map `ebpf:"flows4"`
 	Flows6     *ebpf.Map `ebpf:"flows6"`
 	Groups     *ebpf.Map `ebpf:"groups"`
@@ -547,6 +619,7 @@ type bpfMaps struct {
 	ProgsXdp   *ebpf.Map `ebpf:"progs_xdp"`
 	Routes4    *ebpf.Map `ebpf:"routes4"`
 	Routes6    *ebpf.Map `ebpf:"routes6"`
+	Scratches  *ebpf.Map `ebpf:"scratches"`
 	Services   *ebpf.Map `ebpf:"services"`
 	TooBigs    *ebpf.Map `ebpf:"too_bigs"`
 	Unit       *ebpf.Map `ebpf:"unit"`
@@ -569,6 +642,7 @@ func (m *bpfMaps) Close() error {
 		m.Endpoints4,
 		m.Endpoints6,
 		m.Enis,
+		m.FlowTables,
 		m.Flows4,
 		m.Flows6,
 		m.Groups,
@@ -582,6 +656,7 @@ func (m *bpfMaps) Close() error {
 		m.ProgsXdp,
 		m.Routes4,
 		m.Routes6,
+		m.Scratches,
 		m.Services,
 		m.TooBigs,
 		m.Unit,
