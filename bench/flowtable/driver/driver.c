@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+//go:build ignore
+/*
+ * Runs flow.h without packets: each program does one operation on many numbered flows, in an order
+ * that its run asks for. The run is the "packet" of BPF_PROG_TEST_RUN, in and out, so that two CPUs
+ * can run at once.
+ */
+#include "hash.h"
+
+char _license[] SEC("license") = "Dual BSD/GPL";
+
+/* What to do, and what came of it. Flow number of step i: (base + (first + i) * stride) & mask. */
+struct run {
+	__u32 base;
+	__u32 mask;
+	__u32 first;
+	__u32 stride;
+	__u32 count;
+	__u32 now;
+	__u32 class; /* enum flow_class */
+	__u32 state; /* of inserted flows; with advance: the state to move to */
+	__u32 mark; /* eni and incarnation of inserted flows */
+	__u32 ok;
+	__u32 missing;
+	__u32 full;
+	__u32 busy;
+	__u32 wrong; /* found flows that are not the one asked for */
+	__u64 sum;
+};
+
+/* A run under way. `chain` is always 0, but the CPU learns it only from the last result, so that
+ * steps do not overlap: what is measured is the latency of each. */
+struct work {
+	struct run run;
+	__u64 chain;
+};
+
+static __always_inline __u32 flow_number(const struct work *work, __u32 i)
+{
+	const struct run *run = &work->run;
+
+	return (run->base + (run->first + i) * run->stride + (__u32)work->chain) & run->mask;
+}
+
+/* Consecutive numbers share addresses and count ports up, as the flows of a busy service do. */
+static __always_inline void flow_key_of(void *to, __u32 number, __u32 class, const bool v6)
+{
+	struct flow_key4 *key4 = to;
+	struct flow_key6 *key6 = to;
+	__u32 remote = bpf_htonl(0xac100000 | (number >> 10 & 0xfffff));
+	__u32 local = bpf_htonl(0x0a000000 | (number >> 4 & 7));
+	__u16 port = 1024 + (number & 1023);
+
+	if (v6) {
+		__builtin_memset(key6, 0, sizeof(*key6));
+		key6->scope_class = 100 << 8 | class;
+		key6->local[0] = key6->remote[0] = 0xfd;
+		*(__u32 *)&key6->local[12] = local;
+		*(__u32 *)&key6->remote[12] = remote;
+		key6->local_port = 443;
+		key6->remote_port = port;
+		return;
+	}
+	key4->scope_class = 100 << 8 | class;
+	*(__u32 *)key4->local = local;
+	*(__u32 *)key4->remote = remote;
+	key4->local_port = 443;
+	key4->remote_port = port;
+}
+
+static __always_inline void note(struct work *work, enum reason reason, __u64 value)
+{
+	switch (reason) {
+	case REASON_CONTINUE:
+		work->run.ok++;
+		break;
+	case REASON_FLOW_FULL:
+		work->run.full++;
+		break;
+	case REASON_FLOW_BUSY:
+		work->run.busy++;
+		break;
+	default:
+		work->run.missing++;
+	}
+	work->run.sum += value;
+	work->chain = flow_zero(value);
+}
+
+enum operation {
+	EMPTY, /* only makes the key */
+	FIND,
+	HIT, /* find, touch: what an established packet does */
+	INSERT,
+	ADVANCE,
+	HASH_FIND,
+	HASH_HIT,
+	HASH_INSERT,
+};
+
+static __always_inline void flow_init(struct flow *flow, const struct run *run, __u32 number)
+{
+	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->eni = run->mark;
+	flow->incarnation = run->mark;
+	flow->rule = number;
+	flow->state = run->state;
+	*(__u32 *)flow->nat = ~number;
+}
+
+static __always_inline enum reason find(const void *key, __u32 number, struct work *work,
+					struct flow *flow, struct flow_ref *ref, const __u32 op,
+					const bool v6)
+{
+	const struct run *run = &work->run;
+	enum reason reason;
+
+	if (op == HASH_FIND || op == HASH_HIT)
+		reason = hash_find(key, run->now, flow, ref, v6);
+	else
+		reason = flow_find(key, run->now, flow, ref, v6);
+	if (reason != REASON_CONTINUE)
+		return reason;
+	if (flow->rule != number || *(__u32 *)flow->nat != ~number)
+		work->run.wrong++;
+	if (op == ADVANCE)
+		flow_advance(ref, run->state, 0);
+	if (op != FIND && op != HASH_FIND)
+		flow_touch(ref, run->now, number, 1, 1500);
+	return reason;
+}
+
+static __always_inline long step(__u32 i, struct work *work, const __u32 op, const bool v6)
+{
+	__u32 number = flow_number(work, i);
+	enum reason reason = REASON_CONTINUE;
+	struct flow_key6 key;
+	struct flow_ref ref = {};
+	struct flow flow = {};
+
+	flow_key_of(&key, number, work->run.class, v6);
+	switch (op) {
+	case EMPTY:
+		barrier_var(number);
+		flow.eni = ((__u32 *)&key)[2];
+		break;
+	case INSERT:
+		flow_init(&flow, &work->run, number);
+		reason = flow_insert(&key, &flow, work->run.now, &ref, v6);
+		break;
+	case HASH_INSERT:
+		flow_init(&flow, &work->run, number);
+		reason = hash_insert(&key, &flow, work->run.now, v6);
+		break;
+	default:
+		reason = find(&key, number, work, &flow, &ref, op, v6);
+	}
+	note(work, reason, flow.eni);
+	return 0;
+}
+
+/* BPF calls the step of a loop by address: one function per operation and family. */
+#define PROGRAM(name, op, v6)                                                                      \
+	static long name##_step(__u32 i, void *work)                                               \
+	{                                                                                          \
+		return step(i, work, op, v6);                                                      \
+	}                                                                                          \
+	SEC("xdp") int name(struct xdp_md *ctx)                                                    \
+	{                                                                                          \
+		struct run *run = (void *)(long)ctx->data;                                         \
+		struct work work;                                                                  \
+		__u64 count;                                                                       \
+                                                                                                   \
+		if ((void *)(run + 1) > (void *)(long)ctx->data_end)                               \
+			return XDP_ABORTED;                                                        \
+		work.run = *run;                                                                   \
+		work.chain = 0;                                                                    \
+		count = work.run.count;                                                            \
+		barrier_var(count); /* all 64 bits: the inlined bpf_loop compares them */          \
+		bpf_loop(count, name##_step, &work, 0);                                   \
+		run = (void *)(long)ctx->data;                                                     \
+		if ((void *)(run + 1) > (void *)(long)ctx->data_end)                               \
+			return XDP_ABORTED;                                                        \
+		*run = work.run;                                                                   \
+		return XDP_DROP;                                                                   \
+	}
+
+PROGRAM(empty4, EMPTY, false)
+PROGRAM(empty6, EMPTY, true)
+PROGRAM(find4, FIND, false)
+PROGRAM(find6, FIND, true)
+PROGRAM(hit4, HIT, false)
+PROGRAM(hit6, HIT, true)
+PROGRAM(insert4, INSERT, false)
+PROGRAM(insert6, INSERT, true)
+PROGRAM(advance4, ADVANCE, false)
+PROGRAM(advance6, ADVANCE, true)
+PROGRAM(hash_find4, HASH_FIND, false)
+PROGRAM(hash_find6, HASH_FIND, true)
+PROGRAM(hash_hit4, HASH_HIT, false)
+PROGRAM(hash_hit6, HASH_HIT, true)
+PROGRAM(hash_insert4, HASH_INSERT, false)
+PROGRAM(hash_insert6, HASH_INSERT, true)
+
+/* Both hooks: the table is used from XDP and from TC. */
+SEC("tcx/ingress") int both_hooks(struct __sk_buff *ctx)
+{
+	struct flow_key4 key;
+	struct flow_ref ref;
+	struct flow flow;
+
+	flow_key_of(&key, ctx->len, CLASS_TCP, false);
+	if (flow_find(&key, flow_now(), &flow, &ref, false) != REASON_CONTINUE)
+		return TCX_DROP;
+	flow_advance(&ref, FLOW_ESTABLISHED, 0);
+	flow_touch(&ref, flow_now(), DIR_IN, 1, ctx->len);
+	return TCX_PASS;
+}
+
+/* The sweep that the hash needs and the own table does not: deletes what has expired. */
+struct bpf_map;
+
+static long sweep_step(struct bpf_map *map, const void *key, struct hash_flow4 *value, __u32 *now)
+{
+	if (value->expires <= *now)
+		bpf_map_delete_elem(map, key);
+	return 0;
+}
+
+#define SWEEP(name, hash)                                                                          \
+	SEC("xdp") int name(struct xdp_md *ctx)                                                    \
+	{                                                                                          \
+		struct run *run = (void *)(long)ctx->data;                                         \
+		__u32 now;                                                                         \
+                                                                                                   \
+		if ((void *)(run + 1) > (void *)(long)ctx->data_end)                               \
+			return XDP_ABORTED;                                                        \
+		now = run->now;                                                                    \
+		bpf_for_each_map_elem(&hash, sweep_step, &now, 0);                                 \
+		return XDP_DROP;                                                                   \
+	}
+
+SWEEP(hash_sweep4, hash4)
+SWEEP(hash_sweep6, hash6)

@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package flowtable
+
+import (
+	"encoding/binary"
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/eniplane/eniplane/bench/flowtable/driver"
+	"github.com/eniplane/eniplane/pkg/testroot"
+)
+
+// Values of the enums in bpf/types.h that the tests use.
+const (
+	classTCP   = 0
+	classUDP   = 1
+	classICMP  = 2
+	classOther = 3
+
+	opening     = 1
+	established = 2
+	closing     = 3
+	blocked     = 4
+)
+
+// now is the flow clock of the tests: programs get their time from the run.
+const now = 1_000_000
+
+func seconds(n uint32) uint32 { return n*3725/1000 + 1 }
+
+type fixture struct {
+	t      *testing.T
+	driver *driver.Driver
+	tables map[Family]*Table
+}
+
+// newFixture makes prepared tables of so many sets.
+func newFixture(t *testing.T, sets uint32) *fixture {
+	t.Helper()
+	testroot.Require(t)
+	d, err := driver.Load(sets, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	f := &fixture{t: t, driver: d, tables: map[Family]*Table{}}
+	for family, name := range map[Family]string{IPv4: "flows4", IPv6: "flows6"} {
+		if err := Prepare(d.Map("flow_tables"), d.Map(name), family); err != nil {
+			t.Fatal(err)
+		}
+		table, err := Open(d.Map(name), family, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := table.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		f.tables[family] = table
+	}
+	return f
+}
+
+// do runs an operation on flows 0..count-1 of a family.
+func (f *fixture) do(operation string, family Family, count uint32, run driver.Run) driver.Run {
+	f.t.Helper()
+	run.Stride, run.Mask, run.Count = 1, 1<<24-1, count
+	if run.Now == 0 {
+		run.Now = now
+	}
+	program := operation + map[Family]string{IPv4: "4", IPv6: "6"}[family]
+	out, _, err := f.driver.Do(program, run)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return out
+}
+
+// want compares the outcome of a run.
+func (f *fixture) want(what string, got driver.Run, ok, missing, full uint32) {
+	f.t.Helper()
+	if got.OK != ok || got.Missing != missing || got.Full != full || got.Busy != 0 || got.Wrong != 0 {
+		f.t.Errorf("%s: %d ok, %d missing, %d full, %d busy, %d wrong; want %d, %d, %d, 0, 0",
+			what, got.OK, got.Missing, got.Full, got.Busy, got.Wrong, ok, missing, full)
+	}
+}
+
+// eachFamily runs a test for both families.
+func eachFamily(t *testing.T, sets uint32, test func(t *testing.T, f *fixture, family Family)) {
+	for _, family := range []Family{IPv4, IPv6} {
+		t.Run(family.String(), func(t *testing.T) { test(t, newFixture(t, sets), family) })
+	}
+}
+
+func TestFlowsAreFoundAsInserted(t *testing.T) {
+	eachFamily(t, 1024, func(t *testing.T, f *fixture, family Family) {
+		f.want("find in an empty table", f.do("find", family, 1000, driver.Run{}), 0, 1000, 0)
+		f.want("insert", f.do("insert", family, 1000, driver.Run{State: opening, Mark: 7}), 1000, 0, 0)
+		found := f.do("find", family, 1000, driver.Run{})
+		f.want("find", found, 1000, 0, 0)
+		if found.Sum != 7000 {
+			t.Errorf("sum of ENIs is %d, want 7000", found.Sum)
+		}
+		f.want("find of another class", f.do("find", family, 1000, driver.Run{Class: classUDP}), 0, 1000, 0)
+	})
+}
+
+func TestInsertReplacesInPlace(t *testing.T) {
+	eachFamily(t, 1024, func(t *testing.T, f *fixture, family Family) {
+		f.do("insert", family, 100, driver.Run{State: established, Mark: 7})
+		f.do("hit", family, 100, driver.Run{})
+		f.want("insert again", f.do("insert", family, 100, driver.Run{State: blocked, Mark: 7}), 100, 0, 0)
+		if n := f.tables[family].Count(now); n != 100 {
+			t.Errorf("%d flows, want 100", n)
+		}
+		f.tables[family].Each(now, func(flow *Flow) bool {
+			if flow.State != blocked || flow.Packets[0]+flow.Packets[1] != 1 {
+				t.Errorf("flow %+v: want it blocked, with its one packet kept", flow)
+			}
+			return !t.Failed()
+		})
+		f.want("a new connection", f.do("insert", family, 100, driver.Run{State: opening, Mark: 7}), 100, 0, 0)
+		f.tables[family].Each(now, func(flow *Flow) bool {
+			if flow.State != opening || flow.Packets != [2]uint64{} {
+				t.Errorf("flow %+v: want it opening, counted from 0", flow)
+			}
+			return !t.Failed()
+		})
+		f.do("insert", family, 100, driver.Run{State: established, Mark: 7})
+		f.do("hit", family, 100, driver.Run{})
+		f.do("insert", family, 100, driver.Run{State: established, Mark: 8})
+		f.tables[family].Each(now, func(flow *Flow) bool {
+			if flow.ENI != 8 || flow.Packets != [2]uint64{} {
+				t.Errorf("flow %+v: want ENI 8's, counted from 0", flow)
+			}
+			return !t.Failed()
+		})
+	})
+}
+
+func TestTimeouts(t *testing.T) {
+	eachFamily(t, 64, func(t *testing.T, f *fixture, family Family) {
+		for _, tt := range []struct{ class, state, seconds uint32 }{
+			{classTCP, opening, 30}, {classTCP, established, 7440}, {classTCP, closing, 40},
+			{classTCP, blocked, 40}, {classUDP, opening, 30}, {classUDP, established, 180},
+			{classUDP, blocked, 40}, {classICMP, opening, 30}, {classICMP, established, 30},
+			{classOther, opening, 600}, {classOther, established, 600},
+		} {
+			run := driver.Run{Class: tt.class, State: tt.state, Mark: 1}
+			f.do("insert", family, 1, run)
+			run.Now = now + seconds(tt.seconds) - 4
+			f.want(fmt.Sprintf("%+v, a second before", tt), f.do("find", family, 1, run), 1, 0, 0)
+			run.Now = now + seconds(tt.seconds) + 4
+			f.want(fmt.Sprintf("%+v, a second after", tt), f.do("find", family, 1, run), 0, 1, 0)
+		}
+	})
+}
+
+func TestTouchAndAdvanceMoveTheDeadline(t *testing.T) {
+	eachFamily(t, 64, func(t *testing.T, f *fixture, family Family) {
+		f.do("insert", family, 1, driver.Run{State: opening, Mark: 1})
+		f.do("hit", family, 1, driver.Run{Now: now + seconds(20)})
+		f.want("30 s after the packet of second 20",
+			f.do("find", family, 1, driver.Run{Now: now + seconds(48)}), 1, 0, 0)
+		f.do("advance", family, 1, driver.Run{Now: now + seconds(48), State: established})
+		f.want("established", f.do("find", family, 1, driver.Run{Now: now + seconds(7000)}), 1, 0, 0)
+		f.do("advance", family, 1, driver.Run{Now: now + seconds(7000), State: closing})
+		f.want("closing", f.do("find", family, 1, driver.Run{Now: now + seconds(7039)}), 1, 0, 0)
+		f.want("closed", f.do("find", family, 1, driver.Run{Now: now + seconds(7042)}), 0, 1, 0)
+	})
+}
+
+func TestExpiredSlotsAreReused(t *testing.T) {
+	eachFamily(t, 1024, func(t *testing.T, f *fixture, family Family) {
+		const load = 1024 * ways * 2 / 3
+		for round := range uint32(4) {
+			at := now + round*seconds(32)
+			run := driver.Run{Base: round << 16, State: opening, Mark: round + 1, Now: at}
+			f.want(fmt.Sprintf("insert of round %d", round), f.do("insert", family, load, run), load, 0, 0)
+			f.want(fmt.Sprintf("find of round %d", round), f.do("find", family, load, run), load, 0, 0)
+			if n := f.tables[family].Count(at); n != load {
+				t.Errorf("round %d: %d flows, want %d", round, n, load)
+			}
+		}
+	})
+}
+
+func TestFloodDisplacesNothing(t *testing.T) {
+	eachFamily(t, 1024, func(t *testing.T, f *fixture, family Family) {
+		const load = 1024 * ways / 2
+		f.want("insert", f.do("insert", family, load, driver.Run{State: established, Mark: 1}), load, 0, 0)
+		flood := f.do("insert", family, 100_000, driver.Run{Base: 1 << 20, State: opening, Mark: 2})
+		if flood.Full == 0 || flood.OK+flood.Full != 100_000 || flood.OK < load*9/10 {
+			t.Errorf("flood: %+v, want most slots filled and the rest refused as full", flood)
+		}
+		f.want("find after the flood", f.do("find", family, load, driver.Run{}), load, 0, 0)
+		f.want("insert of known flows into the full table",
+			f.do("insert", family, load, driver.Run{State: established, Mark: 3}), load, 0, 0)
+		late := f.do("insert", family, load/3, driver.Run{Base: 2 << 20, State: opening, Now: now + seconds(32)})
+		f.want("insert after the flood has expired", late, load/3, 0, 0)
+	})
+}
+
+func TestLoadOfSevenTenths(t *testing.T) {
+	if testing.Short() {
+		t.Skip("1M flows")
+	}
+	f := newFixture(t, 187_246)
+	const flows = 1 << 20
+	run := f.do("insert", IPv4, flows, driver.Run{State: established, Mark: 1})
+	if run.Full > 16 || run.OK+run.Full != flows { // 0.85 are expected
+		t.Errorf("insert: %+v, want at most a few refused of %d", run, flows)
+	}
+	run = f.do("find", IPv4, flows, driver.Run{})
+	if run.OK < flows-16 || run.Wrong != 0 {
+		t.Errorf("find: %+v, want nearly all of %d", run, flows)
+	}
+}
+
+// together runs fn on each CPU at once, with the number of the CPU.
+func together(t *testing.T, fn func(cpu int)) {
+	t.Helper()
+	var begin, end sync.WaitGroup
+	begin.Add(1)
+	for cpu := range min(runtime.NumCPU(), 8) {
+		end.Go(func() {
+			runtime.LockOSThread() // never unlocked: the thread with its affinity ends here
+			var set unix.CPUSet
+			set.Set(cpu)
+			if err := unix.SchedSetaffinity(0, &set); err != nil {
+				t.Errorf("bind to CPU %d: %v", cpu, err)
+				return
+			}
+			begin.Wait()
+			fn(cpu)
+		})
+	}
+	begin.Done()
+	end.Wait()
+}
+
+// keys counts how often each flow of the table is stored.
+func (f *fixture) duplicates(family Family, at uint32) int {
+	seen := map[uint32]int{}
+	n := 0
+	f.tables[family].Each(at, func(flow *Flow) bool {
+		if seen[flow.Rule]++; seen[flow.Rule] > 1 { // the driver stores the number of the flow as its rule
+			n++
+		}
+		return true
+	})
+	return n
+}
+
+func TestRacingInsertsStoreEachKeyOnce(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("needs two CPUs")
+	}
+	eachFamily(t, 4096, func(t *testing.T, f *fixture, family Family) {
+		const flows = 4096 * ways / 2
+		for round := range uint32(20) {
+			at := now + round*seconds(32)
+			var busy, full sync.Map
+			together(t, func(cpu int) {
+				run := f.do("insert", family, flows, driver.Run{State: opening, Mark: uint32(cpu) + 1, Now: at})
+				busy.Store(cpu, run.Busy)
+				full.Store(cpu, run.Full)
+			})
+			if n := f.duplicates(family, at); n != 0 {
+				t.Fatalf("round %d: %d keys are stored twice", round, n)
+			}
+			full.Range(func(cpu, n any) bool {
+				if n != uint32(0) {
+					t.Errorf("round %d, CPU %d: %d refused as full", round, cpu, n)
+				}
+				return true
+			})
+			run := f.do("find", family, flows, driver.Run{Now: at})
+			if run.OK != flows || run.Wrong != 0 {
+				t.Errorf("round %d: %+v, want all of %d found", round, run, flows)
+			}
+		}
+	})
+}
+
+func TestReadersSeeWholeFlows(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("needs two CPUs")
+	}
+	eachFamily(t, 64, func(t *testing.T, f *fixture, family Family) {
+		const flows = 64
+		f.do("insert", family, flows, driver.Run{State: established, Mark: 1})
+		together(t, func(cpu int) {
+			for round := range uint32(3000) {
+				if cpu%2 == 0 {
+					f.do("insert", family, flows, driver.Run{State: established, Mark: round})
+					continue
+				}
+				run := f.do("hit", family, flows, driver.Run{})
+				if run.Wrong != 0 || run.Missing != 0 {
+					t.Errorf("round %d: %+v, want every flow found and right while it is rewritten", round, run)
+					return
+				}
+			}
+		})
+	})
+}
+
+func TestListingWhileFlowsChange(t *testing.T) {
+	f := newFixture(t, 1024)
+	const flows = 2000
+	f.do("insert", IPv4, flows, driver.Run{State: established, Mark: 1})
+	stop := make(chan struct{})
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for mark := uint32(2); ; mark++ {
+			select {
+			case <-stop:
+				return
+			default:
+				f.do("insert", IPv4, flows, driver.Run{State: established, Mark: mark})
+			}
+		}
+	})
+	for range 200 {
+		n := 0
+		f.tables[IPv4].Each(now, func(flow *Flow) bool {
+			n++
+			nat := flow.NAT.As4()
+			if binary.LittleEndian.Uint32(nat[:]) != ^flow.Rule || flow.ENI != flow.Incarnation {
+				t.Errorf("torn flow: %+v", flow)
+			}
+			return !t.Failed()
+		})
+		if n != flows {
+			t.Errorf("listed %d flows, want %d", n, flows)
+		}
+		if t.Failed() {
+			break
+		}
+	}
+	close(stop)
+	writer.Wait()
+}
+
+func TestEnd(t *testing.T) {
+	eachFamily(t, 64, func(t *testing.T, f *fixture, family Family) {
+		f.do("insert", family, 10, driver.Run{State: established, Mark: 1})
+		var flows []Flow
+		f.tables[family].Each(now, func(flow *Flow) bool {
+			flows = append(flows, *flow)
+			return true
+		})
+		f.do("insert", family, 1, driver.Run{State: established, Mark: 2})
+		ended := 0
+		for i := range flows {
+			ok, err := f.tables[family].End(&flows[i], now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ok {
+				ended++
+			}
+		}
+		if ended != 9 {
+			t.Errorf("%d flows ended, want 9: one was rewritten since it was listed", ended)
+		}
+		f.want("find afterwards", f.do("find", family, 10, driver.Run{}), 1, 9, 0)
+	})
+}
+
+func TestPrepareKeepsTheSeed(t *testing.T) {
+	f := newFixture(t, 64)
+	f.do("insert", IPv4, 10, driver.Run{State: established, Mark: 1})
+	if err := Prepare(f.driver.Map("flow_tables"), f.driver.Map("flows4"), IPv4); err != nil {
+		t.Fatal(err)
+	}
+	f.want("find after a restart", f.do("find", IPv4, 10, driver.Run{}), 10, 0, 0)
+	other := newFixture(t, 128)
+	if err := Prepare(f.driver.Map("flow_tables"), other.driver.Map("flows4"), IPv4); err == nil {
+		t.Error("a seed for 64 sets was taken for a table of 128")
+	}
+}
+
+func TestUnpreparedTableTakesNothing(t *testing.T) {
+	testroot.Require(t)
+	d, err := driver.Load(64, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	f := &fixture{t: t, driver: d}
+	f.want("insert", f.do("insert", IPv4, 10, driver.Run{State: established}), 0, 0, 10)
+	f.want("find", f.do("find", IPv4, 10, driver.Run{}), 0, 10, 0)
+}
+
+func TestReadOnly(t *testing.T) {
+	f := newFixture(t, 64)
+	table, err := Open(f.driver.Map("flows4"), IPv4, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := table.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := table.End(&Flow{}, now); err != ErrReadOnly {
+		t.Errorf("End says %v, want %v", err, ErrReadOnly)
+	}
+	if _, err := Open(f.driver.Map("flows6"), IPv4, false); err == nil {
+		t.Error("an IPv6 table was opened as an IPv4 one")
+	}
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package flowtable
+
+// The structs of bpf/flow_layout.h. layout_test.go holds them against the object's type information.
+
+const (
+	ways      = 8
+	tickShift = 28
+	grace     = 3 // ticks from the deadline of a slot to its reuse
+
+	busy         = 1
+	stateShift   = 1
+	stateMask    = 7
+	flagsShift   = 4
+	flagsMask    = 255
+	versionShift = 12
+)
+
+type header struct {
+	Seed  uint64
+	Words [10]uint32
+	Sets  uint32
+	Pad   [3]uint32
+}
+
+type line struct {
+	Tags    uint64
+	Expires [ways]uint32
+	Lock    uint32
+	Pad     [5]uint32
+}
+
+type body struct {
+	Eni               uint32
+	Incarnation       uint32
+	Generation        uint32
+	Nexthop           uint32
+	NexthopGeneration uint32
+	Rule              uint32
+	Opened            uint32
+	Reason            uint8
+	Pad               [3]uint8
+	Packets           [2]uint64
+	Bytes             [2]uint64
+}
+
+type key4 struct {
+	ScopeClass uint32
+	Local      [4]uint8
+	Remote     [4]uint8
+	LocalPort  uint16
+	RemotePort uint16
+}
+
+type key6 struct {
+	ScopeClass uint32
+	Local      [16]uint8
+	Remote     [16]uint8
+	LocalPort  uint16
+	RemotePort uint16
+}
+
+type slot4 struct {
+	Control uint32
+	Key     key4
+	Nat     [4]uint8
+	Body    body
+	Pad     [8]uint8
+}
+
+type slot6 struct {
+	Control uint32
+	Key     key6
+	Nat     [16]uint8
+	Pad     [4]uint8
+	Body    body
+}
+
+type set4 struct {
+	Line  line
+	Slots [ways]slot4
+}
+
+type set6 struct {
+	Line  line
+	Slots [ways]slot6
+}
