@@ -25,13 +25,12 @@ const reasonsPerSide = 64
 // readCounters reads the packets of the host and all its ENIs.
 func (w *World) readCounters() (map[counterKey]uint64, error) {
 	counts := make(map[counterKey]uint64)
-	last := uint32(0)
 	for _, e := range w.state.ENIs {
-		last = max(last, e.Index)
+		w.lastENI = max(w.lastENI, e.Index)
 	}
 	m := w.coll.Maps[dataplane.MapCounters]
 	var values []counterValue
-	for index := uint32(0); index < (last+1)*2*reasonsPerSide; index++ {
+	for index := uint32(0); index < (w.lastENI+1)*2*reasonsPerSide; index++ {
 		if err := m.Lookup(index, &values); err != nil {
 			return nil, fmt.Errorf("read counter %d: %w", index, err)
 		}

@@ -13,10 +13,20 @@ import (
 // Row is one story of a few packets: what comes in where, and all that must become of it. It runs in
 // every family in which its packets exist and, if a packet comes in by an uplink, under TC and XDP.
 type Row struct {
-	Name   string
-	Steps  []Step
-	TCOnly bool // XDP leaves these packets to TC by design
+	Name  string
+	Steps []Step
+	Hooks Hooks
 }
+
+// Hooks limits where a row's packets at the uplink are proven.
+type Hooks int
+
+// The limits.
+const (
+	AllHooks Hooks = iota
+	TCOnly         // XDP leaves these packets to TC by design
+	XDPOnly        // BPF_PROG_TEST_RUN makes no such skb
+)
 
 // Step is one packet. What came before it in the row still holds: flows, revisions, time.
 type Step struct {

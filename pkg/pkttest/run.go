@@ -88,14 +88,14 @@ func (w *World) send(step Step, family Family, xdp bool, later time.Duration) (r
 		return result{}, err
 	}
 	name := step.At.Program
-	xdp = xdp && name == UplinkProgram
-	if xdp {
+	if xdp && name == UplinkProgram {
 		name = uplinkXDPProgram
 	}
 	p := w.coll.Programs[name]
 	if p == nil {
 		return result{}, fmt.Errorf("the object has no program %s", name)
 	}
+	xdp = p.Type() == ebpf.XDP
 	in := step.In.Bytes(family)
 	opts := &ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+512), Repeat: 1}
 	out := make([]byte, skbContextSize)

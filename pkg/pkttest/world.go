@@ -42,6 +42,7 @@ type World struct {
 	slot    uint64
 	unit    unit
 	counts  map[counterKey]uint64
+	lastENI uint32 // highest index that an ENI ever had here
 }
 
 // NewWorld builds the host and brings its revision into force.
@@ -274,6 +275,26 @@ func (w *World) Unready(name string) error {
 		return err
 	}
 	return w.put(dataplane.MapLive, u32(e.Index), dataplane.Live{}.Encode())
+}
+
+// FillSlots puts the programs into the arrays from which the stubs call them.
+func (w *World) FillSlots() error {
+	for _, s := range dataplane.Slots() {
+		if err := w.coll.Maps[s.Array].Put(s.Index, w.coll.Programs[s.Program]); err != nil {
+			return fmt.Errorf("put program %s into its slot: %w", s.Program, err)
+		}
+	}
+	return nil
+}
+
+// EmptySlots takes the programs out of the arrays again.
+func (w *World) EmptySlots() error {
+	for _, s := range dataplane.Slots() {
+		if err := w.coll.Maps[s.Array].Delete(s.Index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("empty the slot of program %s: %w", s.Program, err)
+		}
+	}
+	return nil
 }
 
 // CutNextHop makes the next hop of an address lead nowhere, as if its ENI were gone.

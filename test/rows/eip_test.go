@@ -43,10 +43,11 @@ func eipRows() []Row {
 	hairpin := outward(web1, web0.eip).TCP(40000, 443, SYN)
 	self := to(web0.eip).TCP(40000, 443, SYN)
 	big := to(client).UDP(40000, 53).Payload(mtu)
-	want := translated(to(client).TCP(40000, 443, SYN), web0)
-	want.Flows = fromNet(web0, opening, dataplane.Out)
+	ask, answer := to(client).TCP(40000, 443, SYN), inward(client, web0).TCP(443, 40000, SYN|ACK)
+	opened := translated(ask, web0)
+	opened.Flows = fromNet(web0, opening, dataplane.Out)
 	return []Row{
-		row("tcp", web0.port(), to(client).TCP(40000, 443, SYN), want),
+		row("tcp", web0.port(), ask, opened),
 		fine("tcp with an odd payload", to(client).TCP(40000, 443, SYN).Payload(7)),
 		fine("tcp with a wrong checksum, which stays as wrong", to(client).TCP(40000, 443, SYN).BadChecksum()),
 		fine("udp", to(client).UDP(40000, 53).Payload(20)),
@@ -80,9 +81,8 @@ func eipRows() []Row {
 			translated(outward(web1, relay9.eip).TCP(1, 443, SYN), web1)),
 		row("more than the uplink carries", web0.port(), big, tooBig(big, web0, client, mtu, out(web0, dataplane.ReasonTooBig))),
 		{Name: "an answer from the internet", Steps: []Step{
-			send(web0, to(client).TCP(40000, 8443, SYN), want),
-			{At: fromUplink, In: inward(client, web0).TCP(8443, 40000, SYN|ACK),
-				Want: admitted(inward(client, web0).TCP(8443, 40000, SYN|ACK), web0)},
+			send(web0, ask, opened),
+			{At: fromUplink, In: answer, Want: admitted(answer, web0)},
 		}},
 		{Name: "a neighbour's EIP answers", Steps: []Step{
 			send(web1, hairpin, turned(hairpin, web1, web0)),
@@ -119,7 +119,9 @@ func internetRows() []Row {
 	opened := admitted(tcp(client, 443), web0)
 	opened.Flows = fromNet(web0, opening, dataplane.In)
 	answer := outward(web0, client).TCP(443, 40000, SYN|ACK)
+	big := inward(client, web0).UDP(40000, 53).Payload(mtu)
 	return []Row{
+		toldTooBig(big),
 		row("tcp", fromUplink, tcp(client, 443), opened),
 		fine("tcp with payload", tcp(client, 443).Payload(33), web0),
 		fine("tcp with a wrong checksum, which stays as wrong", tcp(client, 443).BadChecksum(), web0),
@@ -168,4 +170,14 @@ func internetRows() []Row {
 				Want: Want{Counts: []Count{in(web0, dataplane.ReasonEIPSource)}}},
 		}},
 	}
+}
+
+// toldTooBig: the sender on the internet is told in the name of the EIP. XDP drops in silence.
+func toldTooBig(packet Packet) Row {
+	const quoted = 96
+	return Row{Name: "more than the port carries", Hooks: TCOnly, Steps: []Step{{At: fromUplink, In: packet, Want: Want{
+		Verdict: Redirect, Device: "uplink0",
+		Packet: Eth(uplinkMAC, routerMAC).IP(web0.eip, client).Plain().TooBig(packet, quoted, mtu),
+		Counts: []Count{in(web0, dataplane.ReasonTooBig), {Direction: dataplane.Out, Reason: dataplane.ReasonAnswered}},
+	}}}}
 }

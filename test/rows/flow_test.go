@@ -158,9 +158,15 @@ func icmpRows() []Row {
 			send(open0, ping, delivered(ping, open0, web0)),
 			send(open0, frame(open0, web0).EchoReply(7), dropped(open0, noFlow)),
 		}},
+		{Name: "both sides ask with one identifier", Steps: []Step{
+			send(open1, frame(open1, open0).Echo(7), delivered(frame(open1, open0).Echo(7), open1, open0)),
+			send(open0, frame(open0, open1).Echo(7), delivered(frame(open0, open1).Echo(7), open0, open1)),
+			send(open0, frame(open0, open1).EchoReply(7), delivered(frame(open0, open1).EchoReply(7), open0, open1)),
+			send(open1, frame(open1, open0).EchoReply(7), delivered(frame(open1, open0).EchoReply(7), open1, open0)),
+		}},
 		{Name: "a request from the other side is not a reply", Steps: []Step{
-			send(db0, frame(web0, db0).Echo(7).MACs(db0.mac, gatewayMAC).From(db0.ip).To(web0.ip),
-				dropped(db0, dataplane.ReasonSGDenied)),
+			send(web0, frame(web0, db0).Echo(7), refused(web0, db0, dataplane.ReasonSGDenied)),
+			send(db0, frame(db0, web0).Echo(7), dropped(db0, dataplane.ReasonSGDenied)),
 		}},
 		{Name: "the reply comes too late", Steps: []Step{
 			send(open0, ping, delivered(ping, open0, web0)),

@@ -16,7 +16,7 @@ func localRows() []Row {
 	}
 	tcp := func(from, to party) Packet { return frame(from, to).TCP(40000, 443, SYN) }
 	big := frame(open1, open0).UDP(40000, 53).Payload(mtu)
-	gso := frame(open1, open0).TCP(40000, 443, SYN).Payload(2400)
+	foreign := tcp(relay0, open1).From(client)
 	rows := []Row{
 		fine("inside a subnet the sender's MAC stays", open1, web1, tcp(open1, web1)),
 		fine("across subnets the gateway's MAC is written", open1, open0, tcp(open1, open0)),
@@ -27,7 +27,7 @@ func localRows() []Row {
 		fine("echo", open0, web0, frame(open0, web0).Echo(7).Payload(56)),
 		fine("sctp", open1, open0, frame(open1, open0).Carries(SCTP).Payload(20)),
 		fine("esp", open1, open0, frame(open1, open0).Carries(ESP).Payload(20)),
-		fine("tcp that claims a stranger's MAC in the subnet", open1, web1, tcp(open1, web1)),
+		fine("inside a subnet with a foreign address", relay0, open1, foreign),
 		fine("1500 bytes", open1, open0, frame(open1, open0).UDP(1, 53).Payload(mtu-48).Only(V6)),
 		fine("blue to blue", blue1, blue0, tcp(blue1, blue0)),
 		row("more than the receiver's device carries", open1.port(), big, tooBig(big, open1, open0.ip, mtu,
@@ -47,12 +47,28 @@ func localRows() []Row {
 		row("another subnet's gateway", web0.port(), outward(web0, dbGateway).Echo(1),
 			dropped(web0, dataplane.ReasonToGateway)),
 	}
-	want := delivered(gso, open1, open0)
-	for i := range want.Counts {
-		want.Counts[i].Packets = 3
+	return append(rows, segmentRows()...)
+}
+
+// segmentRows: a GSO packet is judged by the size of its segments and counted as so many.
+func segmentRows() []Row {
+	gso := func(name string, from party, p Packet, size uint32, segments uint64, want Want) Row {
+		for i := range want.Counts {
+			if want.Counts[i].ENI != "" {
+				want.Counts[i].Packets = segments
+			}
+		}
+		return Row{Name: name, Steps: []Step{{At: from.port(), In: p, GSO: size, Want: want}}}
 	}
-	step := Step{At: open1.port(), In: gso, GSO: 1000, Want: want}
-	return append(rows, Row{Name: "a GSO packet is judged and counted by its segments", Steps: []Step{step}})
+	local := frame(open1, open0).TCP(40000, 443, SYN).Payload(2400)
+	remote := frame(open1, open9).TCP(40000, 443, SYN).Payload(2400)
+	internet := outward(web0, client).TCP(40000, 443, SYN).Payload(2400)
+	return []Row{
+		gso("gso to a neighbour", open1, local, 1000, 3, delivered(local, open1, open0)),
+		gso("gso whose last segment is full", open1, local, 1200, 2, delivered(local, open1, open0)),
+		gso("gso over the overlay", open1, remote, 1000, 3, tunnelled(remote, open1, open9)),
+		gso("gso to the internet", web0, internet, 1000, 3, translated(internet, web0)),
+	}
 }
 
 // tooBig: the packet is dropped and counted where it did not fit; its sender is told, in the name of

@@ -124,7 +124,7 @@ func outerRows() []Row {
 	pass := func(name string, p Packet) Row { return row(name, fromUplink, p, vouched) }
 	drop := func(name string, p Packet, r dataplane.Reason) Row {
 		bad := row(name, fromUplink, p, Want{Counts: []Count{onHost(r)}})
-		bad.TCOnly = true
+		bad.Hooks = TCOnly
 		return bad
 	}
 	header := func(name string, flags uint8, policy uint16, reserved1, reserved2 uint8) Row {
@@ -159,6 +159,6 @@ func outerRows() []Row {
 	}
 	marked := row("a mark that came along vouches for nothing", fromUplink, outer(vtepC, vtepA, red),
 		Want{Counts: []Count{onHost(source)}})
-	marked.TCOnly, marked.Steps[0].Mark = true, vxlanMark
+	marked.Hooks, marked.Steps[0].Mark = TCOnly, vxlanMark
 	return append(rows, marked)
 }

@@ -91,7 +91,7 @@ func ip6Rows() []Row {
 		drop("header beyond the packet", ip.Extension(DestOptions).UDP(1, 53).Poke(55, 9), dataplane.ReasonMalformed),
 		drop("header beyond the packet, before an unknown protocol",
 			ip.Extension(DestOptions).Raw(1, 2, 3, 4, 5, 6, 7, 8).Poke(54, 99, 9), dataplane.ReasonMalformed),
-		drop("truncated header", ip.Protocol(DestOptions).Raw(17, 0), dataplane.ReasonMalformed),
+		drop("truncated header", ip.Protocol(DestOptions).Raw(17, 0).Only(V6), dataplane.ReasonMalformed),
 		fine("no next header", ip.Protocol(NoNext).Only(V6)),
 	}
 }

@@ -10,6 +10,35 @@ import (
 // syn opens a connection that every row's groups allow.
 func syn(from, to party) Packet { return frame(from, to).TCP(40000, 443, SYN) }
 
+// stubRows: an empty slot of the arrays closes ports and overlay and leaves the uplink to the host; a
+// filled one runs.
+func stubRows() []Row {
+	stub := func(program, device string) Hook { return Hook{Program: program, Device: device} }
+	eip := inward(client, web0).TCP(40000, 443, SYN)
+	empty := func(name string, at Hook, p Packet, want Want) Row {
+		r := row(name, at, p, want)
+		r.Steps[0].Poke = (*World).EmptySlots
+		return r
+	}
+	filled := func(name string, at Hook, p Packet, want Want) Row {
+		r := row(name, at, p, want)
+		r.Steps[0].Poke = (*World).FillSlots
+		return r
+	}
+	port, overlay := stub("stub_port", web0.device()), stub("stub_vxlan", VXLANDevice)
+	uplink, uplinkXDP := stub("stub_uplink", "uplink0"), stub("stub_uplink_xdp", "uplink0")
+	return []Row{
+		empty("an empty slot drops at ports", port, syn(web0, open0), Want{}),
+		empty("an empty slot drops at the overlay", overlay, syn(web9, web0), Want{}),
+		empty("an empty slot passes at the uplink", uplink, eip, untouched()),
+		empty("an empty slot passes at the uplink, XDP", uplinkXDP, eip, untouched()),
+		filled("a slot in force at ports", port, syn(web0, open0), delivered(syn(web0, open0), web0, open0)),
+		filled("a slot in force at the overlay", overlay, syn(web9, web0),
+			Want{Counts: []Count{onHost(dataplane.ReasonVXLANUnmarked)}}),
+		filled("a slot in force at the uplink", uplink, eip, admitted(eip, web0)),
+	}
+}
+
 // portRows: whose port is it, is it ready, and what frames may come in there at all.
 func portRows() []Row {
 	ok := syn(open1, web0)
@@ -34,8 +63,8 @@ func portRows() []Row {
 		row("pppoe", web0.port(), ok.MACs(web0.mac, web1.mac).EtherType(0x8864), dropped(web0, dataplane.ReasonEthertype)),
 		row("spanning tree's ethertype", web0.port(), ok.MACs(web0.mac, web1.mac).EtherType(0x88cc),
 			dropped(web0, dataplane.ReasonEthertype)),
-		row("ethernet header only", web0.port(), syn(web0, web1).Cut(14), dropped(web0, dataplane.ReasonMalformed)),
-		row("half an IP header", web0.port(), syn(web0, web1).Cut(30), dropped(web0, dataplane.ReasonMalformed)),
+		row("ethernet header only", web0.port(), syn(web0, web1).EtherType(0x0806).Cut(14),
+			dropped(web0, dataplane.ReasonMalformed)),
 		row("ethernet padding is no part of the packet", open1.port(), frame(open1, web0).UDP(40000, 53).Pad(18),
 			delivered(frame(open1, web0).UDP(40000, 53).Pad(18), open1, web0)),
 		row("any unicast MAC is delivered by IP", open1.port(), syn(open1, web0).MACs(open1.mac, strangeMAC),

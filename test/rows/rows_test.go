@@ -16,6 +16,7 @@ var ownsAll = map[string]any{"xdp_owns": uint32(3)}
 // stages lists the rows by the stage that decides them.
 func stages() map[string][]Row {
 	return map[string][]Row{
+		"stub":      stubRows(),
 		"port":      portRows(),
 		"spoof":     spoofRows(),
 		"neighbour": neighbourRows(),
@@ -56,8 +57,10 @@ func variants(rows []Row) []variant {
 	var all []variant
 	for _, r := range rows {
 		for _, f := range r.Families() {
-			all = append(all, variant{r, f, false})
-			if r.UsesUplink() && !r.TCOnly {
+			if r.Hooks != XDPOnly {
+				all = append(all, variant{r, f, false})
+			}
+			if r.UsesUplink() && r.Hooks != TCOnly {
 				all = append(all, variant{r, f, true})
 			}
 		}

@@ -3,10 +3,10 @@
 package rows
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 
 	"github.com/eniplane/eniplane/pkg/api"
@@ -120,14 +120,12 @@ var (
 // vxlanMark vouches for a packet that passed the uplink's check.
 const vxlanMark = 0xe41b0d01
 
+//go:embed testdata/world.yaml
+var world []byte
+
 // objects decodes the world; every call makes new ones, which a row may change.
 func objects() (*api.Objects, error) {
-	const name = "testdata/world.yaml"
-	data, err := os.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
-	o, problems := api.Decode([]api.File{{Name: name, Data: data}})
+	o, problems := api.Decode([]api.File{{Name: "world.yaml", Data: world}})
 	var errs []error
 	for _, p := range problems {
 		errs = append(errs, p)
