@@ -79,7 +79,7 @@ func ip6Rows() []Row {
 		fine("destination options", ip.Extension(DestOptions, 1, 4, 0, 0, 0, 0).TCP(1, 443, SYN)),
 		fine("both", ip.Extension(HopByHop).Extension(DestOptions).TCP(1, 443, SYN)),
 		fine("routing header that is used up", ip.Extension(Routing, 2, 0, 0, 0, 0, 0).UDP(1, 53)),
-		fine("a long header", ip.Extension(DestOptions, slices.Repeat([]byte{0}, 62)...).UDP(1, 53)),
+		fine("a long header", ip.Extension(DestOptions, slices.Repeat([]byte{0}, 126)...).UDP(1, 53)),
 		drop("source route", ip.Extension(Routing, 0, 1, 0, 0, 0, 0).UDP(1, 53), dataplane.ReasonExtension),
 		drop("hop-by-hop in second place", ip.Extension(DestOptions).Extension(HopByHop).UDP(1, 53), dataplane.ReasonExtension),
 		drop("seven headers", many.UDP(1, 53), dataplane.ReasonExtension),
