@@ -230,10 +230,12 @@ func TestErrorsAreBounded(t *testing.T) {
 	}
 }
 
+// FuzzDecode is best run with -fuzzminimizetime 1x: the seeds are long to minimise.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(readBase(f)))
 	f.Add(readExample(f).Data)
 	f.Add([]byte(`{"apiVersion":"eniplane.io/v1alpha1","kind":"EIP","metadata":{"name":"a"},"spec":{"address":"203.0.113.1"}}`))
+	f.Add([]byte("apiVersion: eniplane.io/v1alpha1\nkind: VPC\nspec: {\"a\\nb\": 1, \"\\0\": 2}\n"))
 	f.Add([]byte("a: &a [*a]\n---\n? {b: c}\n: !!binary d\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		got, errs := api.Decode([]api.File{{Name: "f", Data: data}})

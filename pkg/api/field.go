@@ -135,7 +135,7 @@ func (f *field) mapping() *mapping {
 		key, value := f.node.Content[i], f.node.Content[i+1]
 		child := &field{doc: f.doc, parent: f, key: key.Value, line: key.Line, node: value}
 		switch {
-		case key.Kind != yaml.ScalarNode || key.ShortTag() != "!!str" || key.Value == "":
+		case !isFieldName(key):
 			odd := &field{doc: f.doc, parent: f.parent, key: f.key, index: f.index, line: key.Line}
 			odd.errorf("has %s as the name of a field (write a plain name)", describe(key))
 		case m.entries[key.Value] != nil:
@@ -145,6 +145,12 @@ func (f *field) mapping() *mapping {
 		}
 	}
 	return m
+}
+
+// isFieldName tells whether a key can be the name of a field or label, and stand in an error.
+func isFieldName(key *yaml.Node) bool {
+	return key.Kind == yaml.ScalarNode && key.ShortTag() == "!!str" && key.Value != "" &&
+		len(key.Value) <= maxText && strings.IndexFunc(key.Value, unprintable) < 0
 }
 
 // get returns a field that may be absent (then nil). One without a value is an error: it may not

@@ -59,15 +59,9 @@ func objectFiles(dir string) ([]string, error) {
 	return paths, nil
 }
 
-// ReadFile reads one regular file that is not too big to be parsed.
+// ReadFile reads one file, or as much of it as Decode needs to see that it is too big. It may be a
+// pipe: `validate -f /dev/stdin`.
 func ReadFile(path string) (File, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return File{}, fmt.Errorf("read objects: %w", err)
-	}
-	if !info.Mode().IsRegular() {
-		return File{}, fmt.Errorf("read objects from %s: it is no regular file (give a file or a directory)", path)
-	}
 	f, err := os.Open(path)
 	if err != nil {
 		return File{}, fmt.Errorf("read objects: %w", err)

@@ -17,7 +17,7 @@ import (
 
 const (
 	maxText  = 253  // of a line of text
-	maxNotes = 4096 // of an annotation
+	maxNotes = 4096 // of any value: an annotation is the longest
 )
 
 // scalar returns the text of a value with one of the given YAML tags.
@@ -27,6 +27,10 @@ func (f *field) scalar(want string, tags ...string) (string, bool) {
 	}
 	if f.node.Kind == yaml.AliasNode {
 		f.errorf("is a YAML alias, which the feed does not allow (write the value out)")
+		return "", false
+	}
+	if len(f.node.Value) > maxNotes {
+		f.errorf("has %d bytes (at most %d)", len(f.node.Value), maxNotes)
 		return "", false
 	}
 	if f.node.Kind == yaml.ScalarNode {
@@ -59,20 +63,18 @@ func (f *field) text() string {
 		f.errorf("has %d bytes (at most %d)", len(s), maxText)
 		return ""
 	}
-	if i := strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }); i >= 0 {
+	if i := strings.IndexFunc(s, unprintable); i >= 0 {
 		f.errorf("has the unprintable character %+q (remove it)", []rune(s[i:])[0])
 		return ""
 	}
 	return s
 }
 
+func unprintable(r rune) bool { return !unicode.IsPrint(r) }
+
 // note reads text that may be empty and may have several lines: the value of a label or annotation.
 func (f *field) note() string {
 	s, _ := f.scalar("text", "!!str")
-	if len(s) > maxNotes {
-		f.errorf("has %d bytes (at most %d)", len(s), maxNotes)
-		return ""
-	}
 	if strings.ContainsRune(s, 0) {
 		f.errorf("has a NUL byte (remove it)")
 		return ""

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package feed
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/eniplane/eniplane/pkg/api"
+)
+
+// lastGoodName is the file of the last good revision: a line with a format and a checksum, then
+// JSON.
+const (
+	lastGoodName   = "last-good-revision"
+	lastGoodFormat = "eniplane-revision-1"
+)
+
+// saved is a revision on disk. The objects are decoded again when it is read.
+type saved struct {
+	Number uint64     `json:"number"`
+	Hash   string     `json:"hash"`
+	Marked bool       `json:"marked"`
+	Forced bool       `json:"forced"`
+	Files  []api.File `json:"files"`
+}
+
+// LastGood reads the last good revision from the state of an agent. It is nil if there is none. With
+// an error it may come without objects: then another version wrote it, and its number still counts.
+func LastGood(stateDir string) (*Revision, error) {
+	path := filepath.Join(stateDir, lastGoodName)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read last good revision: %w", err)
+	}
+	head, body, _ := bytes.Cut(data, []byte("\n"))
+	if !bytes.Equal(head, lastGoodHead(body)) {
+		return nil, fmt.Errorf("read last good revision from %s: it is torn or of another version (the feed must offer a revision)", path)
+	}
+	var s saved
+	if err := json.Unmarshal(body, &s); err != nil {
+		return nil, fmt.Errorf("read last good revision from %s: %w", path, err)
+	}
+	r := &Revision{Number: s.Number, Hash: s.Hash, Marked: s.Marked, Forced: s.Forced, Files: s.Files}
+	objects, errs := api.Decode(s.Files)
+	if errs != nil {
+		return r, fmt.Errorf("read last good revision %d from %s: this version refuses it: %w", s.Number, path, api.Errors(errs))
+	}
+	r.Objects = objects
+	return r, nil
+}
+
+func lastGoodHead(body []byte) []byte {
+	sum := sha256.Sum256(body)
+	return []byte(lastGoodFormat + " sha256:" + hex.EncodeToString(sum[:]))
+}
+
+// save replaces the last good revision: whoever reads it sees the old one or the new one, also
+// after a loss of power.
+func save(stateDir string, r *Revision) error {
+	body, err := json.Marshal(saved{
+		Number: r.Number, Hash: r.Hash, Marked: r.Marked, Forced: r.Forced, Files: r.Files,
+	})
+	if err != nil {
+		return fmt.Errorf("keep revision %d: %w", r.Number, err)
+	}
+	data := append(append(lastGoodHead(body), '\n'), body...)
+	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+		return fmt.Errorf("keep revision %d: %w", r.Number, err)
+	}
+	if err := replaceFile(stateDir, lastGoodName, data); err != nil {
+		return fmt.Errorf("keep revision %d: %w", r.Number, err)
+	}
+	return nil
+}
+
+// replaceFile writes a file beside the old one, and renames it when it is on the disk.
+func replaceFile(dir, name string, data []byte) (err error) {
+	tmp, err := os.CreateTemp(dir, "."+name+"-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, tmp.Close(), os.Remove(tmp.Name()))
+		}
+	}()
+	if _, err = tmp.Write(data); err != nil {
+		return err
+	}
+	if err = tmp.Sync(); err != nil {
+		return err
+	}
+	if err = os.Rename(tmp.Name(), filepath.Join(dir, name)); err != nil {
+		return err
+	}
+	return errors.Join(tmp.Close(), syncDir(dir))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
