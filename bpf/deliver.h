@@ -62,6 +62,8 @@ static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_
 		return reason;
 	if (from == FROM_OVERLAY)
 		TRY(overlay_sender(p, conf, a, v6));
+	if (from == FROM_INTERNET)
+		TRY(internet_source(route_find(conf->routes, p->src, v6), p->src, v6));
 	return track_open(p, w, conf->vni, class, a->sender_nexthop, v6);
 }
 
@@ -87,9 +89,8 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
 	nh = nexthop_find(w->flow.nexthop);
-	if (!nh ||
-	    !rewrite_macs(p, conf->mac,
-			  w->flow.flags & FLOW_SAME_SUBNET ? nh->mac : host->gateway_mac, xdp))
+	if (!nh || !rewrite_macs(p, conf->mac,
+				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
 		return REASON_HELPER;
 	p->out_ifindex = device->ifindex;
 	return REASON_DELIVERED;

@@ -39,6 +39,7 @@ struct flow {
 	__u8 flags; /* enum flow_flag */
 	__u8 reason; /* why it is blocked */
 	__u8 pad;
+	__u32 seen; /* set by flow_find; flow_insert: 0 = a new connection, else the found one goes on */
 	__u8 nat[16]; /* the EIP of the local address; IPv4 in the first four bytes */
 };
 
@@ -264,8 +265,7 @@ enum flow_probe_result {
  * through, without branches, so that the verifier walks each turn of the loop around it once.
  */
 static __always_inline __u32 flow_probe(struct flow_line *line, __u32 i, const void *key,
-					__u32 now, struct flow *copy, __u32 *control,
-					const bool v6)
+					__u32 now, struct flow *copy, const bool v6)
 {
 	__u32 dead = ((__u64)flow_load(&line->expires[i]) - now - 1) >> 63;
 	void *slot = flow_slot(line, i, v6);
@@ -278,7 +278,7 @@ static __always_inline __u32 flow_probe(struct flow_line *line, __u32 i, const v
 	moved = ((before | after) & FLOW_BUSY) |
 		flow_nonzero((before ^ after) >> FLOW_VERSION_SHIFT);
 	flow_state_of(after, copy);
-	*control = after;
+	copy->seen = after;
 	return (moved & ~dead) | (flow_nonzero(differs) | dead) << 1;
 }
 
@@ -291,15 +291,15 @@ static __always_inline enum reason flow_search(struct flow_line *line, __u32 tag
 
 #pragma clang loop unroll(disable)
 	for (__u32 n = 0; n < FLOW_READ_TRIES; n++) {
-		__u32 i = flow_lowest(slots), result, control;
+		__u32 i = flow_lowest(slots), result;
 		struct flow copy;
 
 		if (!slots)
 			return REASON_NO_FLOW;
-		result = flow_probe(line, i, key, now, &copy, &control, v6);
+		result = flow_probe(line, i, key, now, &copy, v6);
 		if (result == FLOW_HIT) {
 			*flow = copy;
-			flow_refer(ref, line, i, control, *(const __u32 *)key, v6);
+			flow_refer(ref, line, i, copy.seen, *(const __u32 *)key, v6);
 			return REASON_CONTINUE;
 		}
 		slots &= (slots - 1) | -(__u64)(result & FLOW_AGAIN);
@@ -322,16 +322,15 @@ static __always_inline enum reason flow_find(const void *key, __u32 now, struct 
 	struct flow_line *line;
 	enum reason reason;
 	struct flow copy;
-	__u32 control;
 
 	if (!flow_hash(key, &choice, v6))
 		return REASON_NO_FLOW;
 	line = flow_set(choice.first, v6);
 	if (!line)
 		return REASON_NO_FLOW;
-	if (flow_probe(line, choice.home, key, now, &copy, &control, v6) == FLOW_HIT) {
+	if (flow_probe(line, choice.home, key, now, &copy, v6) == FLOW_HIT) {
 		*flow = copy;
-		flow_refer(ref, line, choice.home, control, *(const __u32 *)key, v6);
+		flow_refer(ref, line, choice.home, copy.seen, *(const __u32 *)key, v6);
 		return REASON_CONTINUE;
 	}
 	reason = flow_search(line, choice.tag, key, now, flow, ref, v6);
@@ -365,10 +364,10 @@ static __always_inline void flow_touch(struct flow_ref *ref, __u32 now, __u32 di
 }
 
 /*
- * Moves the flow to `state` unless another CPU has moved it first, and adds flags. Only for the
- * version that was found: a flow rewritten meanwhile stays as it is. Call flow_touch afterwards.
+ * Moves the flow to `state`, unless another CPU has moved it first, and adds flags. Call flow_touch
+ * afterwards. False: the flow was rewritten since it was found, and is as it was; drop the packet.
  */
-static __always_inline void flow_advance(struct flow_ref *ref, __u32 state, __u32 flags)
+static __always_inline bool flow_advance(struct flow_ref *ref, __u32 state, __u32 flags)
 {
 	const __u32 state_bits = FLOW_STATE_MASK << FLOW_STATE_SHIFT;
 
@@ -377,14 +376,15 @@ static __always_inline void flow_advance(struct flow_ref *ref, __u32 state, __u3
 		__u32 new = old | (flags & FLOW_FLAGS_MASK) << FLOW_FLAGS_SHIFT;
 
 		if (old & FLOW_BUSY || (old ^ ref->seen) >> FLOW_VERSION_SHIFT)
-			return;
+			return false;
 		if (!((old ^ ref->seen) & state_bits))
 			new = (new & ~state_bits) | state << FLOW_STATE_SHIFT;
 		if (new == old || __sync_val_compare_and_swap(ref->control, old, new) == old) {
 			ref->seen = new;
-			return;
+			return true;
 		}
 	}
+	return false;
 }
 
 static __always_inline bool flow_lock(__u32 *lock)
@@ -397,9 +397,9 @@ static __always_inline bool flow_lock(__u32 *lock)
 	return false;
 }
 
-/* Rewrites slot i, claimed. `keep`: the flow goes on, so do its age and counters. */
+/* Rewrites slot i, claimed. If a found flow goes on, so do its age and counters. */
 static __always_inline void flow_write(struct flow_line *line, __u32 i, const void *key,
-				       const struct flow *flow, __u32 now, bool keep, const bool v6)
+				       const struct flow *flow, __u32 now, const bool v6)
 {
 	const __u32 key_words = (v6 ? sizeof(struct flow_key6) : sizeof(struct flow_key4)) / 4;
 	const __u32 nat_words = v6 ? 4 : 1;
@@ -414,7 +414,7 @@ static __always_inline void flow_write(struct flow_line *line, __u32 i, const vo
 #pragma clang loop unroll(full)
 	for (__u32 n = 0; n < nat_words; n++)
 		to_nat[n] = nat[n];
-	if (!keep) {
+	if (!flow->seen) {
 		body->opened = now;
 		body->packets[DIR_OUT] = body->packets[DIR_IN] = 0;
 		body->bytes[DIR_OUT] = body->bytes[DIR_IN] = 0;
@@ -484,13 +484,10 @@ static __always_inline enum reason flow_take(struct flow_line *line, __u64 slots
 		old = flow_load(control) & ~FLOW_BUSY;
 		if (__sync_val_compare_and_swap(control, old, old | FLOW_BUSY) == old) {
 			/* Since we looked, the slot may have gone to another key. */
-			if (own ? !flow_differs(control, key, v6) : flow_is_free(expires, now)) {
-				struct flow_body *body = flow_body(control, v6);
-				bool keep = own && flow_load(expires) > now &&
-					    flow->state != FLOW_OPENING &&
-					    body->incarnation == flow->incarnation;
-
-				flow_write(line, i, key, flow, now, keep, v6);
+			if (own ? !flow_differs(control, key, v6) &&
+					  (!flow->seen || flow->seen == old) :
+				  flow_is_free(expires, now)) {
+				flow_write(line, i, key, flow, now, v6);
 				new = flow_control((old >> FLOW_VERSION_SHIFT) + 1, flow->state,
 						   flow->flags);
 				flow_refer(ref, line, i, new, *(const __u32 *)key, v6);
@@ -510,8 +507,9 @@ static __always_inline enum reason flow_take(struct flow_line *line, __u64 slots
 /* Under the lock of the first set: the key's own slot, or a free one: of the first set unless it
  * fills up, then of the emptier one. */
 static __always_inline enum reason flow_put(struct flow_line *first, struct flow_line *second,
-					    const struct flow_choice *choice, const void *key, const struct flow *flow,
-					    __u32 now, struct flow_ref *ref, const bool v6)
+					    const struct flow_choice *choice, const void *key,
+					    const struct flow *flow, __u32 now,
+					    struct flow_ref *ref, const bool v6)
 {
 	struct flow_line *line = first;
 	__u64 slots = flow_own(first, choice->tag, key, v6), other;
@@ -521,6 +519,8 @@ static __always_inline enum reason flow_put(struct flow_line *first, struct flow
 		line = second;
 		slots = flow_own(second, choice->tag, key, v6);
 	}
+	if (!slots && flow->seen)
+		return REASON_FLOW_BUSY;
 	if (!slots) {
 		own = false;
 		slots = flow_free(second, now);
@@ -535,9 +535,10 @@ static __always_inline enum reason flow_put(struct flow_line *first, struct flow
 }
 
 /*
- * Stores a flow under a key: CONTINUE, FLOW_FULL, or FLOW_BUSY. A flow that is there already is
- * rewritten in place; it keeps its age and counters if it is alive, of the same incarnation, and
- * the new one is not opening. `ref` is set with CONTINUE only.
+ * Stores a flow under a key: CONTINUE, FLOW_FULL, or FLOW_BUSY (drop the packet). With flow->seen 0
+ * it is a new connection, counted from 0, that takes the place of one with the same key. Otherwise
+ * it is a flow that was found and judged anew: stored only if nobody has changed it meanwhile, so
+ * that no state is lost; FLOW_BUSY if somebody has. `ref` is set with CONTINUE only.
  */
 static __always_inline enum reason flow_insert(const void *key, const struct flow *flow, __u32 now,
 					       struct flow_ref *ref, const bool v6)

@@ -105,7 +105,7 @@ static __always_inline enum reason judge_route(struct judge *j, const struct eni
 	case ROUTE_INTERNET:
 		if (route_find(ROUTES_INFRA, j->remote, v6))
 			return REASON_INFRA;
-		if (!eip_of(j, conf->vni, v6))
+		if (j->transit || !eip_of(j, conf->vni, v6))
 			return REASON_NO_EIP;
 		j->nexthop = NEXTHOP_INTERNET;
 		return REASON_CONTINUE;
@@ -130,11 +130,18 @@ static __always_inline enum reason judge_out(struct judge *j, const struct eni_c
 }
 
 /* From the internet: the source must be one that the subnet would send to the internet. */
+static __always_inline enum reason internet_source(const struct route *r, const __u8 *src,
+						   const bool v6)
+{
+	if (!r || r->kind != ROUTE_INTERNET || route_find(ROUTES_INFRA, src, v6))
+		return REASON_EIP_SOURCE;
+	return REASON_CONTINUE;
+}
+
 static __always_inline enum reason judge_in_internet(struct judge *j, const struct eni_conf *conf,
 						     const struct route *r, const bool v6)
 {
-	if (!r || r->kind != ROUTE_INTERNET || route_find(ROUTES_INFRA, j->remote, v6))
-		return REASON_EIP_SOURCE;
+	TRY(internet_source(r, j->remote, v6));
 	if (!eip_of(j, conf->vni, v6))
 		return REASON_NO_EIP;
 	j->nexthop = NEXTHOP_INTERNET;

@@ -257,6 +257,8 @@ static __always_inline enum reason parse_ip6(struct pkt *p, const bool xdp)
 	p->ip_len = total;
 	p->l4 = ETH_LEN + sizeof(*ip);
 	TRY(parse_extensions(p, xdp));
+	if (p->l4 > ETH_LEN + total)
+		return REASON_MALFORMED;
 	return parse_l4(p, true, xdp);
 }
 

@@ -77,7 +77,7 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	TRY(spoof_service(p, v6));
 	if (v6)
 		TRY(nd_from_eni(p, host, conf));
-	if (addr_multicast(p->dst, v6))
+	if (addr_multicast(p->dst, v6) || (p->dmac[0] & 1))
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
 	w = work_of(p, conf);

@@ -52,7 +52,7 @@ static __always_inline __u64 quote_sum(struct pkt *p, struct too_big *t, const b
 	pseudo = bpf_csum_diff(NULL, 0, (__be32 *)(t->quote + (v6 ? 8 : 12)), v6 ? 32 : 8,
 			       bpf_htonl(p->protocol));
 	pseudo = csum_fold((__u64)pseudo + bpf_htons(p->len - p->l4));
-	if (!p->gso_size && partial != pseudo)
+	if (partial != pseudo)
 		return bpf_csum_diff(NULL, 0, (__be32 *)t->quote, QUOTE, 0);
 	return (__u64)(__u32)bpf_csum_diff(NULL, 0, (__be32 *)t->quote, v6 ? 40 : 20, 0) +
 	       (__u16)~partial;

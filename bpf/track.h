@@ -67,7 +67,8 @@ static __always_inline struct sides sides_of(const struct pkt *p, const bool v6)
 	} else if (is_icmp(p, v6)) {
 		s.class = CLASS_ICMP;
 		s.local_port = p->sport;
-		s.remote_port = icmp_request(p->icmp_type, v6);
+		s.remote_port = icmp_request(p->icmp_type, v6) |
+				(out != icmp_reply(p->icmp_type, v6) ? FLOW_ICMP_LOCAL : 0);
 	} else {
 		s.class = CLASS_OTHER;
 		s.local_port = p->protocol;
@@ -155,16 +156,12 @@ static __always_inline bool tcp_opens(__u8 flags)
 }
 
 /* Does the packet fit the state of its flow, and what does it do to it? */
-static __always_inline enum reason flow_step(const struct work *w, struct flow_ref *ref,
-					     const bool v6)
+static __always_inline enum reason flow_step(const struct work *w, struct flow_ref *ref)
 {
 	const struct flow *f = &w->flow;
 	bool opener = (w->dir == DIR_IN) == !!(f->flags & FLOW_OPENED_BY_PEER);
 	__u8 state = f->state, flags = f->flags;
 
-	if (w->protocol == (v6 ? PROTO_ICMPV6 : PROTO_ICMP) &&
-	    icmp_reply(w->icmp_type, v6) == opener)
-		return REASON_NO_FLOW;
 	if (!opener && (flags & FLOW_REPLY_DENIED))
 		return REASON_NACL_DENIED;
 	if (state == FLOW_OPENING && !opener) {
@@ -179,8 +176,8 @@ static __always_inline enum reason flow_step(const struct work *w, struct flow_r
 		    (flags & (FLOW_FIN_OUT | FLOW_FIN_IN)) == (FLOW_FIN_OUT | FLOW_FIN_IN))
 			state = FLOW_CLOSING;
 	}
-	if (state != f->state || flags != f->flags)
-		flow_advance(ref, state, flags);
+	if ((state != f->state || flags != f->flags) && !flow_advance(ref, state, flags))
+		return REASON_FLOW_BUSY;
 	return REASON_CONTINUE;
 }
 
@@ -209,7 +206,7 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 		return REASON_CONTINUE;
 	if (w->flow.state == FLOW_BLOCKED)
 		return w->flow.reason;
-	TRY(flow_step(w, &ref, v6));
+	TRY(flow_step(w, &ref));
 	flow_touch(&ref, w->now, w->dir, w->packets, w->bytes);
 	return REASON_CONTINUE;
 }
@@ -305,9 +302,8 @@ static __always_inline void track_settle(struct work *w, const struct nexthop *n
 	f->nexthop_generation = nh->generation;
 	f->rule = w->judge.rule;
 	addr_copy(f->nat, w->judge.eip, v6);
-	f->flags = (f->flags & ~(FLOW_SAME_SUBNET | FLOW_REPLY_DENIED)) |
-		   (w->judge.same_subnet ? FLOW_SAME_SUBNET : 0) |
-		   (w->judge.reply_denied ? FLOW_REPLY_DENIED : 0);
+	f->flags =
+		(f->flags & ~FLOW_REPLY_DENIED) | (w->judge.reply_denied ? FLOW_REPLY_DENIED : 0);
 }
 
 /*
@@ -379,6 +375,7 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	f->state = FLOW_OPENING;
 	f->flags = p->dir == DIR_IN ? FLOW_OPENED_BY_PEER : 0;
 	f->reason = 0;
+	f->seen = 0;
 	track_settle(w, nh, v6);
 	w->stale = 0;
 	if (v6) {

@@ -142,8 +142,9 @@ struct nexthop {
 	__u16 eni;
 	__u8 vtep[4];
 	__u32 generation; /* grows when flows that name this next hop must be judged again */
-	__u32 vni; /* of the receiving ENI's VPC */
-	__u8 mac[6]; /* of the receiving ENI */
+	__u32 vni; /* of the ENI's VPC */
+	__u32 subnet; /* of the ENI */
+	__u8 mac[6]; /* of the ENI */
 	__u8 pad2[2];
 };
 
@@ -257,7 +258,8 @@ struct counter {
  * Flows: one entry per connection and side, seen from the ENI, found by packets of both directions.
  * scope_class = scope << 8 | class. Scope: the VNI when the local address is the ENI's own, the
  * ENI's index when it is not (transit). `port`: TCP and UDP ports; ICMP: local = identifier,
- * remote = type of the request; others: local = protocol number, remote = 0.
+ * remote = type of the request, plus FLOW_ICMP_LOCAL if the local side asks; others: local =
+ * protocol number, remote = 0.
  */
 enum flow_class {
 	CLASS_TCP = 0,
@@ -284,6 +286,10 @@ struct flow_key6 {
 	__u16 remote_port;
 };
 
+enum flow_icmp {
+	FLOW_ICMP_LOCAL = 1 << 8,
+};
+
 enum flow_state {
 	FLOW_NONE = 0,
 	FLOW_OPENING = 1, /* only the opening side was heard */
@@ -296,8 +302,7 @@ enum flow_flag {
 	FLOW_OPENED_BY_PEER = 1 << 0,
 	FLOW_FIN_OUT = 1 << 1,
 	FLOW_FIN_IN = 1 << 2,
-	FLOW_SAME_SUBNET = 1 << 3, /* both ends are in the ENI's subnet */
-	FLOW_REPLY_DENIED = 1 << 4, /* the network ACL denies the packets that answer the opener */
+	FLOW_REPLY_DENIED = 1 << 3, /* the network ACL denies the packets that answer the opener */
 };
 
 #pragma clang diagnostic pop

@@ -37,10 +37,13 @@ static __always_inline enum reason uplink_nd(struct pkt *p, const bool xdp)
 {
 	struct uplink *u = bpf_map_lookup_elem(&uplinks, &p->ifindex);
 	struct nd nd;
+	__u8 next, type;
 
-	if (!u || parse_ip6(p, xdp) != REASON_CONTINUE || p->protocol != PROTO_ICMPV6 ||
-	    p->icmp_type != ND_SOLICIT || !nd_load(p, &nd, xdp) || addr_unspecified6(p->src) ||
-	    !uplink_has_eip(p, nd.target, true))
+	if (!pkt_load(p, ETH_LEN + offsetof(struct ipv6hdr, nexthdr), &next, 1, xdp) ||
+	    next != PROTO_ICMPV6 || !pkt_load(p, ETH_LEN + 40, &type, 1, xdp) || type != ND_SOLICIT)
+		return REASON_NOT_OURS;
+	if (!u || parse_ip6(p, xdp) != REASON_CONTINUE || !nd_load(p, &nd, xdp) ||
+	    addr_unspecified6(p->src) || !uplink_has_eip(p, nd.target, true))
 		return REASON_NOT_OURS;
 	count_enter(p, 0, DIR_IN);
 	return nd_answer(p, &nd, u->mac, true, xdp);
@@ -94,8 +97,8 @@ static __always_inline enum reason uplink_run(struct pkt *p)
 		reason = uplink_eip(p, host, false, false);
 		return reason == REASON_NOT_OURS ? uplink_vxlan(p, host) : reason;
 	case ETH_P_IPV6:
-		reason = uplink_eip(p, host, true, false);
-		return reason == REASON_NOT_OURS ? uplink_nd(p, false) : reason;
+		reason = uplink_nd(p, false);
+		return reason == REASON_NOT_OURS ? uplink_eip(p, host, true, false) : reason;
 	case ETH_P_ARP:
 		return uplink_arp(p, false);
 	}
@@ -116,10 +119,10 @@ static __always_inline enum reason uplink_run_xdp(struct pkt *p)
 	if (p->ethertype == ETH_P_IPV6) {
 		enum reason reason = REASON_NOT_OURS;
 
-		if (xdp_owns & XDP_OWNS_EIPS)
-			reason = uplink_eip(p, host, true, true);
-		if (reason == REASON_NOT_OURS && (xdp_owns & XDP_OWNS_NEIGHBOURS))
+		if (xdp_owns & XDP_OWNS_NEIGHBOURS)
 			reason = uplink_nd(p, true);
+		if (reason == REASON_NOT_OURS && (xdp_owns & XDP_OWNS_EIPS))
+			reason = uplink_eip(p, host, true, true);
 		return reason;
 	}
 	return REASON_NOT_OURS;

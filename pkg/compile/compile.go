@@ -236,7 +236,7 @@ func (c *compiler) addVPC(v *vpc) {
 		}
 		hop := NextHop{
 			Index: slot.Index, ENI: e.Name, Local: c.here[e.Name],
-			Generation: slot.Generation, VNI: vni, MAC: e.MAC,
+			Generation: slot.Generation, VNI: vni, Subnet: c.alloc.subnet(c.Objects.Subnets[e.Subnet]), MAC: e.MAC,
 		}
 		if host := c.Objects.HostOf(e); host != "" && host != c.Host {
 			hop.VTEP = c.Objects.Hosts[host].VTEP

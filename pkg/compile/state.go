@@ -68,6 +68,7 @@ type NextHop struct {
 	VTEP       netip.Addr // if it is elsewhere; invalid and Local == 0 = attached nowhere
 	Generation uint32
 	VNI        uint32
+	Subnet     uint32
 	MAC        [6]byte
 }
 

@@ -286,6 +286,7 @@ type bpfNexthop struct {
 	Vtep       [4]uint8
 	Generation uint32
 	Vni        uint32
+	Subnet     uint32
 	Mac        [6]uint8
 	Pad2       [2]uint8
 }
@@ -385,6 +386,7 @@ type bpfWork struct {
 		Flags             uint8
 		Reason            uint8
 		Pad               uint8
+		Seen              uint32
 		Nat               [16]uint8
 	}
 	Key4 struct {

@@ -128,7 +128,7 @@ func macRow(n namer, k *bpfMacKey, s *bpfMacs) any {
 }
 
 func nexthopRow(n namer, k *uint32, v *bpfNexthop) any {
-	row := NextHopRow{Index: *k, ENI: n.nexthop(*k), MAC: macText(v.Mac), Generation: v.Generation}
+	row := NextHopRow{Index: *k, ENI: n.nexthop(*k), Subnet: n.subnet(v.Subnet), MAC: macText(v.Mac), Generation: v.Generation}
 	if v.Vni != 0 {
 		row.VPC = n.vpc(v.Vni)
 	}

@@ -57,7 +57,7 @@ func (e *encoder) nexthops(hops []compile.NextHop) {
 			e.fail("ENI %s: next hop %d is not in %d-%d", h.ENI, h.Index, cNexthopFirst, cMaxNexthops-1)
 			return
 		}
-		value := bpfNexthop{Generation: h.Generation, Vni: h.VNI, Mac: h.MAC}
+		value := bpfNexthop{Generation: h.Generation, Vni: h.VNI, Subnet: h.Subnet, Mac: h.MAC}
 		switch {
 		case h.Local != 0:
 			value.Kind, value.Eni = cNhLocal, uint16(h.Local)

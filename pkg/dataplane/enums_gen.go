@@ -78,6 +78,11 @@ const (
 	cClassTransit  = 1 << 4 // the local address is not the ENI's own
 )
 
+// enum flow_icmp
+const (
+	cFlowICMPLocal = 1 << 8
+)
+
 // enum flow_state
 const (
 	cFlowNone        = 0
@@ -92,8 +97,7 @@ const (
 	cFlowOpenedByPeer = 1 << 0
 	cFlowFinOut       = 1 << 1
 	cFlowFinIn        = 1 << 2
-	cFlowSameSubnet   = 1 << 3 // both ends are in the ENI's subnet
-	cFlowReplyDenied  = 1 << 4 // the network ACL denies the packets that answer the opener
+	cFlowReplyDenied  = 1 << 3 // the network ACL denies the packets that answer the opener
 )
 
 // enum program_slot

@@ -17,18 +17,19 @@ func PinnedName(mapName string) string { return fmt.Sprintf("%s_v%d", mapName, M
 
 // Maps that the loader writes besides the tables of a revision.
 const (
-	MapActive   = bpfMapActive
-	MapLive     = bpfMapLive
-	MapPorts    = bpfMapPorts
-	MapUplinks  = bpfMapUplinks
-	MapCounters = bpfMapCounters
-	MapENIs     = bpfMapEnis
-	MapNextHops = bpfMapNexthops
-	MapHost     = bpfMapHostConf
-	MapFlows4   = "flows4"
-	MapFlows6   = "flows6"
-	MapProgsTC  = bpfMapProgsTc
-	MapProgsXDP = bpfMapProgsXdp
+	MapActive     = bpfMapActive
+	MapLive       = bpfMapLive
+	MapPorts      = bpfMapPorts
+	MapUplinks    = bpfMapUplinks
+	MapCounters   = bpfMapCounters
+	MapENIs       = bpfMapEnis
+	MapNextHops   = bpfMapNexthops
+	MapHost       = bpfMapHostConf
+	MapFlowTables = bpfMapFlowTables
+	MapFlows4     = bpfMapFlows4
+	MapFlows6     = bpfMapFlows6
+	MapProgsTC    = bpfMapProgsTc
+	MapProgsXDP   = bpfMapProgsXdp
 )
 
 // Programs: links hold the stubs, the slots of the program arrays hold the rest.
@@ -132,7 +133,7 @@ func CompareNextHops(from, to []byte) (NextHopChange, error) {
 	switch {
 	case a.Vni != b.Vni || a.Mac != b.Mac:
 		return NextHopReused, nil
-	case a.Generation != b.Generation:
+	case a.Generation != b.Generation || a.Subnet != b.Subnet:
 		return NextHopJudge, nil
 	}
 	return NextHopMoved, nil

@@ -83,6 +83,7 @@ type NextHopRow struct {
 	Kind       string `json:"kind"` // none, local, vtep, internet
 	Where      string `json:"where"`
 	VPC        string `json:"vpc"`
+	Subnet     string `json:"subnet"`
 	MAC        string `json:"mac"`
 	Generation uint32 `json:"generation"`
 }

@@ -111,36 +111,69 @@ func TestFlowsAreFoundAsInserted(t *testing.T) {
 	})
 }
 
-func TestInsertReplacesInPlace(t *testing.T) {
+func TestRewriteKeepsWhatWasCounted(t *testing.T) {
 	eachFamily(t, 1024, func(t *testing.T, f *fixture, family Family) {
 		f.do("insert", family, 100, driver.Run{State: established, Mark: 7})
 		f.do("hit", family, 100, driver.Run{})
-		f.want("insert again", f.do("insert", family, 100, driver.Run{State: blocked, Mark: 7}), 100, 0, 0)
-		if n := f.tables[family].Count(now); n != 100 {
-			t.Errorf("%d flows, want 100", n)
+		f.want("rewrite", f.do("rewrite", family, 100, driver.Run{State: blocked, Now: now + 10}), 100, 0, 0)
+		f.each(family, 100, func(flow *Flow) bool {
+			return flow.State == blocked && flow.Generation == 1 && flow.Packets[0]+flow.Packets[1] == 1 &&
+				flow.Bytes[0]+flow.Bytes[1] == 1500 && flow.Opened == now
+		})
+		again := driver.Run{State: opening, Mark: 8, Now: now + 20}
+		f.want("insert of known keys", f.do("insert", family, 100, again), 100, 0, 0)
+		f.each(family, 100, func(flow *Flow) bool {
+			return flow.State == opening && flow.Generation == 0 && flow.ENI == 8 && flow.Incarnation == 8 &&
+				flow.Packets == [2]uint64{} && flow.Bytes == [2]uint64{} && flow.Opened == now+20
+		})
+	})
+}
+
+// each wants so many flows, all of which satisfy a condition.
+func (f *fixture) each(family Family, count int, ok func(*Flow) bool) {
+	f.t.Helper()
+	n := 0
+	f.tables[family].Each(now, func(flow *Flow) bool {
+		n++
+		if !ok(flow) {
+			f.t.Errorf("not as wanted: %+v", flow)
 		}
-		f.tables[family].Each(now, func(flow *Flow) bool {
-			if flow.State != blocked || flow.Packets[0]+flow.Packets[1] != 1 {
-				t.Errorf("flow %+v: want it blocked, with its one packet kept", flow)
+		return !f.t.Failed()
+	})
+	if n != count {
+		f.t.Errorf("%d flows, want %d", n, count)
+	}
+}
+
+// TestNoStateIsLost moves flows forward on one CPU while another judges them anew: each move that is reported as
+// done must be there in the end.
+func TestNoStateIsLost(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("needs two CPUs")
+	}
+	eachFamily(t, 64, func(t *testing.T, f *fixture, family Family) {
+		const flows = 32
+		for round := range 2000 {
+			f.do("insert", family, flows, driver.Run{State: opening, Mark: 1})
+			var moved driver.Run
+			together(t, func(cpu int) {
+				if cpu == 0 {
+					moved = f.do("advance", family, flows, driver.Run{State: established})
+					return
+				}
+				f.do("rewrite", family, flows, driver.Run{})
+			})
+			n := uint32(0)
+			f.tables[family].Each(now, func(flow *Flow) bool {
+				if flow.State == established {
+					n++
+				}
+				return true
+			})
+			if n != moved.OK || moved.Missing != 0 || moved.Wrong != 0 {
+				t.Fatalf("round %d: %+v, but %d flows are established", round, moved, n)
 			}
-			return !t.Failed()
-		})
-		f.want("a new connection", f.do("insert", family, 100, driver.Run{State: opening, Mark: 7}), 100, 0, 0)
-		f.tables[family].Each(now, func(flow *Flow) bool {
-			if flow.State != opening || flow.Packets != [2]uint64{} {
-				t.Errorf("flow %+v: want it opening, counted from 0", flow)
-			}
-			return !t.Failed()
-		})
-		f.do("insert", family, 100, driver.Run{State: established, Mark: 7})
-		f.do("hit", family, 100, driver.Run{})
-		f.do("insert", family, 100, driver.Run{State: established, Mark: 8})
-		f.tables[family].Each(now, func(flow *Flow) bool {
-			if flow.ENI != 8 || flow.Packets != [2]uint64{} {
-				t.Errorf("flow %+v: want ENI 8's, counted from 0", flow)
-			}
-			return !t.Failed()
-		})
+		}
 	})
 }
 
