@@ -84,6 +84,9 @@ func (l *Loader) open(ctx context.Context, maxFlows uint32) error {
 	if l.maps, err = openMaps(l.place, spec, maxFlows, l.log); err != nil {
 		return err
 	}
+	if err := prepareFlows(l.maps); err != nil {
+		return err
+	}
 	if l.slots, err = loadPrograms(spec, l.maps); err != nil {
 		return err
 	}

@@ -5,11 +5,14 @@ package loader
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/dataplane"
 )
 
@@ -54,5 +57,45 @@ func TestSecondAgentIsRefused(t *testing.T) {
 	})
 	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "host-a") {
 		t.Errorf("second Open: %v, want ErrLocked that names the host", err)
+	}
+}
+
+// Readers open the pins, also with the agent dead, and say what is wrong.
+func TestOpenPinned(t *testing.T) {
+	w := newWorld(t)
+	dir := dataplane.PinDir(w.opts.BPFFS, w.opts.Host)
+	if _, err := dataplane.OpenPinned(dir, true); !errors.Is(err, dataplane.ErrNotLoaded) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("nothing is pinned: %v, want ErrNotLoaded that names the directory", err)
+	}
+	l := w.open()
+	w.apply(l, testState(5, 1))
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	maps, err := dataplane.OpenPinned(dir, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer maps.Close()
+	if revision, slot, err := maps.Active(); revision != 5 || slot != 1 || err != nil {
+		t.Errorf("Active() = %d, %d, %v", revision, slot, err)
+	}
+	for _, name := range maps.Names() {
+		if err := maps.Dump(name, compile.Names{}, func(any) error { return nil }); err != nil {
+			t.Error(err)
+		}
+	}
+	pin := filepath.Join(dataplane.MapsDir(dir), dataplane.PinnedName(dataplane.MapLive))
+	if err := os.Remove(pin); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dataplane.OpenPinned(dir, true); err == nil || !strings.Contains(err.Error(), pin) || !strings.Contains(err.Error(), "missing") {
+		t.Errorf("one pin is missing: %v", err)
+	}
+	w.apply(w.open(), testState(6, 1))
+	if maps, err := dataplane.OpenPinned(dir, true); err != nil {
+		t.Errorf("the agent made the pin again, but: %v", err)
+	} else {
+		_ = maps.Close()
 	}
 }

@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/eniplane/eniplane/pkg/dataplane"
+	"github.com/eniplane/eniplane/pkg/dataplane/flowtable"
 )
 
 // DefaultMaxFlows is what design §5 says.
@@ -110,10 +112,7 @@ func sizeFlows(p place, spec *ebpf.CollectionSpec, maxFlows uint32) error {
 		if ms == nil {
 			return fmt.Errorf("the BPF object has no map %s", name)
 		}
-		ms.MaxEntries = DefaultMaxFlows
-		if maxFlows != 0 {
-			ms.MaxEntries = maxFlows
-		}
+		ms.MaxEntries = flowtable.Sets(cmp.Or(maxFlows, DefaultMaxFlows))
 		path := filepath.Join(p.maps(), dataplane.PinnedName(name))
 		m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
 		if errors.Is(err, fs.ErrNotExist) {
@@ -124,10 +123,19 @@ func sizeFlows(p place, spec *ebpf.CollectionSpec, maxFlows uint32) error {
 		}
 		pinned := m.MaxEntries()
 		_ = m.Close()
-		if maxFlows != 0 && pinned != maxFlows {
-			return fmt.Errorf("map %s holds %d flows and live ones are in it, but %d were asked for: leave --max-flows out, or enictl teardown this host first", path, pinned, maxFlows)
+		if maxFlows != 0 && pinned != ms.MaxEntries {
+			return fmt.Errorf("flow table %s has %d sets and live flows are in it, but %d flows were asked for, which needs %d: leave --max-flows out, or enictl teardown this host first", path, pinned, maxFlows, ms.MaxEntries)
 		}
 		ms.MaxEntries = pinned
 	}
 	return nil
+}
+
+// prepareFlows makes the flow tables usable: each needs a random seed before the first packet.
+func prepareFlows(maps *dataplane.Maps) error {
+	tables := maps.Map(dataplane.MapFlowTables)
+	if err := flowtable.Prepare(tables, maps.Map(dataplane.MapFlows4), flowtable.IPv4); err != nil {
+		return err
+	}
+	return flowtable.Prepare(tables, maps.Map(dataplane.MapFlows6), flowtable.IPv6)
 }

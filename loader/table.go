@@ -80,44 +80,49 @@ func (w hostWord) store(value uint64) error {
 }
 
 // hopTable is the map `nexthops`. What an edit changes of one ENI's place is one store; an edit that
-// makes the hop another ENI's closes it meanwhile, so that no packet gets the place of one and the
-// MAC of the other.
+// changes more than place and generation closes the hop meanwhile, so that no packet gets the place
+// of one ENI and the MAC of another.
 type hopTable struct {
 	kernelTable
 	*mapping
 }
 
-const hopWords = 3 // place, generation and VNI, MAC
-
 func (t hopTable) write(entries []dataplane.Entry) error {
 	for _, e := range entries {
 		index := binary.LittleEndian.Uint32(e.Key)
-		if index >= t.m.MaxEntries() || len(e.Value) != 8*hopWords {
-			return fmt.Errorf("write next hop %d of %d bytes: the map has %d of %d bytes", index, len(e.Value), t.m.MaxEntries(), 8*hopWords)
+		if index >= t.m.MaxEntries() || len(e.Value) != int(t.m.ValueSize()) {
+			return fmt.Errorf("write next hop %d of %d bytes: the map has %d of %d bytes", index, len(e.Value), t.m.MaxEntries(), t.m.ValueSize())
 		}
 		t.put(index, e.Value)
 	}
 	return nil
 }
 
+// put stores whole words: the first is the place, the second begins with the generation.
 func (t hopTable) put(index uint32, value []byte) {
-	var words [hopWords]uint64
+	padded := make([]byte, t.size)
+	copy(padded, value)
+	words := make([]uint64, t.size/8)
+	same := true
 	for i := range words {
-		words[i] = binary.LittleEndian.Uint64(value[8*i:])
+		words[i] = binary.LittleEndian.Uint64(padded[8*i:])
+		changed := atomic.LoadUint64(t.word(index, i)) ^ words[i]
+		if i == 1 {
+			changed >>= 32
+		}
+		same = same && (i == 0 || changed == 0)
 	}
-	sameVNI := atomic.LoadUint64(t.word(index, 1))>>32 == words[1]>>32
-	sameMAC := atomic.LoadUint64(t.word(index, 2)) == words[2]
-	if !sameVNI || !sameMAC {
+	if !same {
 		atomic.StoreUint64(t.word(index, 0), 0)
 	}
-	atomic.StoreUint64(t.word(index, 2), words[2])
-	atomic.StoreUint64(t.word(index, 1), words[1])
-	atomic.StoreUint64(t.word(index, 0), words[0])
+	for i := len(words) - 1; i >= 0; i-- {
+		atomic.StoreUint64(t.word(index, i), words[i])
+	}
 }
 
 func (t hopTable) remove(keys [][]byte) error {
 	for _, key := range keys {
-		t.put(binary.LittleEndian.Uint32(key), make([]byte, 8*hopWords))
+		t.put(binary.LittleEndian.Uint32(key), nil)
 	}
 	return nil
 }

@@ -153,7 +153,7 @@ func TestNoStateIsLost(t *testing.T) {
 	}
 	eachFamily(t, 64, func(t *testing.T, f *fixture, family Family) {
 		const flows = 32
-		for round := range 2000 {
+		for round := range 300 {
 			f.do("insert", family, flows, driver.Run{State: opening, Mark: 1})
 			var moved driver.Run
 			together(t, func(cpu int) {
@@ -330,7 +330,7 @@ func TestReadersSeeWholeFlows(t *testing.T) {
 		const flows = 64
 		f.do("insert", family, flows, driver.Run{State: established, Mark: 1})
 		together(t, func(cpu int) {
-			for round := range uint32(3000) {
+			for round := range uint32(1500) {
 				if cpu%2 == 0 {
 					f.do("insert", family, flows, driver.Run{State: established, Mark: round})
 					continue
