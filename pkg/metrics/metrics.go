@@ -61,7 +61,7 @@ func newDescs() descs {
 		bytes:       d("eni_bytes_total", "Bytes of the same packets, layer 2.", "direction", "verdict"),
 		dropPackets: d("eni_drop_packets_total", "Dropped packets by reason.", "reason", "direction"),
 		dropBytes:   d("eni_drop_bytes_total", "Bytes of dropped packets by reason.", "reason", "direction"),
-		flows:       d("eni_flows", "Entries of the flow tables by address family, expired ones that wait for reuse included.", "family"),
+		flows:       d("eni_flows", "Live flows by address family.", "family"),
 		mapEntries:  d("eni_map_entries", "Entries of a BPF map.", "map"),
 		mapMax:      d("eni_map_max_entries", "Entries that a BPF map can hold.", "map"),
 		revision:    d("eni_feed_revision", "Revision of the feed in force; 0 = none."),

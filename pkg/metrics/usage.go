@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/eniplane/eniplane/pkg/dataplane"
+	"github.com/eniplane/eniplane/pkg/dataplane/flowtable"
 )
 
 // countEvery bounds the cost of counting entries: big maps are walked once per that time, however
@@ -53,13 +54,17 @@ func (l *Live) Usage(fn func(Usage) bool) error {
 	return nil
 }
 
-// countAll counts the entries of the maps that can be more or less full: an array always is.
+// countAll counts the entries of the maps that can be more or less full: an array always is, but
+// for the flow tables, which are arrays of slots.
 func countAll(m *dataplane.Maps) ([]Usage, error) {
 	spec, err := dataplane.LoadSpec()
 	if err != nil {
 		return nil, err
 	}
-	var all []Usage
+	all, err := countFlows(m)
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range dataplane.PinnedMaps(spec) {
 		bpf := m.Map(name)
 		if bpf == nil || bpf.Type() != ebpf.Hash && bpf.Type() != ebpf.LPMTrie {
@@ -70,6 +75,25 @@ func countAll(m *dataplane.Maps) ([]Usage, error) {
 			return nil, fmt.Errorf("count the entries of %s: %w", name, err)
 		}
 		all = append(all, Usage{Map: name, Entries: n, MaxEntries: uint64(bpf.MaxEntries())})
+	}
+	return all, nil
+}
+
+func countFlows(m *dataplane.Maps) ([]Usage, error) {
+	now, err := flowtable.Now()
+	if err != nil {
+		return nil, err
+	}
+	var all []Usage
+	for family, name := range []string{flowtable.IPv4: dataplane.MapFlows4, flowtable.IPv6: dataplane.MapFlows6} {
+		table, err := flowtable.Open(m.Map(name), flowtable.Family(family), false)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, Usage{Map: name, Entries: uint64(table.Count(now)), MaxEntries: uint64(table.Slots())})
+		if err := table.Close(); err != nil {
+			return nil, err
+		}
 	}
 	return all, nil
 }

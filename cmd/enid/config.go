@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+)
+
+// The defaults of the contract.
+const (
+	defaultBPFFS    = "/sys/fs/bpf/eniplane"
+	defaultStateDir = "/var/lib/eniplane"
+	defaultListen   = "127.0.0.1:9966"
+	defaultMaxFlows = 1 << 20
+	defaultRatio    = 0.2
+)
+
+// config is what flags and the file say. The keys of the file are the names of the flags.
+type config struct {
+	Host           string  `yaml:"host"`
+	Feed           string  `yaml:"feed"`
+	BPFFS          string  `yaml:"bpffs"`
+	StateDir       string  `yaml:"state-dir"`
+	Listen         string  `yaml:"listen"`
+	PeerListen     string  `yaml:"peer-listen"`
+	MaxFlows       uint32  `yaml:"max-flows"`
+	MaxDeleteRatio float64 `yaml:"max-delete-ratio"`
+}
+
+// usageError is a mistake in the arguments or the file: exit code 2.
+type usageError struct{ error }
+
+// parseConfig reads the arguments and the file that they name. A flag wins over the file, the file
+// over the default. It returns pflag.ErrHelp after having printed the help that was asked for.
+func parseConfig(args []string, out io.Writer) (*config, error) {
+	c := config{}
+	var file string
+	fs := pflag.NewFlagSet("enid", pflag.ContinueOnError)
+	fs.SortFlags = false
+	fs.SetOutput(out)
+	fs.Usage = func() {
+		fmt.Fprintf(out, "enid is the eniplane agent of one host.\n\nUsage:\n"+
+			"  enid --host NAME --feed SOURCE [flags]\n\nFlags:\n%s", fs.FlagUsages())
+	}
+	fs.StringVar(&c.Host, "host", "", "name of this host in the feed")
+	fs.StringVar(&c.Feed, "feed", "", "source of the objects: dir:PATH")
+	fs.StringVar(&c.BPFFS, "bpffs", defaultBPFFS, "directory in a BPF file system; pins live in DIR/HOST")
+	fs.StringVar(&c.StateDir, "state-dir", defaultStateDir, "directory of the state; files live in DIR/HOST")
+	fs.StringVar(&c.Listen, "listen", defaultListen, "address of /healthz, /readyz and /metrics")
+	fs.StringVar(&c.PeerListen, "peer-listen", "", "not supported by this version")
+	fs.Uint32Var(&c.MaxFlows, "max-flows", defaultMaxFlows, "flows that the host can hold")
+	fs.Float64Var(&c.MaxDeleteRatio, "max-delete-ratio", defaultRatio,
+		"refuse a revision that deletes more than this part of the host's ENIs (4 always pass)")
+	fs.StringVar(&file, "config", "", "YAML file with the names of these flags as keys; flags win")
+
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			return nil, err
+		}
+		return nil, usageError{err}
+	}
+	if fs.NArg() > 0 {
+		return nil, usageError{fmt.Errorf("unexpected argument %q: enid takes flags only", fs.Arg(0))}
+	}
+	if file != "" {
+		if err := c.readFile(file); err != nil {
+			return nil, usageError{err}
+		}
+		// A second time, because flags win over the file.
+		if err := fs.Parse(args); err != nil {
+			return nil, usageError{err}
+		}
+	}
+	if err := c.check(); err != nil {
+		return nil, usageError{err}
+	}
+	return &c, nil
+}
+
+func (c *config) readFile(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read --config: %w", err)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec.KnownFields(true)
+	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) { // an empty file is fine
+		return fmt.Errorf("read --config %s: %w", path, err)
+	}
+	if err := dec.Decode(&struct{}{}); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read --config %s: more than one YAML document", path)
+	}
+	return nil
+}
+
+func (c *config) check() error {
+	switch {
+	case c.Host == "":
+		return errors.New("--host is required: the name of this host in the feed")
+	case !isLabel(c.Host): // it becomes a part of paths
+		return fmt.Errorf("--host %q is not a DNS label", c.Host)
+	case c.Feed == "":
+		return errors.New("--feed is required, for example dir:/etc/eniplane/feed")
+	case c.BPFFS == "":
+		return errors.New("--bpffs is empty")
+	case c.StateDir == "":
+		return errors.New("--state-dir is empty")
+	case c.Listen == "":
+		return errors.New("--listen is empty")
+	case c.PeerListen != "":
+		return errors.New("--peer-listen is not supported by this version")
+	case c.MaxFlows == 0:
+		return errors.New("--max-flows must be at least 1")
+	case !(c.MaxDeleteRatio >= 0 && c.MaxDeleteRatio <= 1): // also refuses NaN
+		return fmt.Errorf("--max-delete-ratio %v is not between 0 and 1", c.MaxDeleteRatio)
+	}
+	return nil
+}
+
+// isLabel says whether s is a DNS label (RFC 1123), as names of objects are.
+func isLabel(s string) bool {
+	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/eniplane/eniplane/loader"
+	"github.com/eniplane/eniplane/pkg/agent"
+	"github.com/eniplane/eniplane/pkg/dataplane"
+	"github.com/eniplane/eniplane/pkg/feed"
+	"github.com/eniplane/eniplane/pkg/metrics"
+)
+
+// serve puts feed, loader, agent and HTTP together and works until ctx ends.
+func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
+	stateDir := dataplane.HostStateDir(cfg.StateDir, cfg.Host)
+	source, err := feed.Open(cfg.Feed, stateDir)
+	if err != nil {
+		return usageError{err}
+	}
+	// Listen first: a wrong address must be found before anything of the kernel is touched.
+	listener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for /readyz and /metrics: %w", err)
+	}
+	defer listener.Close()
+	links, err := agent.WatchLinks(ctx, log)
+	if err != nil {
+		return err
+	}
+	kernel, err := loader.Open(ctx, loader.Options{
+		Host: cfg.Host, BPFFS: cfg.BPFFS, StateDir: cfg.StateDir, MaxFlows: cfg.MaxFlows, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, kernel.Close()) }()
+	a, err := agent.New(agent.Options{
+		Host: cfg.Host, Feed: cfg.Feed, StateDir: stateDir, MaxDeleteRatio: cfg.MaxDeleteRatio, Log: log,
+		Source: source, LastGood: func() (*feed.Revision, error) { return feed.LastGood(stateDir) },
+		Dataplane: inForce{kernel}, Announcer: agent.PacketAnnouncer{}, Links: links,
+	})
+	if err != nil {
+		return err
+	}
+	log.Info("enid is up", "host", cfg.Host, "feed", cfg.Feed, "listen", listener.Addr().String(),
+		"version", agent.BuildVersion().Version)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return agent.Serve(ctx, listener, a.Handler(metricsHandler(kernel, a))) })
+	group.Go(func() error { a.Run(ctx); return nil })
+	err = group.Wait()
+	log.Info("enid ends, what is in force stays in force")
+	return err
+}
+
+// inForce adds to the loader what the agent asks of the maps.
+type inForce struct{ *loader.Loader }
+
+// InForce implements agent.Dataplane.
+func (f inForce) InForce() (uint64, error) {
+	revision, _, err := f.Maps().Active()
+	return revision, err
+}
+
+func metricsHandler(l *loader.Loader, a *agent.Agent) http.Handler {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(
+		metrics.NewCollector(&metrics.Live{Maps: l.Maps()}, a.Metrics),
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+}

@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/eniplane/eniplane/loader"
+	"github.com/eniplane/eniplane/pkg/compile"
+	"github.com/eniplane/eniplane/pkg/feed"
+	"github.com/eniplane/eniplane/pkg/metrics"
+)
+
+// The agent's clock. Devices come in bursts, so their events wait for a little quiet.
+const (
+	restoreAfter   = time.Second // how long a start waits for the feed before it uses the last good revision
+	settleTime     = 50 * time.Millisecond
+	retryEvery     = 5 * time.Second // a revision that could not be applied, a feed that ended
+	reconcileEvery = time.Minute
+)
+
+const idsFile = "ids.json"
+
+// Dataplane is the loader as the agent needs it.
+type Dataplane interface {
+	Apply(context.Context, *compile.State) (*loader.Report, error)
+	Reconcile(context.Context) (*loader.Report, error)
+	// InForce returns the revision by which the programs judge, 0 if there is none.
+	InForce() (uint64, error)
+}
+
+// Options are the facts of one agent.
+type Options struct {
+	Host           string
+	Feed           string // as the user wrote it
+	StateDir       string // of this host; it must exist
+	MaxDeleteRatio float64
+	Log            *slog.Logger
+
+	Source    feed.Source
+	LastGood  func() (*feed.Revision, error) // what Source committed last; nil = nothing
+	Dataplane Dataplane
+	Announcer Announcer
+	Links     <-chan struct{} // a value when devices changed
+}
+
+// Agent brings revisions into force on one host.
+type Agent struct {
+	Options
+
+	// Of the goroutine that runs Run.
+	ids      *compile.IDs       // the last numbers given out, as in ids.json
+	names    compile.Names      // as in names.json
+	inForce  *compile.State     // nil = unknown, after a start or a failed apply
+	degraded map[string]error   // what could not be compiled of it
+	local    map[string]string  // UID by name: the ENIs that the revision in force has on this host
+	waiting  *feed.Revision     // could not be brought into force and is tried again
+	eips     map[EIPStatus]bool // that were announced, with all but the mark
+
+	restoreAt <-chan time.Time // nil = not armed
+
+	announcements sync.WaitGroup
+
+	mu          sync.Mutex // guards what follows, which the HTTP handlers read
+	status      Status
+	applyErrors uint64
+}
+
+// New reads what the last agent of this host left in the state directory.
+func New(opts Options) (*Agent, error) {
+	a := &Agent{Options: opts, local: map[string]string{}, eips: map[EIPStatus]bool{}}
+	now := time.Now()
+	a.status = Status{
+		Host: opts.Host, Version: BuildVersion().Version, PID: os.Getpid(), Started: now, Updated: now,
+		Feed: FeedStatus{Source: opts.Feed},
+	}
+	active, err := opts.Dataplane.InForce()
+	if err != nil {
+		return nil, err
+	}
+	if err := a.readIDs(active); err != nil {
+		return nil, err
+	}
+	a.recall(active)
+	return a, nil
+}
+
+// readIDs reads the numbers that were given out. Without them, those in the maps could be given to others.
+func (a *Agent) readIDs(active uint64) error {
+	path := filepath.Join(a.StateDir, idsFile)
+	ids := &compile.IDs{}
+	err := readJSON(path, ids)
+	switch {
+	case err == nil:
+		a.ids = ids
+		return nil
+	case errors.Is(err, fs.ErrNotExist) && active == 0:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s is missing, but the kernel holds revision %d of host %s, whose numbers must not be given out again: "+
+			"give the --state-dir of the agent that applied it, or start afresh after `enictl teardown --host %s`",
+			path, active, a.Host, a.Host)
+	default:
+		return fmt.Errorf("read the numbers in use: %w (restore the file, or start afresh after `enictl teardown --host %s`)", err, a.Host)
+	}
+}
+
+// recall finds out what is in force from the last good revision, so that the brake and the compiler
+// know it before the feed speaks.
+func (a *Agent) recall(active uint64) {
+	rev, err := a.LastGood()
+	if err != nil {
+		// What is in force needs no file, and the brake knows the ENIs from the status too.
+		a.noteError(err)
+		a.recallStatus()
+		return
+	}
+	if rev == nil {
+		return
+	}
+	a.local = localENIs(rev.Objects, a.Host)
+	if a.ids == nil || rev.Number != active {
+		return
+	}
+	res, err := a.compile(rev)
+	if err != nil {
+		a.noteError(fmt.Errorf("compile the last good revision: %w", err))
+		return
+	}
+	// Numbers of a later revision that never came into force would make this another state.
+	if reflect.DeepEqual(res.IDs.ENIs, a.ids.ENIs) && reflect.DeepEqual(res.IDs.NextHops, a.ids.NextHops) &&
+		reflect.DeepEqual(res.IDs.Rulesets, a.ids.Rulesets) {
+		a.inForce, a.names = res.State, res.State.Names
+	}
+}
+
+// recallStatus takes the ENIs for the brake from the status that the last agent kept.
+func (a *Agent) recallStatus() {
+	s, err := ReadStatus(a.StateDir)
+	if err != nil {
+		a.noteError(fmt.Errorf("the delete brake knows no ENIs: %w", err))
+		return
+	}
+	for _, e := range s.ENIs {
+		a.local[e.Name] = e.UID
+	}
+}
+
+// Run works until ctx ends. Nothing that the feed or a device does makes it return before.
+func (a *Agent) Run(ctx context.Context) {
+	updates := make(chan feed.Update)
+	go a.listen(ctx, updates)
+	settle := time.NewTimer(settleTime) // the first reconcile, before any revision
+	retry := time.NewTicker(retryEvery)
+	slow := time.NewTicker(reconcileEvery)
+	defer settle.Stop()
+	defer retry.Stop()
+	defer slow.Stop()
+	defer a.announcements.Wait()
+	a.save()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case u := <-updates:
+			a.update(ctx, u)
+		case <-a.restoreAt:
+			a.restore(ctx)
+		case <-a.Links:
+			settle.Reset(settleTime)
+		case <-settle.C:
+			a.reconcile(ctx)
+		case <-slow.C:
+			a.reconcile(ctx)
+		case <-retry.C:
+			a.retry(ctx)
+		}
+		a.save()
+	}
+}
+
+// listen runs the source, again if it ends.
+func (a *Agent) listen(ctx context.Context, updates chan<- feed.Update) {
+	for {
+		err := a.Source.Run(ctx, updates)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			err = errors.New("it ended without an error")
+		}
+		select {
+		case updates <- feed.Update{Err: fmt.Errorf("listen to the feed: %w", err)}:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(retryEvery):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// update takes what the feed says.
+func (a *Agent) update(ctx context.Context, u feed.Update) {
+	if u.Err != nil {
+		a.Log.Error("the feed is not usable, what is in force stays", "err", u.Err)
+		a.refuse(u.Err)
+	}
+	switch {
+	case u.Restored: // a moment later the feed itself may speak: do not go back and forth
+		a.restoreAt = time.After(restoreAfter)
+	case u.Revision == nil:
+		a.restore(ctx)
+	default:
+		a.take(ctx, u.Revision)
+	}
+}
+
+// take brings a revision of the feed into force unless the brake holds it.
+func (a *Agent) take(ctx context.Context, rev *feed.Revision) {
+	a.waiting = nil
+	if err := a.admit(rev); err != nil {
+		a.Log.Error("the revision is not applied, what is in force stays", "revision", rev.Number, "err", err)
+		a.refuse(err)
+		a.restore(ctx)
+		return
+	}
+	if err := a.apply(ctx, rev, false); err != nil {
+		a.waiting = rev
+		a.refuse(err)
+		a.restore(ctx)
+		return
+	}
+	a.mu.Lock()
+	a.status.Feed.Heard, a.status.Feed.Error = time.Now(), ""
+	a.mu.Unlock()
+}
+
+// admit says why a valid revision must not come into force here.
+func (a *Agent) admit(rev *feed.Revision) error {
+	if h, ok := rev.Objects.Hosts[a.Host]; ok && h.Peer.IsValid() {
+		return fmt.Errorf("revision refused: Host/%s: spec.peer: is not supported by this version (remove it)", a.Host)
+	}
+	if rev.Forced {
+		return nil
+	}
+	return brake(a.local, rev.Objects, a.MaxDeleteRatio, rev.ForceKey())
+}
+
+// restore brings the last good revision into force if nothing is yet: the feed is not there, or says
+// something that cannot come into force.
+func (a *Agent) restore(ctx context.Context) {
+	if a.revision() != nil {
+		return
+	}
+	rev, err := a.LastGood()
+	if err != nil {
+		a.fail("cannot read the last good revision", err)
+		return
+	}
+	if rev == nil {
+		return
+	}
+	a.Log.Info("restoring the last good revision", "revision", rev.Number)
+	if err := a.apply(ctx, rev, true); err != nil {
+		a.noteError(err)
+	}
+}
+
+// retry tries again what could not be brought into force.
+func (a *Agent) retry(ctx context.Context) {
+	if a.waiting != nil {
+		a.take(ctx, a.waiting)
+	}
+}
+
+func (a *Agent) compile(rev *feed.Revision) (*compile.Result, error) {
+	return compile.Compile(compile.Input{
+		Objects: rev.Objects, Host: a.Host, Revision: rev.Number, Previous: a.inForce, IDs: a.ids,
+	})
+}
+
+// apply brings a revision into force, in the order of the package comment.
+func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) error {
+	res, err := a.compile(rev)
+	if err != nil {
+		return a.fail("cannot compile the revision", err)
+	}
+	if err := writeJSON(filepath.Join(a.StateDir, idsFile), res.IDs); err != nil {
+		return a.fail("cannot keep the numbers in use", err)
+	}
+	a.ids = res.IDs
+	if err := a.saveNames(mergeNames(a.names, res.State.Names)); err != nil {
+		return a.fail("cannot keep the names", err)
+	}
+	report, err := a.Dataplane.Apply(ctx, res.State)
+	if err != nil {
+		a.inForce = nil
+		a.observe(report)
+		return a.fail("cannot bring the revision into force", fmt.Errorf("apply revision %d: %w", rev.Number, err))
+	}
+	a.inForce, a.degraded, a.local = res.State, res.Degraded, localENIs(rev.Objects, a.Host)
+	a.mu.Lock()
+	a.status.Revision = &RevisionStatus{Number: rev.Number, Hash: rev.Hash, Applied: time.Now(), Restored: restored}
+	a.status.Uplinks = res.State.Host.Uplinks
+	a.mu.Unlock()
+	a.Log.Info("a revision is in force", "revision", rev.Number, "hash", shortHash(rev.Hash),
+		"enis", len(res.State.ENIs), "written", report.Written, "deleted", report.Deleted)
+	if !restored {
+		if err := a.Source.Commit(rev); err != nil {
+			a.noteError(fmt.Errorf("keep revision %d as the last good one: %w", rev.Number, err))
+		}
+	}
+	if err := a.saveNames(res.State.Names); err != nil {
+		a.noteError(err)
+	}
+	a.observe(report)
+	a.announce(ctx, restored)
+	return nil
+}
+
+// reconcile looks at devices again.
+func (a *Agent) reconcile(ctx context.Context) {
+	report, err := a.Dataplane.Reconcile(ctx)
+	if err != nil {
+		_ = a.fail("cannot reconcile", fmt.Errorf("reconcile: %w", err)) // kept in the status
+	}
+	a.observe(report)
+	if r := a.revision(); r != nil {
+		a.announce(ctx, r.Restored)
+	}
+}
+
+// announce tells the segment about EIPs whose ENI became Ready here. A restored revision may be
+// old: until the feed has spoken, the addresses may be somebody else's.
+func (a *Agent) announce(ctx context.Context, restored bool) {
+	var fresh []netip.Addr
+	a.mu.Lock()
+	present := map[EIPStatus]bool{}
+	for i := range a.status.EIPs {
+		e := &a.status.EIPs[i]
+		key := EIPStatus{Address: e.Address, ENI: e.ENI, Private: e.Private}
+		if restored || !a.ready(e.ENI) {
+			continue
+		}
+		if !a.eips[key] {
+			fresh = append(fresh, e.Address)
+		}
+		present[key], e.Announced = true, true
+	}
+	uplinks := a.status.Uplinks
+	a.mu.Unlock()
+	a.eips = present
+	if len(fresh) == 0 {
+		return
+	}
+	a.announcements.Add(1)
+	go func() {
+		defer a.announcements.Done()
+		announceAll(ctx, a.Announcer, a.Log, announceEvery, uplinks, fresh)
+	}()
+}
+
+// Metrics returns what the collector cannot read from the maps.
+func (a *Agent) Metrics() metrics.Snapshot {
+	s := a.Status()
+	snap := metrics.Snapshot{FeedAge: s.Age(time.Now()).Seconds(), Version: s.Version, ENIs: map[string]int{
+		string(loader.Ready): 0, string(loader.Waiting): 0, string(loader.Degraded): 0,
+	}}
+	if s.Revision != nil {
+		snap.Revision = s.Revision.Number
+	}
+	for _, e := range s.ENIs {
+		snap.ENIs[string(e.Phase)]++
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	snap.ApplyErrors = a.applyErrors
+	return snap
+}
