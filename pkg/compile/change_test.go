@@ -342,8 +342,11 @@ func TestQuarantine(t *testing.T) {
 // TestLostIDs: with the state in force but no IDs, no number that it uses is given out again.
 func TestLostIDs(t *testing.T) {
 	first := mustCompile(t, Input{Objects: decode(t, region), Host: "host-a", Revision: 1})
-	res := mustCompile(t, Input{Objects: decode(t, region), Host: "host-a", Revision: 2, Previous: first.State})
 	used := first.IDs.Last
+	// Rules that were kept may name a group set that nobody has any more.
+	used.GroupSet, used.Ruleset = 900, 800
+	first.State.Rulesets = append(first.State.Rulesets, Ruleset{ID: used.Ruleset, Groups: []GroupClass{{GroupSet: used.GroupSet, Class: 1}}})
+	res := mustCompile(t, Input{Objects: decode(t, region), Host: "host-a", Revision: 2, Previous: first.State})
 	for _, e := range res.State.ENIs {
 		old := eniOf(first.State, e.Name)
 		if e.Incarnation <= used.Incarnation || e.SGIn <= used.Ruleset || e.Routes <= used.Table || e.Subnet <= used.Subnet || slices.ContainsFunc(first.State.ENIs, func(o ENI) bool { return o.Index == e.Index }) {
@@ -491,6 +494,21 @@ func TestDegraded(t *testing.T) {
 	fourth := after(t, third, obj)
 	if now := eniOf(fourth.State, "db-0"); len(fourth.Degraded) > 0 || now.Generation != got.Generation+1 || eniOf(fourth.State, "db-1") == nil {
 		t.Errorf("did not come right: %v, %+v", fourth.Degraded, now)
+	}
+}
+
+// TestKept: whoever keeps old rules is judged again when it gets the new ones, even if all that
+// changed is that this version can compile them.
+func TestKept(t *testing.T) {
+	first := mustCompile(t, Input{Objects: decode(t, region), Host: "host-a", Revision: 1})
+	alloc, err := newAllocator(first.IDs, first.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newCompiler(Input{Previous: first.State}, alloc)
+	one, two := *eniOf(first.State, "db-0"), *eniOf(first.State, "db-0")
+	if !c.keep(&one) || !c.keep(&two) || one != two || one.Content == eniOf(first.State, "db-0").Content {
+		t.Errorf("content %x must be a stable one of its own: %x, %x", eniOf(first.State, "db-0").Content, one.Content, two.Content)
 	}
 }
 

@@ -114,10 +114,9 @@ func (c *compiler) content(e *api.ENI, v *vpc, subnet *api.Subnet, p *policies) 
 	h = append(h, e.MAC[:]...)
 	h.flag(e.SourceDestCheck)
 	h.addrs(slices.SortedFunc(slices.Values(e.IPs), netip.Addr.Compare))
-	h.strs(sortedNames(e.SecurityGroups))
 	var named []string
 	for _, set := range p.rulesets() {
-		h.hash(set.hash)
+		h.hash(set.hash) // with the names of the groups
 		named = append(named, set.groups...)
 	}
 	for _, group := range sortedNames(named) {

@@ -54,13 +54,20 @@ func TestChangesAgainstReference(t *testing.T) {
 		res := mustCompile(t, Input{Objects: before, Host: "host-a", Revision: 1})
 		obj := generator{rand.New(rand.NewPCG(seed, 4))}.objects() // an equal one
 		g.change(obj)
+		if seed%2 == 0 {
+			obj.ENIs["early"] = g.eni("early", "host-a", 99)
+		}
 		next := mustCompile(t, Input{Objects: obj, Host: "host-a", Revision: 2, Previous: res.State, IDs: res.IDs})
+		checkOrder(t, next.State)
 		for range 60 {
 			eni := &next.State.ENIs[g.IntN(len(next.State.ENIs))]
 			p := g.packet(obj)
 			got, want := evaluateAll(t, next.State, eni, p), referenceAll(obj, obj.ENIs[eni.Name], p)
 			if got != want {
 				t.Fatalf("seed %d: %s, %+v: got %+v, want %+v", seed, eni.Name, p, got, want)
+			}
+			if before.ENIs[eni.Name] == nil {
+				continue
 			}
 			grown := eni.Generation > eniOf(res.State, eni.Name).Generation
 			if was := referenceAll(before, before.ENIs[eni.Name], p); was != want && !grown {
@@ -146,6 +153,13 @@ func checkOrder(t *testing.T, st *State) {
 	ascending(t, "routes", st.Routes, compareRoutes)
 	ascending(t, "rule sets", st.Rulesets, func(a, b Ruleset) int { return int(a.ID) - int(b.ID) })
 	ascending(t, "ports", st.PortNames, strings.Compare)
+	for _, set := range st.Rulesets {
+		for i := 1; i < len(set.Groups); i++ {
+			if set.Groups[i-1].GroupSet >= set.Groups[i].GroupSet {
+				t.Errorf("rule set %d: %v comes before %v", set.ID, set.Groups[i-1], set.Groups[i])
+			}
+		}
+	}
 }
 
 func ascending[T any](t *testing.T, what string, list []T, compare func(a, b T) int) {
@@ -277,19 +291,12 @@ func (g generator) objects() *api.Objects {
 		if i%2 == 1 {
 			host = hosts[1+i/2%3]
 		}
-		e := &api.ENI{
-			Metadata: api.Metadata{Name: fmt.Sprintf("eni-%d", i)}, Subnet: "all",
-			MAC: api.MAC{2, 0, 0, 0, 0, byte(i)}, SourceDestCheck: true,
-			Attachment: &api.Attachment{Instance: host, Index: i, Device: fmt.Sprintf("tap%d", i)},
-		}
+		e := g.eni(fmt.Sprintf("eni-%d", i), host, i)
 		for range 1 + g.IntN(3) {
 			if a := g.addr(); !taken[a] {
 				taken[a] = true
 				e.IPs = append(e.IPs, a)
 			}
-		}
-		for _, group := range g.Perm(6)[:1+g.IntN(5)] {
-			e.SecurityGroups = append(e.SecurityGroups, fmt.Sprintf("sg-%d", group))
 		}
 		obj.ENIs[e.Name] = e
 		for j, ip := range e.IPs {
@@ -298,6 +305,19 @@ func (g generator) objects() *api.Objects {
 		}
 	}
 	return obj
+}
+
+// eni returns an ENI without addresses.
+func (g generator) eni(name, host string, i int) *api.ENI {
+	e := &api.ENI{
+		Metadata: api.Metadata{Name: name}, Subnet: "all",
+		MAC: api.MAC{2, 0, 0, 0, 0, byte(i)}, SourceDestCheck: true,
+		Attachment: &api.Attachment{Instance: host, Index: i, Device: fmt.Sprintf("tap%02d", 99-i)},
+	}
+	for _, group := range g.Perm(6)[:1+g.IntN(5)] {
+		e.SecurityGroups = append(e.SecurityGroups, fmt.Sprintf("sg-%d", group))
+	}
+	return e
 }
 
 // packet returns a packet that the programs would ask the rules about: ICMP of the other family is

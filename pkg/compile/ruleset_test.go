@@ -243,3 +243,60 @@ func TestRulesetFormat(t *testing.T) {
 		t.Errorf("got %q, want %q: if compileRules gives another result for the same rules, rulesetFormat must grow", got, want)
 	}
 }
+
+// TestPolicyHash: rules that differ in anything have different hashes, so one's classes are never
+// taken for the other's.
+func TestPolicyHash(t *testing.T) {
+	zero, one := uint8(0), uint8(1)
+	obj := api.NewObjects()
+	for name, entries := range map[string][]netip.Prefix{"a": prefixes("10.0.0.0/8"), "b": prefixes("10.0.0.0/9"), "c": prefixes("10.0.0.0/9")} {
+		obj.PrefixLists[name] = &api.PrefixList{Entries: entries}
+	}
+	base := func() policy {
+		return policy{label: "sg a ingress", rules: []rule{{
+			name: "a/r", allow: true, protocol: proto(6), ports: []api.PortRange{{From: 1, To: 2}, {From: 3, To: 4}},
+			icmp: &api.ICMP{Type: 1, Code: &zero}, cidrs: prefixes("10.0.0.0/8", "::/0"), lists: []string{"a"}, groups: []string{"x", "yz"},
+		}}}
+	}
+	sets := []groupSet{{1, []string{"x"}}}
+	hashes := map[[32]byte]string{}
+	check := func(name string, change func(*policy), sets []groupSet) {
+		c := newCompiler(Input{Objects: obj}, &allocator{})
+		p := base()
+		change(&p)
+		h := c.policyHash(&p, sets)
+		if other, ok := hashes[h]; ok {
+			t.Errorf("%s: the hash is that of %s", name, other)
+		}
+		hashes[h] = name
+	}
+	check("base", func(*policy) {}, sets)
+	check("another group set", func(*policy) {}, []groupSet{{2, []string{"x"}}})
+	check("no group set", func(*policy) {}, nil)
+	for name, change := range map[string]func(*rule){
+		"name":             func(r *rule) { r.name = "a/s" },
+		"action":           func(r *rule) { r.allow = false },
+		"any protocol":     func(r *rule) { r.protocol = api.Protocol{Any: true} },
+		"protocol":         func(r *rule) { r.protocol = proto(17) },
+		"no ports":         func(r *rule) { r.ports = nil },
+		"a port":           func(r *rule) { r.ports[0].To = 3 },
+		"no ICMP":          func(r *rule) { r.icmp = nil },
+		"ICMP type":        func(r *rule) { r.icmp = &api.ICMP{Type: 2, Code: &zero} },
+		"ICMP code":        func(r *rule) { r.icmp = &api.ICMP{Type: 1, Code: &one} },
+		"any ICMP code":    func(r *rule) { r.icmp = &api.ICMP{Type: 1} },
+		"prefix length":    func(r *rule) { r.cidrs[0] = netip.MustParsePrefix("10.0.0.0/9") },
+		"family":           func(r *rule) { r.cidrs[1] = netip.MustParsePrefix("0.0.0.0/0") },
+		"no prefix":        func(r *rule) { r.cidrs = nil },
+		"prefix list":      func(r *rule) { r.lists[0] = "b" },
+		"equal list":       func(r *rule) { r.lists[0] = "c" },
+		"no list":          func(r *rule) { r.lists = nil },
+		"groups":           func(r *rule) { r.groups[0] = "w" },
+		"groups, one cut":  func(r *rule) { r.groups = []string{"xy", "z"} },
+		"groups, together": func(r *rule) { r.groups = []string{"xyz"} },
+	} {
+		check(name, func(p *policy) { change(&p.rules[0]) }, sets)
+	}
+	check("label", func(p *policy) { p.label = "sg a egress" }, sets)
+	check("twice", func(p *policy) { p.rules = append(p.rules, p.rules[0]) }, sets)
+	check("none", func(p *policy) { p.rules = nil }, sets)
+}
