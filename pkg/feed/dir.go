@@ -107,11 +107,11 @@ func (r *run) step() time.Duration {
 		r.candidate = nil
 		return r.poll
 	}
-	if r.watch.sealed && closed(view) {
+	if r.watch.mark == markLast && closed(view) {
 		return r.takeSealed(view)
 	}
 	r.consider(view)
-	if rest := r.quiet - time.Since(r.since); rest > 0 {
+	if rest := r.restFor(view) - time.Since(r.since); rest > 0 {
 		if time.Since(r.restless) > 10*r.patience {
 			r.fail(fmt.Errorf("read feed dir:%s: %w", r.path, changing("its files change all the time")))
 		}
@@ -122,6 +122,15 @@ func (r *run) step() time.Duration {
 		return r.unreadable(err)
 	}
 	return r.judge(s)
+}
+
+// restFor says how long a view must not change to be a revision. Where there is a mark, and something
+// is newer than it, a writer seems to be on the way to the next mark.
+func (r *run) restFor(view []stamp) time.Duration {
+	if marked(view) && (r.watch.mark == markPassed || !closed(view)) {
+		return r.patience
+	}
+	return r.quiet
 }
 
 // consider notes since when the directory has been as it is.
@@ -139,7 +148,7 @@ func (r *run) consider(view []stamp) {
 func (r *run) takeSealed(view []stamp) time.Duration {
 	s, err := take(r.path, view)
 	if err != nil {
-		r.watch.sealed = false
+		r.watch.mark = markUnknown
 		return r.unreadable(err)
 	}
 	if r.watch.drain() {
@@ -184,7 +193,8 @@ func (r *run) judge(s *snapshot) time.Duration {
 		return r.poll
 	}
 	rev.Forced = s.force != "" && s.force == rev.ForceKey()
-	same := r.settled && r.seen.Number == rev.Number && r.seen.Hash == rev.Hash && r.seen.Forced == rev.Forced
+	same := r.settled && r.seen.Number == rev.Number && r.seen.Hash == rev.Hash &&
+		r.seen.Marked == rev.Marked && r.seen.Forced == rev.Forced
 	r.seen, r.settled, r.failure = rev, true, ""
 	if !same {
 		r.send(Update{Revision: rev})

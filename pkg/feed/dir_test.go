@@ -26,6 +26,7 @@ func TestOpen(t *testing.T) {
 }
 
 func TestUnmarked(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.write("a.yaml", vpc("a", 1))
 	b.write("b.yml", vpc("b", 2))
@@ -57,6 +58,7 @@ func TestUnmarked(t *testing.T) {
 }
 
 func TestInvalidRevision(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.write("a.yaml", vpc("a", 1))
 	b.start()
@@ -73,6 +75,7 @@ func TestInvalidRevision(t *testing.T) {
 }
 
 func TestMarked(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.write("a.yaml", vpc("a", 1))
 	b.write("REVISION", "7\n")
@@ -108,6 +111,7 @@ func TestMarked(t *testing.T) {
 // A mark that is written after everything else makes a revision at once, also while the writer
 // never rests for 50 ms.
 func TestMarkNeedsNoRest(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.write("a.yaml", vpc("a", 1))
 	b.write("REVISION", "1")
@@ -143,6 +147,7 @@ func TestMarkNeedsNoRest(t *testing.T) {
 }
 
 func TestEmptyDirectory(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.start()
 	b.failure("refuse feed dir:" + b.dir + ": there is no object file and no REVISION (add objects, or REVISION if there shall be none)")
@@ -159,6 +164,7 @@ func TestEmptyDirectory(t *testing.T) {
 }
 
 func TestDirectoryComesAndGoes(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	gone := "read feed dir:" + b.dir + ": open " + b.dir + ": no such file or directory"
 	must(t, os.Remove(b.dir))
@@ -191,6 +197,7 @@ func TestDirectoryComesAndGoes(t *testing.T) {
 }
 
 func TestForce(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.write("a.yaml", vpc("a", 1))
 	b.start()
@@ -219,6 +226,7 @@ func TestForce(t *testing.T) {
 
 // A writer that holds its file open is not done, however long it rests.
 func TestFileOpenForWriting(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.write("a.yaml", vpc("a", 1))
 	b.start()
@@ -238,6 +246,7 @@ func TestFileOpenForWriting(t *testing.T) {
 }
 
 func TestWhatIsNoFile(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.write("a.yaml", vpc("a", 1))
 	must(t, os.Symlink("nowhere", filepath.Join(b.dir, "b.yaml")))
@@ -251,6 +260,7 @@ func TestWhatIsNoFile(t *testing.T) {
 
 // Kubernetes mounts a ConfigMap as links through ..data, which it renames.
 func TestConfigMap(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	version := func(name string, n int) {
 		dir := filepath.Join(b.dir, name)
@@ -279,6 +289,7 @@ func TestConfigMap(t *testing.T) {
 
 // A directory may be swapped as a whole, by a link or by renaming.
 func TestSwappedDirectory(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	root := filepath.Dir(b.dir)
 	must(t, os.Remove(b.dir))
@@ -298,6 +309,7 @@ func TestSwappedDirectory(t *testing.T) {
 }
 
 func TestWithoutInotify(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.write("a.yaml", vpc("a", 1))
 	w := &watcher{}

@@ -12,6 +12,7 @@ import (
 )
 
 func TestLastGoodIsOfferedFirst(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.write("a.yaml", vpc("a", 1))
 	b.start()
@@ -37,6 +38,7 @@ func TestLastGoodIsOfferedFirst(t *testing.T) {
 }
 
 func TestSameRevisionAfterRestart(t *testing.T) {
+	t.Parallel()
 	for _, mark := range []string{"", "41"} {
 		b := newBench(t)
 		b.write("a.yaml", vpc("a", 1))
@@ -58,6 +60,7 @@ func TestSameRevisionAfterRestart(t *testing.T) {
 }
 
 func TestOlderMarkAfterRestart(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.write("a.yaml", vpc("a", 1))
 	b.write("REVISION", "9")
@@ -116,6 +119,7 @@ func TestLastGood(t *testing.T) {
 
 // What another version wrote may be refused by this one; its number still counts.
 func TestLastGoodOfAnotherVersion(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.write("a.yaml", vpc("a", 1))
 	b.start()
@@ -135,6 +139,7 @@ func TestLastGoodOfAnotherVersion(t *testing.T) {
 }
 
 func TestCommitFails(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.write("a.yaml", vpc("a", 1))
 	b.start()

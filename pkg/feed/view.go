@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/eniplane/eniplane/pkg/api"
@@ -43,7 +44,7 @@ func look(dir string) ([]stamp, error) {
 	if err != nil {
 		return nil, err
 	}
-	var view []stamp
+	view := []stamp{} // not nil: an empty directory has a view too
 	for _, e := range entries {
 		name := e.Name()
 		if !api.IsObjectFile(name) && name != revisionFile && name != forceFile {
@@ -63,6 +64,11 @@ func look(dir string) ([]stamp, error) {
 		view = append(view, stampOf(name, info))
 	}
 	return view, nil
+}
+
+// marked tells whether a view has a mark.
+func marked(view []stamp) bool {
+	return slices.ContainsFunc(view, func(s stamp) bool { return s.name == revisionFile })
 }
 
 // closed tells whether a marked view is complete by its times: nothing is newer than the mark.

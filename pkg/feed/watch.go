@@ -29,8 +29,17 @@ type watcher struct {
 	wd      int
 	dir     [2]uint64 // device and inode of the watched directory
 	watches bool
-	sealed  bool // the last change of the directory was that REVISION was written or renamed
+	mark    markOrder
 }
+
+// markOrder says what events tell about REVISION and the other files.
+type markOrder int
+
+const (
+	markUnknown markOrder = iota
+	markLast              // REVISION was written or renamed, and nothing after it
+	markPassed            // something was changed after it, or it is being written
+)
 
 func newWatcher() *watcher {
 	w := &watcher{}
@@ -79,7 +88,7 @@ func (w *watcher) follow(path string) {
 }
 
 func (w *watcher) forget() {
-	w.sealed = false
+	w.mark = markUnknown
 	if !w.watches {
 		return
 	}
@@ -164,9 +173,15 @@ func (w *watcher) note(mask uint32, name string) (relevant bool) {
 	case forceFile:
 		return true
 	case revisionFile:
-		w.sealed = mask&(unix.IN_CLOSE_WRITE|unix.IN_MOVED_TO) != 0
+		w.mark = markPassed
+		if mask&(unix.IN_CLOSE_WRITE|unix.IN_MOVED_TO) != 0 {
+			w.mark = markLast
+		}
+		return true
+	case "": // the directory itself, or events have been lost
+		w.mark = markUnknown
 		return true
 	}
-	w.sealed = false
-	return name == "" || api.IsObjectFile(name) || strings.HasPrefix(name, "..")
+	w.mark = markPassed
+	return api.IsObjectFile(name) || strings.HasPrefix(name, "..")
 }
