@@ -18,7 +18,7 @@ struct run {
 	__u32 count;
 	__u32 now;
 	__u32 class; /* enum flow_class */
-	__u32 state; /* of inserted flows; with advance: the state to move to */
+	__u32 state; /* of inserted flows; advance and rewrite: the state to move to */
 	__u32 mark; /* eni and incarnation of inserted flows */
 	__u32 ok;
 	__u32 missing;
@@ -92,6 +92,7 @@ enum operation {
 	FIND,
 	HIT, /* find, touch: what an established packet does */
 	INSERT,
+	REWRITE, /* find, insert: what a packet does that finds its flow judged by old rules */
 	ADVANCE,
 	HASH_FIND,
 	HASH_HIT,
@@ -123,8 +124,14 @@ static __always_inline enum reason find(const void *key, __u32 number, struct wo
 		return reason;
 	if (flow->rule != number || *(__u32 *)flow->nat != ~number)
 		work->run.wrong++;
-	if (op == ADVANCE)
-		flow_advance(ref, run->state, 0);
+	if (op == REWRITE) {
+		flow->generation++;
+		if (run->state)
+			flow->state = run->state;
+		return flow_insert(key, flow, run->now, ref, v6);
+	}
+	if (op == ADVANCE && !flow_advance(ref, run->state, 0))
+		return REASON_FLOW_BUSY;
 	if (op != FIND && op != HASH_FIND)
 		flow_touch(ref, run->now, number, 1, 1500);
 	return reason;
@@ -193,6 +200,8 @@ PROGRAM(hit4, HIT, false)
 PROGRAM(hit6, HIT, true)
 PROGRAM(insert4, INSERT, false)
 PROGRAM(insert6, INSERT, true)
+PROGRAM(rewrite4, REWRITE, false)
+PROGRAM(rewrite6, REWRITE, true)
 PROGRAM(advance4, ADVANCE, false)
 PROGRAM(advance6, ADVANCE, true)
 PROGRAM(hash_find4, HASH_FIND, false)
@@ -212,7 +221,8 @@ SEC("tcx/ingress") int both_hooks(struct __sk_buff *ctx)
 	flow_key_of(&key, ctx->len, CLASS_TCP, false);
 	if (flow_find(&key, flow_now(), &flow, &ref, false) != REASON_CONTINUE)
 		return TCX_DROP;
-	flow_advance(&ref, FLOW_ESTABLISHED, 0);
+	if (!flow_advance(&ref, FLOW_ESTABLISHED, 0))
+		return TCX_DROP;
 	flow_touch(&ref, flow_now(), DIR_IN, 1, ctx->len);
 	return TCX_PASS;
 }

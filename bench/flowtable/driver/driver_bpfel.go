@@ -174,6 +174,8 @@ const (
 	driverProgHit6        = "hit6"
 	driverProgInsert4     = "insert4"
 	driverProgInsert6     = "insert6"
+	driverProgRewrite4    = "rewrite4"
+	driverProgRewrite6    = "rewrite6"
 )
 
 // loadDriver returns the embedded CollectionSpec for driver.
@@ -237,6 +239,8 @@ type driverProgramSpecs struct {
 	Hit6        *ebpf.ProgramSpec `ebpf:"hit6"`
 	Insert4     *ebpf.ProgramSpec `ebpf:"insert4"`
 	Insert6     *ebpf.ProgramSpec `ebpf:"insert6"`
+	Rewrite4    *ebpf.ProgramSpec `ebpf:"rewrite4"`
+	Rewrite6    *ebpf.ProgramSpec `ebpf:"rewrite6"`
 }
 
 // driverMapSpecs contains maps before they are loaded into the kernel.
@@ -322,6 +326,8 @@ type driverPrograms struct {
 	Hit6        *ebpf.Program `ebpf:"hit6"`
 	Insert4     *ebpf.Program `ebpf:"insert4"`
 	Insert6     *ebpf.Program `ebpf:"insert6"`
+	Rewrite4    *ebpf.Program `ebpf:"rewrite4"`
+	Rewrite6    *ebpf.Program `ebpf:"rewrite6"`
 }
 
 func (p *driverPrograms) Close() error {
@@ -345,6 +351,8 @@ func (p *driverPrograms) Close() error {
 		p.Hit6,
 		p.Insert4,
 		p.Insert6,
+		p.Rewrite4,
+		p.Rewrite6,
 	)
 }
 

@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "../../../bpf/flow.h.new"
+#include "../../../bpf/flow.h"
 
 struct hash_flow4 {
 	__u32 control;
