@@ -38,11 +38,22 @@ func (d *differ) addTo(p *plan) {
 	p.settled[d.name] = d.settled
 }
 
-// keys are those of both sides, sorted: equal input gives equal writes.
-func (d *differ) keys() []string {
-	all := maps.Clone(d.want)
-	maps.Copy(all, d.current)
-	return slices.Sorted(maps.Keys(all))
+// changed lists the keys whose entries are not yet as they must be in the end, sorted: equal input
+// gives equal writes. Most revisions change little of much.
+func (d *differ) changed(atRest func(now, want []byte) bool) []string {
+	var keys []string
+	for key, want := range d.want {
+		if !atRest(d.current[key], want) {
+			keys = append(keys, key)
+		}
+	}
+	for key := range d.current {
+		if d.want[key] == nil {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
 }
 
 func (s *step) put(key string, value []byte) {
@@ -53,8 +64,8 @@ func (s *step) drop(key string) { s.remove = append(s.remove, []byte(key)) }
 
 // slotted writes the half that no packet reads, and makes both halves equal in the end.
 func (d *differ) slotted() {
-	d.settled = make(dataplane.Content, len(d.want))
-	for _, key := range d.keys() {
+	d.settled = maps.Clone(d.current)
+	for _, key := range d.changed(bothHalves) {
 		now, half := d.current[key], d.want[key]
 		size := max(len(half), len(now)/2)
 		staged := make([]byte, 2*size)
@@ -72,6 +83,7 @@ func (d *differ) slotted() {
 		}
 		if half == nil {
 			d.settle.drop(key)
+			delete(d.settled, key)
 			continue
 		}
 		both := slices.Concat(half, half)
@@ -82,11 +94,16 @@ func (d *differ) slotted() {
 	}
 }
 
+// bothHalves tells whether an entry holds a value in both slots.
+func bothHalves(now, want []byte) bool {
+	return len(now) == 2*len(want) && bytes.Equal(now[:len(want)], want) && bytes.Equal(now[len(want):], want)
+}
+
 // plain adds before and removes after. Such entries are content-addressed: a key with another value
 // would change the revision in force.
 func (d *differ) plain() error {
 	d.settled = d.want
-	for _, key := range d.keys() {
+	for _, key := range d.changed(bytes.Equal) {
 		now, value := d.current[key], d.want[key]
 		switch {
 		case now == nil:
@@ -94,7 +111,7 @@ func (d *differ) plain() error {
 			d.undo.drop(key)
 		case value == nil:
 			d.settle.drop(key)
-		case !bytes.Equal(now, value):
+		default:
 			return fmt.Errorf("key %x is in force with %x and the revision wants %x: ids were given out twice, which happens if the agent's state directory was lost; enictl teardown this host", key, now, value)
 		}
 	}
@@ -105,10 +122,9 @@ func (d *differ) plain() error {
 // judged again when none is judged by the old revision any more, removals last.
 func (d *differ) inPlace() error {
 	d.settled = d.want
-	for _, key := range d.keys() {
+	for _, key := range d.changed(bytes.Equal) {
 		now, value := d.current[key], d.want[key]
 		switch {
-		case bytes.Equal(now, value):
 		case now == nil:
 			d.stage.put(key, value)
 			d.undo.drop(key)

@@ -159,7 +159,7 @@ func testState(revision uint64, n int) *compile.State {
 	for i := uint32(1); i <= uint32(n); i++ {
 		addENI(st, i, i)
 	}
-	hop := uint32(100)
+	hop := uint32(2000)
 	mac := [6]byte{2, 0, 0, 0, 9, 9}
 	st.NextHops = append(st.NextHops, compile.NextHop{Index: hop, ENI: "far", VTEP: netip.MustParseAddr("192.0.2.2"), Generation: 1, VNI: 7, MAC: mac})
 	st.Endpoints = append(st.Endpoints, compile.Endpoint{VNI: 7, Addr: netip.MustParseAddr("10.0.9.9"), NextHop: hop})

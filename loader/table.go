@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"sync/atomic"
@@ -39,23 +40,23 @@ func (t kernelTable) remove(keys [][]byte) error            { return dataplane.D
 // mapping is the memory of an array: a system call copies with memcpy, which may tear a word that
 // programs read at once.
 type mapping struct {
-	bytes []byte
-	size  int // of an element
+	memory []byte
+	size   int // of an element
 }
 
 func newMapping(m *ebpf.Map) (*mapping, error) {
 	size := (int(m.ValueSize()) + 7) &^ 7
 	page := unix.Getpagesize()
 	length := (size*int(m.MaxEntries()) + page - 1) / page * page
-	bytes, err := unix.Mmap(m.FD(), 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	memory, err := unix.Mmap(m.FD(), 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map the memory of %v: %w", m, err)
 	}
-	return &mapping{bytes: bytes, size: size}, nil
+	return &mapping{memory: memory, size: size}, nil
 }
 
 func (m *mapping) close() error {
-	if err := unix.Munmap(m.bytes); err != nil {
+	if err := unix.Munmap(m.memory); err != nil {
 		return fmt.Errorf("unmap memory: %w", err)
 	}
 	return nil
@@ -63,7 +64,7 @@ func (m *mapping) close() error {
 
 // word returns the i-th 8 bytes of an element.
 func (m *mapping) word(element uint32, i int) *uint64 {
-	return (*uint64)(unsafe.Pointer(&m.bytes[int(element)*m.size+8*i]))
+	return (*uint64)(unsafe.Pointer(&m.memory[int(element)*m.size+8*i]))
 }
 
 // hostWord is the map `active`.
@@ -85,6 +86,20 @@ func (w hostWord) store(value uint64) error {
 type hopTable struct {
 	kernelTable
 	*mapping
+}
+
+// read looks at the memory: most of the map is empty.
+func (t hopTable) read() ([]dataplane.Entry, error) {
+	var entries []dataplane.Entry
+	size := int(t.m.ValueSize())
+	for index := range t.m.MaxEntries() {
+		value := t.memory[int(index)*t.size:][:size]
+		if dataplane.IsZero(value) {
+			continue
+		}
+		entries = append(entries, dataplane.Entry{Key: []byte(dataplane.Index(index)), Value: bytes.Clone(value)})
+	}
+	return entries, nil
 }
 
 func (t hopTable) write(entries []dataplane.Entry) error {
