@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
-	"slices"
 
 	"github.com/eniplane/eniplane/pkg/api"
 )
@@ -243,28 +242,27 @@ func verdicts(rules []rule, peers, services []bitset) ([]Verdict, error) {
 		}
 	}
 	var out []Verdict
-	open := newBitset(len(services)) // service classes that no rule has decided for this peer
+	decided := newBitset(len(services)) // for the current peer
+	first := make([]int, len(services)) // by which rule
 	for p, set := range peers {
-		for i := range open {
-			open[i] = ^uint64(0)
-		}
-		first := len(out)
+		clear(decided)
 		for i := range set.all() {
 			for w, word := range naming[i] {
-				for hit := word & open[w]; hit != 0; hit &= hit - 1 {
-					s := w*64 + bits.TrailingZeros64(hit)
-					out = append(out, Verdict{
-						Peer: uint32(p + 1), Service: uint32(s + 1), Allow: rules[i].allow, Rule: uint32(i + 1),
-					})
+				for hit := word &^ decided[w]; hit != 0; hit &= hit - 1 {
+					first[w*64+bits.TrailingZeros64(hit)] = i
 				}
-				open[w] &^= word
-			}
-			if len(out) > maxVerdicts {
-				return nil, fmt.Errorf("%d rules give %d different kinds of peers and %d of services, which need more than %d verdicts: "+
-					"let rules share prefix lists and port ranges, or spread the groups over several ENIs", len(rules), len(peers), len(services), maxVerdicts)
+				decided[w] |= word
 			}
 		}
-		slices.SortFunc(out[first:], func(a, b Verdict) int { return int(a.Service) - int(b.Service) })
+		for s := range decided.all() {
+			out = append(out, Verdict{
+				Peer: uint32(p + 1), Service: uint32(s + 1), Allow: rules[first[s]].allow, Rule: uint32(first[s] + 1),
+			})
+		}
+		if len(out) > maxVerdicts {
+			return nil, fmt.Errorf("%d rules give %d different kinds of peers and %d of services, which need more than %d verdicts: "+
+				"let rules share prefix lists and port ranges, or spread the groups over several ENIs", len(rules), len(peers), len(services), maxVerdicts)
+		}
 	}
 	return out, nil
 }
