@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/eniplane/eniplane/pkg/agent"
+	"github.com/eniplane/eniplane/pkg/api"
+	"github.com/eniplane/eniplane/pkg/feed"
+)
+
+func newGetCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "get KIND [NAME]", Short: "Show objects of the last good revision, or of --feed",
+		Long: "Show objects of the revision that the agent applied last, or with --feed those that the feed holds.\n" +
+			"KIND is one of " + strings.ToLower(strings.Join(api.Kinds(), ", ")) + ", a plural,\n" +
+			"or a short name: it, rtb, pl, nacl, sg. ENIs of this host show the state that the agent saw last.",
+		Example: "  enictl get enis\n  enictl get sg web -o yaml\n  enictl get subnets --feed dir:/etc/eniplane/feed",
+		Args:    args(cobra.RangeArgs(1, 2)),
+		RunE: func(_ *cobra.Command, got []string) error {
+			name := ""
+			if len(got) == 2 {
+				name = got[1]
+			}
+			return a.get(got[0], name)
+		},
+	}
+}
+
+// parseKind finds a kind by its name in any case, its plural or its short name.
+func parseKind(word string) (string, error) {
+	word = strings.ToLower(word)
+	short := map[string]string{
+		"it": "InstanceType", "rtb": "RouteTable", "pl": "PrefixList", "nacl": "NetworkACL", "sg": "SecurityGroup",
+	}
+	for _, w := range []string{word, strings.TrimSuffix(word, "s")} {
+		if kind, ok := short[w]; ok {
+			return kind, nil
+		}
+		for _, kind := range api.Kinds() {
+			if strings.ToLower(kind) == w {
+				return kind, nil
+			}
+		}
+	}
+	return "", usagef("no kind %q; there are %s", word, strings.ToLower(strings.Join(api.Kinds(), ", ")))
+}
+
+func (a *app) get(word, name string) error {
+	kind, err := parseKind(word)
+	if err != nil {
+		return err
+	}
+	objects, err := a.objects()
+	if err != nil {
+		return err
+	}
+	states, err := a.eniStates()
+	if err != nil {
+		return err
+	}
+	l := list{columns: objectColumns(kind), empty: "no " + kind}
+	for _, o := range objects.All() {
+		if o.Kind() != kind || name != "" && o.Meta().Name != name {
+			continue
+		}
+		r, err := objectRow(objects, o, states)
+		if err != nil {
+			return err
+		}
+		l.rows = append(l.rows, r)
+	}
+	if name == "" {
+		return a.printObjects(l)
+	}
+	if len(l.rows) == 0 {
+		return fmt.Errorf("no %s %q", kind, name)
+	}
+	if f := a.output.String(); f == "table" || f == "wide" {
+		return a.table(l)
+	}
+	return a.printOne(l.rows[0], nil)
+}
+
+// printObjects prints YAML as documents, so that the feed can read them back; the rest as any list.
+func (a *app) printObjects(l list) error {
+	if a.output != "yaml" {
+		return a.print(l)
+	}
+	for i, v := range l.values() {
+		if i > 0 {
+			fmt.Fprintln(a.out, "---")
+		}
+		if err := writeYAML(a.out, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// objects reads what the feed holds, or the last good revision.
+func (a *app) objects() (*api.Objects, error) {
+	if a.feed != "" {
+		return readFeed(a.feed)
+	}
+	dir, err := a.hostDir()
+	if err != nil {
+		return nil, err
+	}
+	rev, err := feed.LastGood(dir)
+	if err != nil {
+		return nil, err
+	}
+	if rev == nil {
+		return nil, fmt.Errorf("no agent has applied a revision with its state in %s: "+
+			"`enictl status` says why, --feed dir:PATH reads objects from their source", dir)
+	}
+	return rev.Objects, nil
+}
+
+func readFeed(source string) (*api.Objects, error) {
+	path, ok := strings.CutPrefix(source, "dir:")
+	if !ok {
+		return nil, usagef("--feed %q is not supported by this version: want dir:PATH", source)
+	}
+	files, err := api.ReadPaths(path)
+	if err != nil {
+		return nil, err
+	}
+	objects, wrong := api.Decode(files)
+	if len(wrong) > 0 {
+		return nil, api.Errors(wrong)
+	}
+	return objects, nil
+}
+
+// eniStates reads what the agent saw last, if there is one host and its agent ever ran.
+func (a *app) eniStates() (map[string]agent.ENIStatus, error) {
+	states := map[string]agent.ENIStatus{}
+	dir, err := a.hostDir()
+	if err != nil {
+		return states, nil // objects of a feed exist without a host
+	}
+	s, err := agent.ReadStatus(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return states, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range s.ENIs {
+		states[e.Name] = e
+	}
+	return states, nil
+}
+
+// objectRow makes the row of an object. Its JSON is what the feed reads, with the state as status.
+func objectRow(all *api.Objects, o api.Object, states map[string]agent.ENIStatus) (row, error) {
+	text, err := api.MarshalJSON(o)
+	if err != nil {
+		return row{}, err
+	}
+	r := row{name: strings.ToLower(o.Kind()) + "/" + o.Meta().Name, cells: objectCells(all, o, states)}
+	if s, ok := states[o.Meta().Name]; ok && o.Kind() == "ENI" {
+		status, err := json.Marshal(struct {
+			State  string `json:"state"`
+			Reason string `json:"reason,omitempty"`
+		}{string(s.Phase), s.Reason})
+		if err != nil {
+			return row{}, err
+		}
+		text = slices.Concat(text[:len(text)-1], []byte(`,"status":`), status, []byte("}"))
+	}
+	r.value = json.RawMessage(text)
+	return r, nil
+}

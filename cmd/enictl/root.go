@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/eniplane/eniplane/pkg/dataplane"
+)
+
+// app is one run of enictl: what the process gives and what the global flags say.
+type app struct {
+	env
+	host     string
+	bpffs    string
+	stateDir string
+	feed     string
+	output   format
+	color    string
+}
+
+func newRootCommand(a *app) *cobra.Command {
+	root := group("enictl", "Inspect and explain eniplane on this host",
+		newValidateCommand(a), newGetCommand(a),
+		newMapCommand(a), newFlowCommand(a), newCountersCommand(a),
+		newStatusCommand(a), newCheckCommand(a), newTeardownCommand(a), newVersionCommand(a),
+		newLabCommand(),
+	)
+	root.Long = "enictl inspects and explains eniplane on one host. Nouns read, verbs change. It reads the\n" +
+		"pinned maps and the state directory, so it works with the agent dead.\n\n" +
+		"Exit codes: 0 done or allowed, 1 error, 2 usage, 3 denied."
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.checkFlags() }
+
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.host, "host", "", "host to look at; not needed if the directories hold only one")
+	flags.StringVar(&a.bpffs, "bpffs", dataplane.DefaultBPFFS, "where the agents pin")
+	flags.StringVar(&a.stateDir, "state-dir", dataplane.DefaultStateDir, "where the agents keep their state")
+	flags.StringVar(&a.feed, "feed", "", "read objects from this source (dir:PATH) instead of the last good revision")
+	flags.VarP(&a.output, "output", "o", "table, wide, json, yaml or name")
+	flags.StringVar(&a.color, "color", "auto", "auto, always or never; NO_COLOR counts too")
+	return root
+}
+
+func (a *app) checkFlags() error {
+	if !slices.Contains([]string{"auto", "always", "never"}, a.color) {
+		return usagef("--color %q: want auto, always or never", a.color)
+	}
+	if strings.ContainsAny(a.host, "/.") {
+		return usagef("--host %q is not a name", a.host)
+	}
+	return nil
+}
+
+// coloured says whether to use colours: as told, else on a terminal without NO_COLOR
+// (https://no-color.org: set and not empty).
+func (a *app) coloured() bool {
+	if a.color == "auto" {
+		return a.terminal && a.getenv("NO_COLOR") == ""
+	}
+	return a.color == "always"
+}
+
+// oneHost returns --host, or the only host that has a directory here.
+func (a *app) oneHost() (string, error) {
+	if a.host != "" {
+		return a.host, nil
+	}
+	hosts := slices.Compact(slices.Sorted(slices.Values(append(subdirs(a.bpffs), subdirs(a.stateDir)...))))
+	switch len(hosts) {
+	case 1:
+		return hosts[0], nil
+	case 0:
+		return "", fmt.Errorf("no host has pins in %s or state in %s: no agent has run on this machine with these "+
+			"directories; start enid, or give the --bpffs and --state-dir that it was started with", a.bpffs, a.stateDir)
+	default:
+		return "", usagef("several hosts are here, choose one with --host: %s", strings.Join(hosts, ", "))
+	}
+}
+
+// hostDir returns the host's state directory.
+func (a *app) hostDir() (string, error) {
+	host, err := a.oneHost()
+	if err != nil {
+		return "", err
+	}
+	return dataplane.HostStateDir(a.stateDir, host), nil
+}
+
+// subdirs lists the directories in dir that can belong to a host; none if it cannot be read.
+func subdirs(dir string) []string {
+	var names []string
+	entries, _ := os.ReadDir(dir) // what is missing holds no host
+	for _, e := range entries {
+		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
