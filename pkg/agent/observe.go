@@ -39,9 +39,6 @@ func (a *Agent) observe(report *loader.Report) {
 	if report == nil {
 		return
 	}
-	for _, r := range report.Repairs {
-		a.Log.Warn("repaired", "what", r)
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	before := map[string]ENIStatus{}

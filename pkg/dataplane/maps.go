@@ -45,11 +45,12 @@ func OpenPinned(dir string, readOnly bool) (*Maps, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts := &ebpf.LoadPinOptions{ReadOnly: readOnly}
 	m := &Maps{byName: map[string]*ebpf.Map{}}
 	for _, name := range PinnedMaps(spec) {
 		path := filepath.Join(MapsDir(dir), PinnedName(name))
-		opened, err := ebpf.LoadPinnedMap(path, opts)
+		// The kernel maps no memory, not even for reading, through an fd that cannot write.
+		mapped := name == MapFlows4 || name == MapFlows6
+		opened, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: readOnly && !mapped})
 		if err != nil {
 			_ = m.Close()
 			return nil, explainPin(dir, path, err)
