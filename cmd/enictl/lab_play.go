@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/eniplane/eniplane/pkg/dataplane"
 	"github.com/eniplane/eniplane/pkg/lab"
 )
 
@@ -88,6 +89,9 @@ func ping(ctx context.Context, l *lab.Lab, p lab.Probe, out io.Writer) error {
 	}
 	fmt.Fprintf(out, "%s > %s %s: %s\n", p.From, p.To, what, fate)
 	for _, m := range after.Since(before) {
+		if m.Reason == dataplane.ReasonContinue {
+			continue // what came in: the others say what became of it
+		}
 		fmt.Fprintf(out, "  +%d %s: %s\n", m.Packets, m.CounterKey, m.Reason.Help())
 	}
 	if !answer.Allowed {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-const boxWidth = 38
+const boxWidth = 44
 
 // Diagram draws the lab in plain characters: the internet above the segment, the hosts below it
 // with their instances, a column each, two in a row.

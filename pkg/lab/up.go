@@ -153,6 +153,9 @@ func (l *Lab) makeDirs() error {
 }
 
 func (l *Lab) makeNamespaces(ctx context.Context) error {
+	if err := shareNetnsDir(); err != nil {
+		return err
+	}
 	for _, node := range l.Plan.Nodes() {
 		if err := ctx.Err(); err != nil {
 			return err
