@@ -77,6 +77,10 @@ func (l *Lab) onSegment(segment, node *Namespace, port, device string) error {
 	if err := setUplinkOffload(segment, port, node, device, l.Plan.UplinkOffload); err != nil {
 		return err
 	}
+	// A veth takes what XDP sends on its peer only with NAPI, which GRO brings; a NIC always would.
+	if err := segment.SetOffload(port, true, OffloadGRO); err != nil {
+		return err
+	}
 	return node.up(device)
 }
 
