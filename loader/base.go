@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 
 	"github.com/eniplane/eniplane/pkg/compile"
@@ -78,9 +79,12 @@ func (l *Loader) ensureGuard(report *Report, st *compile.State, all devices) err
 
 // ensureOverlay: guard and program first, then up.
 func (l *Loader) ensureOverlay(report *Report) (*netlink.LinkAttrs, error) {
-	device, changed, err := ensureVXLAN()
+	device, changed, rival, err := ensureVXLAN()
 	if err != nil {
 		return nil, err
+	}
+	if rival != "" {
+		report.Problems = append(report.Problems, fmt.Sprintf("VXLAN device %s wants UDP port %d too, which %s holds", rival, vxlanPort, VXLANDevice))
 	}
 	if _, err := l.guard.ensureIngress([]string{device.Name}); err != nil {
 		return nil, err
@@ -178,11 +182,28 @@ func (l *Loader) releaseUplinks(want dataplane.Content) error {
 	return nil
 }
 
+// addForeign reports who runs before us. A list of programs that has not changed since the last
+// look is not looked at again.
 func (l *Loader) addForeign(report *Report, device *netlink.LinkAttrs, stub string) error {
-	before, err := l.place.foreignBefore(device, l.stubs[stub])
+	result, err := link.QueryPrograms(link.QueryOptions{Target: device.Index, Attach: ebpf.AttachTCXIngress})
 	if err != nil {
-		return err
+		return fmt.Errorf("list tcx programs of %s: %w", device.Name, err)
 	}
-	report.Foreign = append(report.Foreign, before...)
+	last, known := l.seen[device.Index]
+	if !known || last.name != device.Name || last.revision != result.Revision {
+		last = hookSeen{name: device.Name, revision: result.Revision}
+		if last.foreign, err = foreignBefore(device, result.Programs, l.stubs[stub]); err != nil {
+			return err
+		}
+		l.seen[device.Index] = last
+	}
+	report.Foreign = append(report.Foreign, last.foreign...)
 	return nil
+}
+
+// hookSeen is what the tcx hook of a device held when it was looked at.
+type hookSeen struct {
+	name     string
+	revision uint64
+	foreign  []Foreign
 }

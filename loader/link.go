@@ -255,14 +255,10 @@ func (p place) pinned(r role) ([]int, error) {
 	return all, nil
 }
 
-// foreignBefore lists the programs that see a device's packets before ours does.
-func (p place) foreignBefore(device *netlink.LinkAttrs, stub *ebpf.Program) ([]Foreign, error) {
-	result, err := link.QueryPrograms(link.QueryOptions{Target: device.Index, Attach: ebpf.AttachTCXIngress})
-	if err != nil {
-		return nil, fmt.Errorf("list tcx programs of %s: %w", device.Name, err)
-	}
+// foreignBefore picks the programs that see a device's packets before ours does.
+func foreignBefore(device *netlink.LinkAttrs, programs []link.AttachedProgram, stub *ebpf.Program) ([]Foreign, error) {
 	var before []Foreign
-	for _, attached := range result.Programs {
+	for _, attached := range programs {
 		same, err := sameProgram(attached.ID, stub)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // it went meanwhile

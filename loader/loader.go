@@ -49,6 +49,7 @@ type Loader struct {
 	state   *compile.State      // that was applied last; nil before the first Apply
 	facts   dataplane.HostFacts // with which it was applied
 	guarded []string            // names of devices, by the guards
+	seen    map[int]hookSeen    // by ifindex
 	report  Report
 }
 
@@ -66,7 +67,7 @@ func Open(ctx context.Context, opts Options) (*Loader, error) {
 	if err := p.prepare(); err != nil {
 		return nil, fmt.Errorf("open host %s: %w", opts.Host, err)
 	}
-	l := &Loader{place: p, log: log, guard: newGuard(opts.Host)}
+	l := &Loader{place: p, log: log, guard: newGuard(opts.Host), seen: map[int]hookSeen{}}
 	if l.lock, err = p.lock(); err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 )
@@ -44,21 +45,29 @@ func Teardown(ctx context.Context, opts Options) error {
 	return nil
 }
 
+// lowerPorts finds ports by the guards and by the links: either may have been lost.
 func lowerPorts(p place) error {
-	names, err := newGuard(p.host).names()
+	guarded, err := newGuard(p.host).names()
 	if err != nil {
 		return err
+	}
+	var linked []int
+	if _, err := os.Stat(p.links()); err == nil {
+		if linked, err = p.pinned(rolePort); err != nil {
+			return err
+		}
 	}
 	all, err := listDevices()
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, name := range names {
-		if device := all[name]; device != nil && isUp(device) {
-			if err := setDown(device); err != nil {
-				errs = append(errs, fmt.Errorf("set port %s down: %w", name, err))
-			}
+	for name, device := range all {
+		if !isUp(device) || !slices.Contains(guarded, name) && !slices.Contains(linked, device.Index) {
+			continue
+		}
+		if err := setDown(device); err != nil {
+			errs = append(errs, fmt.Errorf("set port %s down: %w", name, err))
 		}
 	}
 	return errors.Join(errs...)
