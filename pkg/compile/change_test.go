@@ -140,6 +140,7 @@ func TestGenerations(t *testing.T) {
 		{"an entry of the ACL", func(o *api.Objects) { o.NetworkACLs["acl"].Ingress[0].Allow = false }, []string{"web-0"}, nil},
 		{"no ACL any more", func(o *api.Objects) { o.Subnets["front"].NetworkACL = "" }, []string{"web-0"}, nil},
 		{"a route", func(o *api.Objects) { o.RouteTables["public"].Routes[0].Target.Kind = api.TargetBlackhole }, []string{"web-0"}, nil},
+		{"a route of the first ENI", func(o *api.Objects) { o.RouteTables["same"].Routes[0].Target.Kind = api.TargetBlackhole }, []string{"db-0"}, nil},
 		{"another table with the same routes", func(o *api.Objects) { o.Subnets["front"].RouteTable = "same" }, nil, nil},
 		{"a new subnet", func(o *api.Objects) {
 			o.Subnets["new"] = &api.Subnet{Metadata: api.Metadata{Name: "new"}, VPC: "red", CIDRs: []netip.Prefix{cidr("10.0.9.0/24")}}
@@ -193,6 +194,7 @@ func TestGenerations(t *testing.T) {
 			if len(res.Degraded) > 0 {
 				t.Errorf("degraded: %v", res.Degraded)
 			}
+			ascending(t, "routes", res.State.Routes, compareRoutes)
 			var enis, hops []string
 			for _, e := range before.State.ENIs {
 				now := eniOf(res.State, e.Name)
