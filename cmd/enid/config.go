@@ -19,7 +19,6 @@ const (
 	defaultBPFFS    = "/sys/fs/bpf/eniplane"
 	defaultStateDir = "/var/lib/eniplane"
 	defaultListen   = "127.0.0.1:9966"
-	defaultMaxFlows = 1 << 20
 	defaultRatio    = 0.2
 )
 
@@ -56,7 +55,7 @@ func parseConfig(args []string, out io.Writer) (*config, error) {
 	fs.StringVar(&c.StateDir, "state-dir", defaultStateDir, "directory of the state; files live in DIR/HOST")
 	fs.StringVar(&c.Listen, "listen", defaultListen, "address of /healthz, /readyz and /metrics")
 	fs.StringVar(&c.PeerListen, "peer-listen", "", "not supported by this version")
-	fs.Uint32Var(&c.MaxFlows, "max-flows", defaultMaxFlows, "flows that the host can hold")
+	fs.Uint32Var(&c.MaxFlows, "max-flows", 0, "flows that the host can hold (default those of its pinned tables, else 1048576)")
 	fs.Float64Var(&c.MaxDeleteRatio, "max-delete-ratio", defaultRatio,
 		"refuse a revision that deletes more than this part of the host's ENIs (4 always pass)")
 	fs.StringVar(&file, "config", "", "YAML file with the names of these flags as keys; flags win")
@@ -117,8 +116,6 @@ func (c *config) check() error {
 		return errors.New("--listen is empty")
 	case c.PeerListen != "":
 		return errors.New("--peer-listen is not supported by this version")
-	case c.MaxFlows == 0:
-		return errors.New("--max-flows must be at least 1")
 	case !(c.MaxDeleteRatio >= 0 && c.MaxDeleteRatio <= 1): // also refuses NaN
 		return fmt.Errorf("--max-delete-ratio %v is not between 0 and 1", c.MaxDeleteRatio)
 	}

@@ -22,7 +22,7 @@ func TestParseConfig(t *testing.T) {
 	}
 	defaults := config{
 		BPFFS: "/sys/fs/bpf/eniplane", StateDir: "/var/lib/eniplane", Listen: "127.0.0.1:9966",
-		MaxFlows: 1048576, MaxDeleteRatio: 0.2,
+		MaxDeleteRatio: 0.2,
 	}
 	with := func(change func(*config)) config { c := defaults; change(&c); return c }
 	for _, tt := range []struct {
@@ -42,8 +42,8 @@ func TestParseConfig(t *testing.T) {
 		},
 		{
 			name: "flags over file, also when they say the default",
-			args: []string{"--max-flows=1048576", "--config", file, "--host=h"},
-			want: with(func(c *config) { c.Host, c.Feed, c.MaxDeleteRatio = "h", "dir:/file", 0.5 }),
+			args: []string{"--max-delete-ratio=0.2", "--config", file, "--host=h"},
+			want: with(func(c *config) { c.Host, c.Feed, c.MaxFlows = "h", "dir:/file", 100 }),
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -80,7 +80,6 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"unknown flag", append(ok, "--frobnicate"), "unknown flag"},
 		{"argument", append(ok, "start"), `unexpected argument "start"`},
 		{"peer listener", append(ok, "--peer-listen", ":1"), "not supported by this version"},
-		{"no flows", append(ok, "--max-flows", "0"), "--max-flows"},
 		{"too many flows", append(ok, "--max-flows", "5000000000"), "--max-flows"},
 		{"ratio above one", append(ok, "--max-delete-ratio", "1.1"), "not between 0 and 1"},
 		{"ratio that is no number", append(ok, "--max-delete-ratio", "NaN"), "not between 0 and 1"},

@@ -54,10 +54,14 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	build, err := metrics.NewBuild(agent.BuildVersion().Version)
+	if err != nil {
+		return err
+	}
 	log.Info("enid is up", "host", cfg.Host, "feed", cfg.Feed, "listen", listener.Addr().String(),
-		"version", agent.BuildVersion().Version)
+		"version", build.Version, "programs", build.Hash, "kernel", build.Kernel)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return agent.Serve(ctx, listener, a.Handler(metricsHandler(kernel, a))) })
+	group.Go(func() error { return agent.Serve(ctx, listener, a.Handler(metricsHandler(kernel, a, build))) })
 	group.Go(func() error { a.Run(ctx); return nil })
 	err = group.Wait()
 	log.Info("enid ends, what is in force stays in force")
@@ -73,10 +77,10 @@ func (f inForce) InForce() (uint64, error) {
 	return revision, err
 }
 
-func metricsHandler(l *loader.Loader, a *agent.Agent) http.Handler {
+func metricsHandler(l *loader.Loader, a *agent.Agent, build metrics.Build) http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(
-		metrics.NewCollector(&metrics.Live{Maps: l.Maps()}, a.Metrics),
+		metrics.NewCollector(&metrics.Live{Maps: l.Maps()}, a.Metrics, build),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

@@ -25,7 +25,9 @@ import (
 const (
 	restoreAfter   = time.Second // how long a start waits for the feed before it uses the last good revision
 	settleTime     = 50 * time.Millisecond
-	retryEvery     = 5 * time.Second // a revision that could not be applied, a feed that ended
+	retryFirst     = 5 * time.Second // a revision that could not be applied; then twice as long each time
+	retryLast      = 2 * time.Minute
+	listenAgain    = 5 * time.Second // to a feed that ended
 	reconcileEvery = time.Minute
 )
 
@@ -67,7 +69,11 @@ type Agent struct {
 	waiting  *feed.Revision     // could not be brought into force and is tried again
 	eips     map[EIPStatus]bool // that were announced, with all but the mark
 
-	restoreAt <-chan time.Time // nil = not armed
+	restoreAt  <-chan time.Time // nil = not armed
+	retryAt    <-chan time.Time
+	retryAfter time.Duration
+	saved      []byte    // the status in the file, without its time
+	savedAt    time.Time // when it was written
 
 	announcements sync.WaitGroup
 
@@ -161,10 +167,8 @@ func (a *Agent) Run(ctx context.Context) {
 	updates := make(chan feed.Update)
 	go a.listen(ctx, updates)
 	settle := time.NewTimer(settleTime) // the first reconcile, before any revision
-	retry := time.NewTicker(retryEvery)
 	slow := time.NewTicker(reconcileEvery)
 	defer settle.Stop()
-	defer retry.Stop()
 	defer slow.Stop()
 	defer a.announcements.Wait()
 	a.save()
@@ -182,8 +186,8 @@ func (a *Agent) Run(ctx context.Context) {
 			a.reconcile(ctx)
 		case <-slow.C:
 			a.reconcile(ctx)
-		case <-retry.C:
-			a.retry(ctx)
+		case <-a.retryAt:
+			a.take(ctx, a.waiting)
 		}
 		a.save()
 	}
@@ -205,7 +209,7 @@ func (a *Agent) listen(ctx context.Context, updates chan<- feed.Update) {
 			return
 		}
 		select {
-		case <-time.After(retryEvery):
+		case <-time.After(listenAgain):
 		case <-ctx.Done():
 			return
 		}
@@ -224,13 +228,15 @@ func (a *Agent) update(ctx context.Context, u feed.Update) {
 	case u.Revision == nil:
 		a.restore(ctx)
 	default:
+		a.retryAfter = retryFirst
 		a.take(ctx, u.Revision)
 	}
 }
 
-// take brings a revision of the feed into force unless the brake holds it.
+// take brings a revision of the feed into force unless the brake holds it. One that cannot be
+// brought into force is tried again until the feed says something else.
 func (a *Agent) take(ctx context.Context, rev *feed.Revision) {
-	a.waiting = nil
+	a.waiting, a.retryAt = nil, nil
 	if err := a.admit(rev); err != nil {
 		a.Log.Error("the revision is not applied, what is in force stays", "revision", rev.Number, "err", err)
 		a.refuse(err)
@@ -238,7 +244,8 @@ func (a *Agent) take(ctx context.Context, rev *feed.Revision) {
 		return
 	}
 	if err := a.apply(ctx, rev, false); err != nil {
-		a.waiting = rev
+		a.waiting, a.retryAt = rev, time.After(a.retryAfter)
+		a.retryAfter = min(2*a.retryAfter, retryLast)
 		a.refuse(err)
 		a.restore(ctx)
 		return
@@ -276,13 +283,6 @@ func (a *Agent) restore(ctx context.Context) {
 	a.Log.Info("restoring the last good revision", "revision", rev.Number)
 	if err := a.apply(ctx, rev, true); err != nil {
 		a.noteError(err)
-	}
-}
-
-// retry tries again what could not be brought into force.
-func (a *Agent) retry(ctx context.Context) {
-	if a.waiting != nil {
-		a.take(ctx, a.waiting)
 	}
 }
 
@@ -327,6 +327,7 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 		a.noteError(err)
 	}
 	a.observe(report)
+	a.noteUnreachable()
 	a.announce(ctx, restored)
 	return nil
 }
@@ -352,13 +353,13 @@ func (a *Agent) announce(ctx context.Context, restored bool) {
 	for i := range a.status.EIPs {
 		e := &a.status.EIPs[i]
 		key := EIPStatus{Address: e.Address, ENI: e.ENI, Private: e.Private}
-		if restored || !a.ready(e.ENI) {
+		if e.Announced = !restored && a.ready(e.ENI); !e.Announced {
 			continue
 		}
 		if !a.eips[key] {
 			fresh = append(fresh, e.Address)
 		}
-		present[key], e.Announced = true, true
+		present[key] = true
 	}
 	uplinks := a.status.Uplinks
 	a.mu.Unlock()
@@ -376,7 +377,7 @@ func (a *Agent) announce(ctx context.Context, restored bool) {
 // Metrics returns what the collector cannot read from the maps.
 func (a *Agent) Metrics() metrics.Snapshot {
 	s := a.Status()
-	snap := metrics.Snapshot{FeedAge: s.Age(time.Now()).Seconds(), Version: s.Version, ENIs: map[string]int{
+	snap := metrics.Snapshot{FeedAge: s.Age(time.Now()).Seconds(), ENIs: map[string]int{
 		string(loader.Ready): 0, string(loader.Waiting): 0, string(loader.Degraded): 0,
 	}}
 	if s.Revision != nil {

@@ -3,7 +3,10 @@
 package agent
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/json"
+	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -72,7 +75,7 @@ func (a *Agent) eniStatus(report *loader.Report) []ENIStatus {
 	}
 	for name, err := range a.degraded {
 		if _, here := a.local[name]; !here {
-			continue // an ENI elsewhere that this host cannot reach: kept among the errors
+			continue // of another host: noteUnreachable
 		}
 		s := byName[name]
 		s.Name, s.UID, s.Phase, s.Reason = name, a.local[name], loader.Degraded, err.Error()
@@ -124,15 +127,45 @@ func (a *Agent) noteError(err error) {
 	a.status.noteError(time.Now(), err)
 }
 
-// save writes the status file.
+// noteUnreachable notes in one line what could not be compiled of ENIs on other hosts.
+func (a *Agent) noteUnreachable() {
+	var away []string
+	for _, name := range slices.Sorted(maps.Keys(a.degraded)) {
+		if _, here := a.local[name]; !here {
+			away = append(away, name)
+		}
+	}
+	if len(away) > 0 {
+		a.noteError(fmt.Errorf("%d ENIs of other hosts cannot be reached from here, the first is %s: %w",
+			len(away), away[0], a.degraded[away[0]]))
+	}
+}
+
+// saveEvery is how old the time in the status file gets while nothing changes.
+const saveEvery = time.Minute
+
+// save writes the status file if there is something to say.
 func (a *Agent) save() {
-	a.mu.Lock()
-	a.status.Updated = time.Now()
-	s := a.status.clone()
-	a.mu.Unlock()
+	s := a.Status()
+	s.Updated = time.Time{}
+	text, err := json.Marshal(s)
+	if err != nil {
+		a.Log.Error("cannot encode the status", "err", err)
+		return
+	}
+	now := time.Now()
+	if bytes.Equal(text, a.saved) && now.Sub(a.savedAt) < saveEvery {
+		return
+	}
+	s.Updated = now
 	if err := writeJSON(filepath.Join(a.StateDir, statusFile), s); err != nil {
 		a.Log.Error("cannot keep the status", "err", err)
+		return
 	}
+	a.saved, a.savedAt = text, now
+	a.mu.Lock()
+	a.status.Updated = now
+	a.mu.Unlock()
 }
 
 func (a *Agent) saveNames(names compile.Names) error {

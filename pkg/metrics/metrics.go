@@ -27,20 +27,18 @@ type Snapshot struct {
 	FeedAge     float64
 	ApplyErrors uint64
 	ENIs        map[string]int // by state
-	Version     string
-	Kernel      string
-	Program     string // hash of the loaded object
 }
 
 // Collector implements prometheus.Collector.
 type Collector struct {
 	maps     Maps
 	snapshot func() Snapshot
+	build    Build
 }
 
 // NewCollector returns a collector over the maps of a host and the agent's own knowledge.
-func NewCollector(m Maps, snapshot func() Snapshot) *Collector {
-	return &Collector{maps: m, snapshot: snapshot}
+func NewCollector(m Maps, snapshot func() Snapshot, build Build) *Collector {
+	return &Collector{maps: m, snapshot: snapshot, build: build}
 }
 
 // descs are the descriptions of all series. Made anew for each scrape: they cost little, and nothing is global.
@@ -99,7 +97,7 @@ func (c *Collector) collectAgent(d descs, ch chan<- prometheus.Metric) {
 	}
 	gauge(d.revision, float64(s.Revision))
 	gauge(d.feedAge, s.FeedAge)
-	gauge(d.build, 1, s.Version, s.Program, s.Kernel)
+	gauge(d.build, 1, c.build.Version, c.build.Hash, c.build.Kernel)
 	for _, state := range slices.Sorted(maps.Keys(s.ENIs)) {
 		gauge(d.enis, float64(s.ENIs[state]), state)
 	}

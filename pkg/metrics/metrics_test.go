@@ -45,7 +45,7 @@ func (f *fakeMaps) Usage(fn func(Usage) bool) error {
 func scrape(t *testing.T, m Maps, s Snapshot) (map[string]string, int) {
 	t.Helper()
 	reg := prometheus.NewPedanticRegistry() // checks that what is collected was described
-	if err := reg.Register(NewCollector(m, func() Snapshot { return s })); err != nil {
+	if err := reg.Register(NewCollector(m, func() Snapshot { return s }, Build{Version: "v1", Hash: "abc", Kernel: "6.6.0"})); err != nil {
 		t.Fatal(err)
 	}
 	rec := httptest.NewRecorder()
@@ -74,7 +74,6 @@ func TestCollector(t *testing.T) {
 	}
 	got, code := scrape(t, m, Snapshot{
 		Revision: 42, FeedAge: 1.5, ApplyErrors: 3, ENIs: map[string]int{"Ready": 2, "Waiting": 0},
-		Version: "v1", Kernel: "6.6.0", Program: "abc",
 	})
 	if code != 200 {
 		t.Fatalf("status %d", code)
@@ -164,5 +163,18 @@ func TestCountEntries(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)
 		}
+	}
+}
+
+func TestNewBuild(t *testing.T) {
+	b, err := NewBuild("v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Version != "v1" || len(b.Hash) != 12 || b.Kernel == "" {
+		t.Errorf("%+v", b)
+	}
+	if again, err := NewBuild("v1"); err != nil || again != b {
+		t.Errorf("%+v then %+v, %v", b, again, err)
 	}
 }

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+)
+
+func TestExitCodes(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		args     []string
+		log      string
+		code     int
+		out, err string
+	}{
+		{name: "help", args: []string{"--help"}, out: "enid --host NAME --feed SOURCE"},
+		{name: "no arguments", code: 2, err: "--host is required"},
+		{name: "unknown scheme", args: []string{"--host=h", "--feed=ftp:x"}, code: 2, err: `"ftp" is not known`},
+		{name: "later scheme", args: []string{"--host=h", "--feed=etcd:http://x"}, code: 2, err: "not supported by this version"},
+		{name: "unknown log format", args: []string{"--host=h", "--feed=dir:x"}, log: "xml", code: 2, err: "want text or json"},
+		{name: "no such address", args: []string{"--host=h", "--feed=dir:x", "--listen=nowhere"}, code: 1, err: "listen for /readyz"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var out, errs bytes.Buffer
+			code := run(context.Background(), tt.args, &out, &errs, func(string) string { return tt.log })
+			if code != tt.code || !strings.Contains(out.String(), tt.out) || !strings.Contains(errs.String(), tt.err) {
+				t.Errorf("exit code %d, want %d; %q %q", code, tt.code, out.String(), errs.String())
+			}
+		})
+	}
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/eniplane/eniplane/loader"
+	"github.com/eniplane/eniplane/pkg/feed"
+)
+
+func TestDevices(t *testing.T) {
+	w := newWorld(t)
+	w.kernel.waiting = map[string]bool{"eni-2": true}
+	w.say(feed.Update{Revision: w.revision(1, objects(t, names(1, 2), nil))})
+	want := []ENIStatus{
+		{Name: "eni-1", UID: "eni-1", Phase: loader.Ready, Device: "eni-1", Ifindex: 3, Index: 1},
+		{Name: "eni-2", UID: "eni-2", Phase: loader.Waiting, Device: "eni-2", Index: 2, Reason: "no device eni-2"},
+	}
+	if diff := cmp.Diff(want, w.agent.Status().ENIs); diff != "" {
+		t.Error(diff)
+	}
+	w.kernel.waiting = nil
+	w.agent.reconcile(context.Background())
+	if got := w.agent.Metrics().ENIs; got["Ready"] != 2 || got["Waiting"] != 0 {
+		t.Errorf("states %v", got)
+	}
+}
+
+func TestAnnouncements(t *testing.T) {
+	w := newWorld(t)
+	w.kernel.waiting = map[string]bool{"eni-1": true}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // one round only
+	rounds := func() int {
+		w.agent.announcements.Wait()
+		return w.announce.all()["uplink0 203.0.113.10"]
+	}
+	w.agent.update(ctx, feed.Update{Revision: w.revision(1, objects(t, names(1, 2), nil))})
+	if n := rounds(); n != 0 {
+		t.Errorf("announced %d times although the ENI has no device", n)
+	}
+	w.kernel.waiting = nil
+	w.agent.reconcile(ctx)
+	w.agent.reconcile(ctx)
+	if n := rounds(); n != 1 {
+		t.Errorf("announced %d times, want once", n)
+	}
+	if e := w.agent.Status().EIPs; len(e) != 1 || !e[0].Announced || e[0].ENI != "eni-1" {
+		t.Errorf("EIPs %v", e)
+	}
+	w.agent.update(ctx, feed.Update{Revision: w.revision(2, objects(t, nil, names(1, 2)))})
+	w.agent.update(ctx, feed.Update{Revision: w.revision(3, objects(t, names(1, 2), nil))})
+	if n := rounds(); n != 2 {
+		t.Errorf("announced %d times, want again after it came back", n)
+	}
+	// A restored revision may be old: silence until the feed speaks.
+	w.start()
+	w.agent.restore(ctx)
+	if n := rounds(); n != 2 {
+		t.Errorf("announced %d times: a restored revision was announced", n)
+	}
+	w.agent.update(ctx, feed.Update{Revision: w.revision(3, objects(t, names(1, 2), nil))})
+	if n := rounds(); n != 3 {
+		t.Errorf("announced %d times, want again after the restart", n)
+	}
+}
+
+func TestPeerIsRefused(t *testing.T) {
+	w := newWorld(t)
+	o := objects(t, names(1, 2), nil)
+	o.Hosts["host-a"].Peer = netip.MustParseAddrPort("192.168.100.1:9967")
+	w.say(feed.Update{Revision: w.revision(1, o)})
+	if s := w.agent.Status(); s.Revision != nil || !strings.Contains(s.Feed.Error, "Host/host-a: spec.peer: is not supported by this version") {
+		t.Errorf("revision %v, error %q", s.Revision, s.Feed.Error)
+	}
+}
+
+func TestReady(t *testing.T) {
+	w := newWorld(t)
+	get := func(path string) (int, string) {
+		rec := httptest.NewRecorder()
+		w.agent.Handler(http.NotFoundHandler()).ServeHTTP(rec, httptest.NewRequest("GET", path, nil))
+		return rec.Code, rec.Body.String()
+	}
+	if code, _ := get("/healthz"); code != 200 {
+		t.Errorf("/healthz %d before any revision", code)
+	}
+	if code, _ := get("/readyz"); code != 503 {
+		t.Errorf("/readyz %d before any revision", code)
+	}
+	w.kernel.fail = errors.New("no memory")
+	w.say(feed.Update{Revision: w.revision(1, objects(t, names(1, 2), nil))})
+	if code, _ := get("/readyz"); code != 503 {
+		t.Errorf("/readyz %d after a revision that failed", code)
+	}
+	w.kernel.fail, w.kernel.waiting = nil, map[string]bool{"eni-1": true, "eni-2": true}
+	w.agent.take(context.Background(), w.agent.waiting)
+	if code, body := get("/readyz"); code != 200 || body != "revision 1 (hash-of-1)\n" {
+		t.Errorf("/readyz %d %q", code, body)
+	}
+	w.kernel.fail = errors.New("no memory")
+	w.say(feed.Update{Revision: w.revision(2, objects(t, names(1, 3), nil))})
+	w.say(feed.Update{Err: errors.New("syntax")})
+	if code, body := get("/readyz"); code != 200 || body != "revision 1 (hash-of-1)\n" {
+		t.Errorf("/readyz %d %q after bad revisions", code, body)
+	}
+	if code, body := get("/status"); code != 200 || !strings.Contains(body, `"phase": "Waiting"`) {
+		t.Errorf("/status %d %s", code, body)
+	}
+}
+
+// TestRun drives the loop itself, over channels.
+func TestRun(t *testing.T) {
+	w := newWorld(t)
+	links := make(chan struct{}, 1)
+	w.agent.Links = links
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { w.agent.Run(ctx); close(done) }()
+	w.feed.says <- feed.Update{Err: errors.New("half a file")}
+	w.feed.says <- feed.Update{Revision: w.revision(5, objects(t, names(1, 2), nil))}
+	for range 2 { // when the feed takes the second, the agent has taken the first and is done with revision 5
+		w.feed.says <- feed.Update{Err: errors.New("half a file")}
+	}
+	links <- struct{}{}
+	w.wantInForce(5)
+	cancel()
+	<-done
+	s, err := ReadStatus(w.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Host != "host-a" || s.Revision == nil || s.Revision.Number != 5 || len(s.ENIs) != 2 {
+		t.Errorf("status file %+v", s)
+	}
+	if left, _ := filepath.Glob(filepath.Join(w.dir, ".*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
