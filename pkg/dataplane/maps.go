@@ -75,13 +75,13 @@ func explainPin(dir, path string, err error) error {
 	return fmt.Errorf("open map %s: the pin is missing although others exist: another version of enid runs, or somebody removed it; restart enid", path)
 }
 
-// PinnedMaps lists the maps of the object that are pinned, sorted: all but those of the compiler,
-// of the tests, and the scratch memory of a packet. These live and die with the programs.
+// PinnedMaps lists the maps of the object that are pinned, sorted: all but those of the compiler
+// and the scratch memory of a packet. These live and die with the programs.
 func PinnedMaps(spec *ebpf.CollectionSpec) []string {
 	var names []string
 	for name, ms := range spec.Maps {
 		scratch := ms.Type == ebpf.PerCPUArray && name != MapCounters
-		if name[0] != '.' && name != bpfMapUnit && !scratch {
+		if name[0] != '.' && !scratch {
 			names = append(names, name)
 		}
 	}
