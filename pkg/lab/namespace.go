@@ -97,7 +97,7 @@ func openNamespace(name string) (*Namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace %s: %w", name, err)
 	}
-	nl, err := netlink.NewHandleAt(h)
+	nl, err := netlink.NewHandleAt(h, unix.NETLINK_ROUTE) // by default it wants IPsec of the kernel, too
 	if err != nil {
 		_ = h.Close()
 		return nil, fmt.Errorf("open netlink in %s: %w", name, err)
