@@ -5,10 +5,6 @@
 
 #include "kernel.h"
 
-/* Only the datapath rows set this: tunnel facts come from the context instead of a tunnel, and the
- * target of a redirect is noted in the map `unit`. */
-volatile const bool unit_test = false;
-
 /* Which packets XDP on the uplink finishes itself; the others it leaves to TC untouched. */
 enum xdp_scope {
 	XDP_OWNS_NEIGHBOURS = 1 << 0, /* ARP and neighbour discovery for EIPs */

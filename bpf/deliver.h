@@ -133,8 +133,6 @@ static __always_inline enum reason to_overlay(struct pkt *p, const struct host_c
 				   BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT))
 		return REASON_HELPER;
 	p->out_ifindex = host->vxlan_ifindex;
-	p->out = OUT_OVERLAY;
-	unit_note(host->vxlan_ifindex, 2, nh->vni, nh->vtep);
 	return REASON_DELIVERED;
 }
 

@@ -18,12 +18,8 @@ static __always_inline int tc_action(const struct pkt *p, enum reason reason, in
 		return otherwise;
 	case REASON_DELIVERED:
 	case REASON_ANSWERED:
-		if (p->out == OUT_NEIGHBOUR) {
-			unit_note(p->out_ifindex, 3, 0, NULL);
+		if (p->out == OUT_NEIGHBOUR)
 			return bpf_redirect_neigh(p->out_ifindex, NULL, 0, 0);
-		}
-		if (p->out == OUT_DEVICE)
-			unit_note(p->out_ifindex, 1, 0, NULL);
 		return bpf_redirect(p->out_ifindex, 0);
 	default:
 		return TCX_DROP;
@@ -38,7 +34,6 @@ static __always_inline int xdp_action(const struct pkt *p, enum reason reason)
 	case REASON_ANSWERED:
 		return XDP_TX;
 	case REASON_DELIVERED:
-		unit_note(p->out_ifindex, 1, 0, NULL);
 		return bpf_redirect(p->out_ifindex, 0);
 	default:
 		return XDP_DROP;

@@ -115,19 +115,3 @@ static __always_inline bool csum_l4(struct pkt *p, __u32 off, __u32 diff, bool u
 		return true; /* older kernels refuse the flag and change nothing */
 	return !bpf_l4_csum_replace(p->ctx, off, 0, diff, flags);
 }
-
-static __always_inline void unit_note(__u32 ifindex, __u32 kind, __u32 vni, const __u8 *remote)
-{
-	__u32 zero = 0;
-	struct unit *u;
-
-	if (!unit_test)
-		return;
-	u = bpf_map_lookup_elem(&unit, &zero);
-	if (!u)
-		return;
-	u->ifindex = ifindex;
-	u->kind = kind;
-	u->vni = vni;
-	*(__u32 *)u->remote = remote ? *(const __u32 *)remote : 0;
-}

@@ -119,12 +119,3 @@ struct {
 	__uint(value_size, sizeof(__u32));
 	__uint(max_entries, PROGRAM_SLOTS);
 } progs_tc SEC(".maps"), progs_xdp SEC(".maps");
-
-/* Where the last redirect went; written with unit_test only. */
-struct unit {
-	__u32 ifindex;
-	__u32 kind; /* 1 = redirect, 2 = overlay, 3 = neighbour */
-	__u32 vni;
-	__u8 remote[4];
-};
-MAP(unit, BPF_MAP_TYPE_ARRAY, __u32, struct unit, 1, 0);

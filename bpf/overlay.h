@@ -43,18 +43,11 @@ struct tunnel {
 	__u32 mark;
 };
 
-/* The datapath rows have no tunnel: they give the facts in the context. */
 static __always_inline bool overlay_tunnel(struct __sk_buff *skb, struct tunnel *t)
 {
 	struct bpf_tunnel_key key = {};
 
 	t->mark = skb->mark;
-	if (unit_test) {
-		t->vni = skb->cb[0];
-		barrier_var(skb); /* two reads of the context, not one of 8 bytes */
-		t->vtep = skb->cb[1];
-		return true;
-	}
 	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
 		return false;
 	t->vni = key.tunnel_id;

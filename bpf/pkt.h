@@ -21,7 +21,6 @@
 enum out {
 	OUT_DEVICE = 0, /* as it is */
 	OUT_NEIGHBOUR = 1, /* the kernel writes the next hop's MAC */
-	OUT_OVERLAY = 2, /* the VXLAN device writes the outer headers */
 };
 
 struct pkt {

@@ -328,14 +328,6 @@ type bpfTooBig struct {
 	Quote     [96]uint8
 }
 
-type bpfUnit struct {
-	_       structs.HostLayout
-	Ifindex uint32
-	Kind    uint32
-	Vni     uint32
-	Remote  [4]uint8
-}
-
 type bpfUplink struct {
 	_   structs.HostLayout
 	Mac [6]uint8
@@ -460,7 +452,6 @@ const (
 	bpfMapScratches      = "scratches"
 	bpfMapServices       = "services"
 	bpfMapTooBigs        = "too_bigs"
-	bpfMapUnit           = "unit"
 	bpfMapUplinks        = "uplinks"
 	bpfMapVerdicts       = "verdicts"
 	bpfMapVteps          = "vteps"
@@ -473,7 +464,6 @@ const (
 	bpfProgUplink        = "uplink"
 	bpfProgUplinkXdp     = "uplink_xdp"
 	bpfProgVxlan         = "vxlan"
-	bpfVarUnitTest       = "unit_test"
 	bpfVarXdpOwns        = "xdp_owns"
 )
 
@@ -561,7 +551,6 @@ type bpfMapSpecs struct {
 	Scratches  *ebpf.MapSpec `ebpf:"scratches"`
 	Services   *ebpf.MapSpec `ebpf:"services"`
 	TooBigs    *ebpf.MapSpec `ebpf:"too_bigs"`
-	Unit       *ebpf.MapSpec `ebpf:"unit"`
 	Uplinks    *ebpf.MapSpec `ebpf:"uplinks"`
 	Verdicts   *ebpf.MapSpec `ebpf:"verdicts"`
 	Vteps      *ebpf.MapSpec `ebpf:"vteps"`
@@ -572,8 +561,7 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	UnitTest *ebpf.VariableSpec `ebpf:"unit_test"`
-	XdpOwns  *ebpf.VariableSpec `ebpf:"xdp_owns"`
+	XdpOwns *ebpf.VariableSpec `ebpf:"xdp_owns"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -624,7 +612,6 @@ type bpfMaps struct {
 	Scratches  *ebpf.Map `ebpf:"scratches"`
 	Services   *ebpf.Map `ebpf:"services"`
 	TooBigs    *ebpf.Map `ebpf:"too_bigs"`
-	Unit       *ebpf.Map `ebpf:"unit"`
 	Uplinks    *ebpf.Map `ebpf:"uplinks"`
 	Verdicts   *ebpf.Map `ebpf:"verdicts"`
 	Vteps      *ebpf.Map `ebpf:"vteps"`
@@ -661,7 +648,6 @@ func (m *bpfMaps) Close() error {
 		m.Scratches,
 		m.Services,
 		m.TooBigs,
-		m.Unit,
 		m.Uplinks,
 		m.Verdicts,
 		m.Vteps,
@@ -673,8 +659,7 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	UnitTest *ebpf.Variable `ebpf:"unit_test"`
-	XdpOwns  *ebpf.Variable `ebpf:"xdp_owns"`
+	XdpOwns *ebpf.Variable `ebpf:"xdp_owns"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.
