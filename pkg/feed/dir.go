@@ -185,7 +185,7 @@ func (r *run) judge(s *snapshot) time.Duration {
 	}
 	rev := &Revision{Number: number, Hash: s.hash, Marked: s.marked, Files: s.files}
 	if err == nil {
-		rev.Objects, err = r.decode(rev)
+		rev.Objects, err = r.objects(rev)
 	}
 	r.judged, r.candidate = s.view, nil
 	if err != nil {
@@ -239,14 +239,14 @@ func (r *run) unmarked(s *snapshot) (uint64, error) {
 	return r.seen.Number + 1, nil
 }
 
-// decode validates a revision. The objects of a content that has been seen are the same.
-func (r *run) decode(rev *Revision) (*api.Objects, error) {
+// objects validates a revision. Those of a content that has been seen are the same.
+func (r *run) objects(rev *Revision) (*api.Objects, error) {
 	if r.seen != nil && r.seen.Hash == rev.Hash && r.seen.Objects != nil {
 		return r.seen.Objects, nil
 	}
-	objects, errs := api.Decode(rev.Files)
-	if errs != nil {
-		return nil, api.Errors(errs)
+	objects, err := decode(rev.Files)
+	if err != nil {
+		return nil, err
 	}
 	if !rev.Marked && len(objects.All()) == 1 { // the region
 		return nil, fmt.Errorf("the files hold nothing but a region, and there is no %s (add objects, or %s if there shall be none)", revisionFile, revisionFile)

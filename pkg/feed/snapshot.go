@@ -109,6 +109,21 @@ func hasWriter(f *os.File) bool {
 	return err != nil
 }
 
+// decode reads the objects. A text on which our own code panics is refused like any other: the agent
+// outlives every feed.
+func decode(files []api.File) (objects *api.Objects, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			objects, err = nil, fmt.Errorf("reading the objects fails with %v (report this as a bug, with the files)", p)
+		}
+	}()
+	objects, errs := api.Decode(files)
+	if errs != nil {
+		return nil, api.Errors(errs)
+	}
+	return objects, nil
+}
+
 // hashOf names a content: the names and texts of all object files.
 func hashOf(files []api.File) string {
 	h := sha256.New()

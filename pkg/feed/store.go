@@ -52,11 +52,9 @@ func LastGood(stateDir string) (*Revision, error) {
 		return nil, fmt.Errorf("read last good revision from %s: %w", path, err)
 	}
 	r := &Revision{Number: s.Number, Hash: s.Hash, Marked: s.Marked, Forced: s.Forced, Files: s.Files}
-	objects, errs := api.Decode(s.Files)
-	if errs != nil {
-		return r, fmt.Errorf("read last good revision %d from %s: this version refuses it: %w", s.Number, path, api.Errors(errs))
+	if r.Objects, err = decode(s.Files); err != nil {
+		return r, fmt.Errorf("read last good revision %d from %s: this version refuses it: %w", s.Number, path, err)
 	}
-	r.Objects = objects
 	return r, nil
 }
 
