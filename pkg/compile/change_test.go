@@ -605,3 +605,65 @@ func TestUnattached(t *testing.T) {
 		t.Errorf("a host without ENIs: %v", lines(empty))
 	}
 }
+
+// TestRoom: rules that fill the host's maps degrade those who came last, not who was there before,
+// and never the revision.
+func TestRoom(t *testing.T) {
+	obj := decode(t, region)
+	var first *Result
+	verdicts := 0
+	for i := range 9 {
+		group := &api.SecurityGroup{Metadata: api.Metadata{Name: fmt.Sprintf("big-%d", i)}, VPC: "red"}
+		for j := range uint16(500) {
+			host := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 9, byte(j >> 8), byte(j)}), 32)
+			group.Ingress = append(group.Ingress,
+				api.Rule{Protocol: api.Protocol{Any: true}, Peers: []api.Peer{{Prefix: host}}},
+				api.Rule{Protocol: proto(6), Ports: []api.PortRange{{From: j + 1, To: j + 1}}, Peers: []api.Peer{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}})
+		}
+		obj.SecurityGroups[group.Name] = group
+		e := *obj.ENIs["db-0"]
+		e.Name, e.UID, e.MAC = group.Name, group.Name, api.MAC{2, 0, 0, 0, 1, byte(i)}
+		e.IPs, e.SecurityGroups = []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 2, byte(100 + i)})}, []string{group.Name}
+		e.AllowedAddresses = []netip.Prefix{netip.MustParsePrefix("10.0.8.0/24")} // all share one rule set
+		if i == 0 {
+			e.Name, e.UID = "zz-old", "zz-old"
+		}
+		obj.ENIs[e.Name] = &e
+		if i == 0 {
+			first = mustCompile(t, Input{Objects: obj, Host: "host-a", Revision: 1})
+		}
+	}
+	res := after(t, first, obj)
+	for _, set := range res.State.Rulesets {
+		verdicts += len(set.Verdicts)
+	}
+	if limit := MapCapacity().Verdicts / 2; verdicts > limit || verdicts < limit-260000 {
+		t.Errorf("%d verdicts, want up to %d", verdicts, limit)
+	}
+	if err := res.Degraded["big-8"]; len(res.Degraded) != 1 || err == nil || !strings.Contains(err.Error(), "compile sg big-8 ingress: the host's map of verdicts has no room for 251000 more") {
+		t.Errorf("degraded: %v", res.Degraded)
+	}
+	for _, name := range []string{"db-0", "ops-0", "web-0", "zz-old"} {
+		if was, now := eniOf(first.State, name), eniOf(res.State, name); now == nil || now.SGIn != was.SGIn {
+			t.Errorf("%s lost its rules: %+v", name, now)
+		}
+	}
+}
+
+// TestRoomOfEachMap: each of the shared maps is counted, and what does not fit takes nothing.
+func TestRoomOfEachMap(t *testing.T) {
+	for what, one := range map[string]Capacity{
+		"addresses in rules": {Addrs: 1}, "combinations of groups in rules": {Groups: 1}, "ports in rules": {Services: 1},
+		"verdicts": {Verdicts: 1}, "routes": {Routes: 1},
+	} {
+		r := newRoom()
+		full := Capacity{Addrs: 1 << 21 * one.Addrs, Groups: 1 << 19 * one.Groups, Services: 1 << 19 * one.Services, Verdicts: 1 << 21 * one.Verdicts, Routes: 1 << 21 * one.Routes}
+		if err := r.take(full); err != nil {
+			t.Errorf("%s: the first half of the map is refused: %v", what, err)
+		}
+		used := r.used
+		if err := r.take(one); err == nil || !strings.Contains(err.Error(), "map of "+what) || r.used != used {
+			t.Errorf("%s: got %v, %+v in use; want no room, and %+v", what, err, r.used, used)
+		}
+	}
+}

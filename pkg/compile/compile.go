@@ -52,7 +52,7 @@ func Compile(in Input) (*Result, error) {
 	}
 	c.survey()
 	c.number()
-	for _, e := range c.local {
+	for _, e := range c.byAge() {
 		c.addENI(e)
 	}
 	for _, v := range c.vpcs {
@@ -94,6 +94,7 @@ type namedRoutes struct {
 type compiler struct {
 	Input
 	alloc            *allocator
+	room             room
 	previousENIs     map[string]*ENI
 	previousRulesets map[uint32]*Ruleset
 
@@ -116,7 +117,7 @@ type compiler struct {
 
 func newCompiler(in Input, alloc *allocator) *compiler {
 	c := &compiler{
-		Input: in, alloc: alloc,
+		Input: in, alloc: alloc, room: newRoom(),
 		previousENIs:     map[string]*ENI{},
 		previousRulesets: map[uint32]*Ruleset{},
 		vpcOf:            map[string]*vpc{},
@@ -218,6 +219,19 @@ func (c *compiler) number() {
 	for _, e := range c.alloc.claimENIs(c.local) {
 		c.degraded[e.Name] = fmt.Errorf("number ENI %s: all %d ENIs of this host are in use or were until now: move instances to other hosts, or wait for the next revision if some have just left", e.Name, MaxENIs-firstENI)
 	}
+}
+
+// byAge returns the local ENIs, those first that were here before: new ones get what room is left.
+func (c *compiler) byAge() []*api.ENI {
+	var old, fresh []*api.ENI
+	for _, e := range c.local {
+		if c.previousENIs[e.Name] != nil {
+			old = append(old, e)
+		} else {
+			fresh = append(fresh, e)
+		}
+	}
+	return append(old, fresh...)
 }
 
 // addVPC adds what this host must know of a VPC: where its addresses are, and who may send them.

@@ -159,10 +159,8 @@ func (c *compiler) ruleset(v *vpc, p policy) *compiled {
 		}
 	}
 	out.hash = c.policyHash(&p, sets)
-	key := keyOf(out.hash)
-	if old, ok := c.previousRulesets[c.alloc.old.Rulesets[key]]; ok {
-		out.id = c.alloc.ruleset(key)
-		c.rulesets[out.id] = namedRuleset{*old, p.label}
+	if old, ok := c.previousRulesets[c.alloc.old.Rulesets[keyOf(out.hash)]]; ok {
+		c.admit(out, *old, p.label)
 		return out
 	}
 	set, err := compileRules(p.rules, c.Objects.PrefixLists, sets)
@@ -170,10 +168,23 @@ func (c *compiler) ruleset(v *vpc, p policy) *compiled {
 		out.err = fmt.Errorf("compile %s: %w", p.label, err)
 		return out
 	}
-	out.id = c.alloc.ruleset(key)
-	set.ID = out.id
-	c.rulesets[out.id] = namedRuleset{set, p.label}
+	c.admit(out, set, p.label)
 	return out
+}
+
+// admit gives a rule set its id, if the maps have room for it or it is there already.
+func (c *compiler) admit(out *compiled, set Ruleset, label string) {
+	if id, ok := c.alloc.ids.Rulesets[keyOf(out.hash)]; ok {
+		out.id = id
+		return
+	}
+	if err := c.room.take(set.size()); err != nil {
+		out.err = fmt.Errorf("compile %s: %w", label, err)
+		return
+	}
+	out.id = c.alloc.ruleset(keyOf(out.hash))
+	set.ID = out.id
+	c.rulesets[out.id] = namedRuleset{set, label}
 }
 
 // allowedAddresses makes the rule set of the foreign sources of an ENI: one class, nothing else.
@@ -185,8 +196,7 @@ func (c *compiler) allowedAddresses(prefixes []netip.Prefix) *compiled {
 	h.str(allowedLabel)
 	h.prefixes(sorted)
 	out := &compiled{hash: h.sum()}
-	out.id = c.alloc.ruleset(keyOf(out.hash))
-	set := Ruleset{ID: out.id}
+	var set Ruleset
 	var matches []match
 	for _, p := range sorted {
 		matches = append(matches, match{p, bitset{1}})
@@ -194,7 +204,7 @@ func (c *compiler) allowedAddresses(prefixes []netip.Prefix) *compiled {
 	for _, e := range newClasses().classify(matches) {
 		set.Peers = append(set.Peers, PeerClass{Prefix: e.prefix, Class: e.class})
 	}
-	c.rulesets[out.id] = namedRuleset{set, allowedLabel}
+	c.admit(out, set, allowedLabel)
 	return out
 }
 

@@ -55,13 +55,19 @@ func (c *compiler) routeTable(v *vpc, name string) *table {
 		out.err = fmt.Errorf("compile route table %s: %d routes are more than the limit of %d: aggregate them", label, len(routes), maxRoutes)
 		return out
 	}
-	out.id = c.alloc.table(keyOf(out.hash))
-	if _, ok := c.routes[out.id]; !ok {
-		for i := range routes {
-			routes[i].Table = out.id
-		}
-		c.routes[out.id] = namedRoutes{routes, label}
+	if id, ok := c.alloc.ids.Tables[keyOf(out.hash)]; ok {
+		out.id = id
+		return out
 	}
+	if err := c.room.take(Capacity{Routes: len(routes)}); err != nil {
+		out.err = fmt.Errorf("compile route table %s: %w", label, err)
+		return out
+	}
+	out.id = c.alloc.table(keyOf(out.hash))
+	for i := range routes {
+		routes[i].Table = out.id
+	}
+	c.routes[out.id] = namedRoutes{routes, label}
 	return out
 }
 
