@@ -12,7 +12,7 @@ import (
 	"github.com/eniplane/eniplane/pkg/api"
 )
 
-// The bounds of the index tables, as in bpf/types.h (pkg/dataplane has a test that compares them).
+// The bounds of the index tables, as in bpf/types.h.
 const (
 	MaxENIs      = 1024
 	MaxNextHops  = 1 << 20
