@@ -46,8 +46,10 @@ test-kernel: ## run tests on a Debian 6.12 kernel in QEMU: make test-kernel PKG=
 	@go build -o bin/ ./test/kernel
 	@exec bin/kernel -kernel 6.12 -run '$(RUN)' $(PKG)
 
-bench: root ## run the Go benchmarks, of the programs too
-	go test -run '^$$' -bench . -p 1 ./...
+bench: root ## run the benchmarks (see bench/README.md)
+	@$(MAKE) --no-print-directory build
+	bin/enibench flowtable
+	go test -run '^$$' -bench . -p 1 ./pkg/...
 
 soak: root ## run the end-to-end tests N=10 times, then the proof on 6.12
 	@deploy/install-deps.sh generate test

@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Flowtable measures the flow table of bpf/flow.h against a preallocated kernel hash, as root:
-//
-//	go run ./bench/flowtable
-//
-// It prints the tables that README.md keeps. All variants of one line run in turn, several rounds, on one CPU;
-// what is printed is the median, less that of the same loop without a table.
-package main
+// Package flowbench measures the flow table of bpf/flow.h against a preallocated kernel hash. It prints the tables
+// that bpf/README.md keeps. All variants of one line run in turn, several rounds, on one CPU; what is printed is the
+// median, less that of the same loop without a table.
+package flowbench
 
 import (
-	"flag"
 	"fmt"
-	"os"
+	"io"
 	"runtime"
 	"slices"
 	"time"
@@ -36,25 +32,21 @@ const (
 // shuffle is odd, so that number*shuffle visits all numbers, and large, so that it does so out of order.
 const shuffle = 0x9e3779b1
 
-func main() {
-	rounds := flag.Int("rounds", 7, "how often each program runs")
-	steps := flag.Uint("steps", 1<<20, "operations per run")
-	flag.Parse()
-	if err := run(*rounds, uint32(*steps)); err != nil {
-		fmt.Fprintln(os.Stderr, "flowtable:", err)
-		os.Exit(1)
-	}
-}
-
-func run(rounds int, steps uint32) error {
+// Run measures both families: each program so many rounds, of so many operations.
+func Run(w io.Writer, rounds int, steps uint32) error {
 	runtime.LockOSThread()
-	var cpu unix.CPUSet
+	defer runtime.UnlockOSThread()
+	var before, cpu unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		return fmt.Errorf("ask for the CPUs: %w", err)
+	}
 	cpu.Set(0)
 	if err := unix.SchedSetaffinity(0, &cpu); err != nil {
 		return fmt.Errorf("bind to CPU 0: %w", err)
 	}
+	defer unix.SchedSetaffinity(0, &before) //nolint:errcheck // these were its CPUs
 	for _, family := range []flowtable.Family{flowtable.IPv4, flowtable.IPv6} {
-		b := bench{family: family, rounds: rounds, steps: steps}
+		b := bench{out: w, family: family, rounds: rounds, steps: steps}
 		if err := b.all(); err != nil {
 			return err
 		}
@@ -63,6 +55,7 @@ func run(rounds int, steps uint32) error {
 }
 
 type bench struct {
+	out    io.Writer
 	family flowtable.Family
 	rounds int
 	steps  uint32
@@ -84,9 +77,9 @@ func (b *bench) all() error {
 	if err := flowtable.Prepare(d.Map("flow_tables"), d.Map(b.name("flows")), b.family); err != nil {
 		return err
 	}
-	fmt.Printf("\n%s, ns per operation\n\n", b.family)
-	fmt.Println("| operation | flows | loop | own table | kernel hash | own/hash |")
-	fmt.Println("|---|---|---|---|---|---|")
+	fmt.Fprintf(b.out, "\n%s, ns per operation\n\n", b.family)
+	fmt.Fprintln(b.out, "| operation | flows | loop | own table | kernel hash | own/hash |")
+	fmt.Fprintln(b.out, "|---|---|---|---|---|---|")
 	for _, flows := range []uint32{1, 1 << 16, maxFlows} {
 		if err := b.hits(flows); err != nil {
 			return err
@@ -154,7 +147,7 @@ func median(values []float64) float64 {
 }
 
 func (b *bench) line(what string, flows uint32, loop, own, hash float64) {
-	fmt.Printf("| %s | %d | %.1f | %.1f | %.1f | %.2f |\n", what, flows, loop, own-loop, hash-loop, (own-loop)/(hash-loop))
+	fmt.Fprintf(b.out, "| %s | %d | %.1f | %.1f | %.1f | %.2f |\n", what, flows, loop, own-loop, hash-loop, (own-loop)/(hash-loop))
 }
 
 // inserts measures new flows: into a table where all flows have expired (each round takes new keys), and of keys
@@ -188,7 +181,7 @@ func (b *bench) inserts() error {
 	}
 	b.line("insert, all else expired (hash: swept)", maxFlows, median(loop), median(reuse), median(afterSweep))
 	b.line("insert of a key that is there", maxFlows, median(loop), median(again), median(hashAgain))
-	fmt.Printf("| sweep, per flow | %d | - | not needed | %.1f | - |\n", maxFlows, median(sweep))
+	fmt.Fprintf(b.out, "| sweep, per flow | %d | - | not needed | %.1f | - |\n", maxFlows, median(sweep))
 	return nil
 }
 
@@ -227,7 +220,7 @@ func (b *bench) dumps() error {
 		}
 		batch = append(batch, float64(took.Milliseconds()))
 	}
-	fmt.Printf("\n%s, ms for %d flows: list %.0f, count %.1f; kernel hash by batches %.0f (%.2f)\n",
+	fmt.Fprintf(b.out, "\n%s, ms for %d flows: list %.0f, count %.1f; kernel hash by batches %.0f (%.2f)\n",
 		b.family, maxFlows, median(list), median(count), median(batch), median(list)/median(batch))
 	return nil
 }
