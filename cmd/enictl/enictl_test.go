@@ -162,7 +162,7 @@ func TestStatus(t *testing.T) {
 	want := `host      host-a
 agent     not running; last heard of 2026-01-02T03:04:05Z. What is in force stays in force
 revision  7 (0123456789ab), applied 2026-01-02T03:03:05Z
-feed      dir:/feed, unusable for 1m0s: syntax
+feed      dir:/feed, nothing usable for 1m0s: syntax
 uplinks   uplink0
 enis      1 Ready, 1 Waiting, 0 Degraded
 foreign   other (id 5) runs before ours at tcx ingress of uplink0

@@ -154,7 +154,10 @@ func newHost(t *testing.T) *host {
 			Private: netip.MustParseAddr("10.0.1.10"), Announced: true,
 		}},
 		Foreign: []loader.Foreign{{Device: "uplink0", Hook: "tcx ingress", Program: "other", ID: 5}},
-		Errors:  []agent.ErrorLine{{Time: h.now, Text: "first line\nsecond line"}},
+		Errors: []agent.ErrorLine{
+			{Time: h.now, Text: "syntax"}, // of the feed: said only once
+			{Time: h.now, Text: "first line\nsecond line"},
+		},
 	}
 	text, err = json.Marshal(status)
 	if err != nil {

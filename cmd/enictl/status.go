@@ -87,6 +87,9 @@ func (a *app) printStatus(s *hostStatus) error {
 		line("foreign", "%s (id %d) runs before ours at %s of %s", f.Program, f.ID, f.Hook, f.Device)
 	}
 	for _, e := range s.Errors {
+		if e.Text == s.Feed.Error {
+			continue // said above
+		}
 		for n, text := range strings.Split(e.Text, "\n") {
 			if n == 0 {
 				line("error", "%s %s", e.Time.Format(time.RFC3339), text)
@@ -126,7 +129,7 @@ func (a *app) feedLine(s *hostStatus) string {
 	age := s.Age(a.now()).Truncate(time.Second)
 	switch {
 	case s.Feed.Error != "":
-		return fmt.Sprintf("%s, unusable for %s: %s", s.Feed.Source, age, s.Feed.Error)
+		return fmt.Sprintf("%s, nothing usable for %s: %s", s.Feed.Source, age, s.Feed.Error)
 	case s.Feed.Heard.IsZero():
 		return fmt.Sprintf("%s, nothing heard for %s", s.Feed.Source, age)
 	}

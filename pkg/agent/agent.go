@@ -166,9 +166,8 @@ func (a *Agent) recallStatus() {
 func (a *Agent) Run(ctx context.Context) {
 	updates := make(chan feed.Update)
 	go a.listen(ctx, updates)
-	settle := time.NewTimer(settleTime) // the first reconcile, before any revision
+	settle := time.After(settleTime) // the first reconcile, before any revision
 	slow := time.NewTicker(reconcileEvery)
-	defer settle.Stop()
 	defer slow.Stop()
 	defer a.announcements.Wait()
 	a.save()
@@ -181,8 +180,11 @@ func (a *Agent) Run(ctx context.Context) {
 		case <-a.restoreAt:
 			a.restore(ctx)
 		case <-a.Links:
-			settle.Reset(settleTime)
-		case <-settle.C:
+			if settle == nil { // else events that never stop would put it off for ever
+				settle = time.After(settleTime)
+			}
+		case <-settle:
+			settle = nil
 			a.reconcile(ctx)
 		case <-slow.C:
 			a.reconcile(ctx)

@@ -207,23 +207,28 @@ func TestNumbersAreKeptBeforeTheApply(t *testing.T) {
 	}
 }
 
-// TestNumbersSurviveACrash: the agent dies in the apply. Its successor gives the numbers to nobody else.
-func TestNumbersSurviveACrash(t *testing.T) {
-	w := newWorld(t)
-	var used []uint32
-	w.kernel.onApply = func(st *compile.State) {
-		for _, e := range st.ENIs {
-			used = append(used, e.Incarnation)
-		}
-	}
-	w.kernel.fail = errors.New("killed")
-	w.say(feed.Update{Revision: w.revision(1, objects(t, names(1, 2), nil))})
-	w.start()
-	w.kernel.fail = nil
-	w.say(feed.Update{Revision: w.revision(2, objects(t, names(3, 4), nil))})
-	slices.Sort(used)
-	if unique := slices.Compact(slices.Clone(used)); len(unique) != 4 {
-		t.Errorf("incarnations %v: some were given twice", used)
+// TestNumbersSurviveAFailedApply: whether the agent dies in the apply or only fails, the numbers that
+// the kernel may have seen are given to nobody else.
+func TestNumbersSurviveAFailedApply(t *testing.T) {
+	for name, between := range map[string]func(*world){"crash": (*world).start, "error": func(*world) {}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			var used []uint32
+			w.kernel.onApply = func(st *compile.State) {
+				for _, e := range st.ENIs {
+					used = append(used, e.Incarnation)
+				}
+			}
+			w.kernel.fail = errors.New("killed")
+			w.say(feed.Update{Revision: w.revision(1, objects(t, names(1, 2), nil))})
+			between(w)
+			w.kernel.fail = nil
+			w.say(feed.Update{Revision: w.revision(2, objects(t, names(3, 4), nil))})
+			slices.Sort(used)
+			if unique := slices.Compact(slices.Clone(used)); len(unique) != 4 {
+				t.Errorf("incarnations %v: some were given twice", used)
+			}
+		})
 	}
 }
 
