@@ -151,21 +151,16 @@ func TestDeviceMadeAgain(t *testing.T) {
 	}
 }
 
-// What is lost by hand is found and put back, and the report says so.
-func TestReconcileRepairs(t *testing.T) {
-	w := newWorld(t)
-	w.veth("port1")
-	l := w.open()
-	port := w.apply(l, testState(1, 1)).ENIs["eni-1-1"].Ifindex
-	if report := w.reconcile(l); len(report.Repairs) != 0 {
-		t.Fatalf("repairs without damage: %q", report.Repairs)
-	}
+// damage is what somebody could do to a host, and what the report must say of it.
+type damage struct {
+	name   string
+	repair string
+	do     func() error
+}
+
+func (w *world) damages(l *Loader, port int) []damage {
 	links := filepath.Join(w.opts.BPFFS, w.opts.Host, "links")
-	damages := []struct {
-		name   string
-		repair string
-		do     func() error
-	}{
+	return []damage{
 		{"the port's link", "was up without our program", func() error {
 			return os.Remove(filepath.Join(links, fmt.Sprintf("port_%d", port)))
 		}},
@@ -197,7 +192,18 @@ func TestReconcileRepairs(t *testing.T) {
 			return netlink.LinkDel(d)
 		}},
 	}
-	for _, d := range damages {
+}
+
+// What is lost by hand is found and put back, and the report says so.
+func TestReconcileRepairs(t *testing.T) {
+	w := newWorld(t)
+	w.veth("port1")
+	l := w.open()
+	port := w.apply(l, testState(1, 1)).ENIs["eni-1-1"].Ifindex
+	if report := w.reconcile(l); len(report.Repairs) != 0 {
+		t.Fatalf("repairs without damage: %q", report.Repairs)
+	}
+	for _, d := range w.damages(l, port) {
 		w.in(d.do)
 		report := w.reconcile(l)
 		if !strings.Contains(strings.Join(report.Repairs, "\n"), d.repair) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 
@@ -21,7 +22,7 @@ func loadPrograms(spec *ebpf.CollectionSpec, maps *dataplane.Maps) (*ebpf.Collec
 	programs, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
 	var rejected *ebpf.VerifierError
 	if errors.As(err, &rejected) {
-		return nil, fmt.Errorf("load the programs: the kernel's verifier refused one: %+v", rejected)
+		return nil, fmt.Errorf("load the programs: the kernel's verifier refused one: %w\n%s", err, strings.Join(rejected.Log, "\n"))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load the programs: %w", err)
