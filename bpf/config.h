@@ -7,7 +7,9 @@
 
 /* Which packets XDP on the uplink finishes itself; the others it leaves to TC untouched. */
 enum xdp_scope {
-	XDP_OWNS_NEIGHBOURS = 1 << 0, /* ARP and neighbour discovery for EIPs */
-	XDP_OWNS_EIPS = 1 << 1, /* IP packets to EIPs */
+	XDP_OWNS_OVERLAY = 1 << 0, /* VXLAN to our VTEP that nobody may send: dropped */
+	XDP_OWNS_NEIGHBOURS = 1 << 1, /* ARP and neighbour discovery for EIPs: answered */
+	XDP_OWNS_EIPS = 1 << 2, /* IP packets to EIPs: delivered */
 };
-volatile const __u32 xdp_owns = XDP_OWNS_NEIGHBOURS;
+/* Answering and delivering need devices that take XDP frames; not every one does (veth). */
+volatile const __u32 xdp_owns = XDP_OWNS_OVERLAY;

@@ -99,6 +99,8 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 /* Arguments of helpers that would crowd the stack; per CPU. */
 struct scratch {
 	__u8 tunnel[64] __attribute__((aligned(8))); /* struct bpf_tunnel_key */
+	__u32 group_policy; /* the VXLAN header's, always 0 in this version */
+	__u32 pad;
 	__u8 fib[64] __attribute__((aligned(8))); /* struct bpf_fib_lookup */
 };
 _Static_assert(sizeof(struct bpf_tunnel_key) <= 64 && sizeof(struct bpf_fib_lookup) <= 64, "fits");
@@ -129,8 +131,11 @@ static __always_inline enum reason to_overlay(struct pkt *p, const struct host_c
 	key->tunnel_ttl = 64;
 	key->remote_ipv4 = bpf_ntohl(*(const __u32 *)nh->vtep);
 	key->local_ipv4 = bpf_ntohl(*(const __u32 *)host->vtep);
+	/* Options too, or those of whoever used a tunnel last on this CPU would be sent. */
+	s->group_policy = 0;
 	if (bpf_skb_set_tunnel_key(p->ctx, key, sizeof(*key),
-				   BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT))
+				   BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT) ||
+	    bpf_skb_set_tunnel_opt(p->ctx, &s->group_policy, sizeof(s->group_policy)))
 		return REASON_HELPER;
 	p->out_ifindex = host->vxlan_ifindex;
 	return REASON_DELIVERED;

@@ -10,24 +10,24 @@
 #define VXLAN_MARK 0xe41b0d01 /* skb->mark of a packet that passed overlay_outer */
 
 /* Is this VXLAN to our VTEP, and from a host that has the VPC? CONTINUE = yes. */
-static __always_inline enum reason overlay_outer(struct pkt *p, const struct host_conf *host)
+static __always_inline enum reason overlay_outer(struct pkt *p, const struct host_conf *host,
+						 const bool xdp)
 {
 	struct vtep_key key = {};
 	struct iphdr ip;
 	__be32 head[4]; /* UDP, VXLAN */
 	__u32 off;
 
-	if (!pkt_load(p, ETH_LEN, &ip, sizeof(ip), false))
+	if (!pkt_load(p, ETH_LEN, &ip, sizeof(ip), xdp))
 		return REASON_NOT_OURS;
 	if (ip.protocol != PROTO_UDP || ip.daddr != *(const __u32 *)host->vtep || ip.ihl < 5 ||
 	    (ip.frag_off & bpf_htons(0x1fff)))
 		return REASON_NOT_OURS;
 	off = ETH_LEN + ip.ihl * 4;
-	if (!pkt_load(p, off, head, 8, false) || (bpf_ntohl(head[0]) & 0xffff) != VXLAN_PORT)
+	if (!pkt_load(p, off, head, 8, xdp) || (bpf_ntohl(head[0]) & 0xffff) != VXLAN_PORT)
 		return REASON_NOT_OURS;
-	if ((ip.frag_off & bpf_htons(IP4_FRAGMENT)) ||
-	    !pkt_load(p, off, head, sizeof(head), false) || head[2] != bpf_htonl(VXLAN_FLAGS) ||
-	    (head[3] & bpf_htonl(0xff)))
+	if ((ip.frag_off & bpf_htons(IP4_FRAGMENT)) || !pkt_load(p, off, head, sizeof(head), xdp) ||
+	    head[2] != bpf_htonl(VXLAN_FLAGS) || (head[3] & bpf_htonl(0xff)))
 		return REASON_VXLAN_HEADER;
 	key.vni = bpf_ntohl(head[3]) >> 8;
 	__builtin_memcpy(key.vtep, &ip.saddr, 4);

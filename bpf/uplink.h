@@ -73,7 +73,7 @@ static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_c
 /* VXLAN to our VTEP goes on to the kernel's decapsulation with a mark that vouches for it. */
 static __always_inline enum reason uplink_vxlan(struct pkt *p, const struct host_conf *host)
 {
-	enum reason reason = overlay_outer(p, host);
+	enum reason reason = overlay_outer(p, host, false);
 
 	if (reason == REASON_CONTINUE) {
 		((struct __sk_buff *)p->ctx)->mark = VXLAN_MARK;
@@ -81,6 +81,17 @@ static __always_inline enum reason uplink_vxlan(struct pkt *p, const struct host
 	}
 	if (reason != REASON_NOT_OURS)
 		count_enter(p, 0, DIR_IN);
+	return reason;
+}
+
+/* Drops what TC would drop, before it costs anything; TC looks at the rest again. */
+static __always_inline enum reason uplink_vxlan_xdp(struct pkt *p, const struct host_conf *host)
+{
+	enum reason reason = overlay_outer(p, host, true);
+
+	if (reason == REASON_CONTINUE || reason == REASON_NOT_OURS)
+		return REASON_NOT_OURS;
+	count_enter(p, 0, DIR_IN);
 	return reason;
 }
 
@@ -114,8 +125,15 @@ static __always_inline enum reason uplink_run_xdp(struct pkt *p)
 		return REASON_NOT_OURS;
 	if (p->ethertype == ETH_P_ARP && (xdp_owns & XDP_OWNS_NEIGHBOURS))
 		return uplink_arp(p, true);
-	if (p->ethertype == ETH_P_IP && (xdp_owns & XDP_OWNS_EIPS))
-		return uplink_eip(p, host, false, true);
+	if (p->ethertype == ETH_P_IP) {
+		enum reason reason = REASON_NOT_OURS;
+
+		if (xdp_owns & XDP_OWNS_EIPS)
+			reason = uplink_eip(p, host, false, true);
+		if (reason == REASON_NOT_OURS && (xdp_owns & XDP_OWNS_OVERLAY))
+			reason = uplink_vxlan_xdp(p, host);
+		return reason;
+	}
 	if (p->ethertype == ETH_P_IPV6) {
 		enum reason reason = REASON_NOT_OURS;
 

@@ -304,9 +304,11 @@ type bpfRoute struct {
 }
 
 type bpfScratch struct {
-	_      structs.HostLayout
-	Tunnel [64]uint8
-	Fib    [64]uint8
+	_           structs.HostLayout
+	Tunnel      [64]uint8
+	GroupPolicy uint32
+	Pad         uint32
+	Fib         [64]uint8
 }
 
 type bpfServiceKey struct {

@@ -11,7 +11,7 @@ import (
 )
 
 // ownsAll makes XDP on the uplink finish all that it can.
-var ownsAll = map[string]any{"xdp_owns": uint32(3)}
+var ownsAll = map[string]any{"xdp_owns": uint32(7)}
 
 // stages lists the rows by the stage that decides them.
 func stages() map[string][]Row {
