@@ -29,11 +29,7 @@ func NewBuild(version string) (Build, error) {
 	}
 	h := sha256.New()
 	for _, name := range slices.Sorted(maps.Keys(spec.Programs)) {
-		tag, err := spec.Programs[name].Tag()
-		if err != nil {
-			return Build{}, fmt.Errorf("hash program %s: %w", name, err)
-		}
-		fmt.Fprintf(h, "%s %s\n", name, tag)
+		fmt.Fprintf(h, "%s\n%v\n", name, spec.Programs[name].Instructions)
 	}
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
