@@ -99,14 +99,27 @@ func readStable(path string, want stamp) ([]byte, error) {
 }
 
 // hasWriter tells whether somebody has the file open for writing: then the kernel refuses a read
-// lease, which is given back at once. File systems without leases are taken at their word.
+// lease, which is given back at once. Where leases are not to be had nobody counts as a writer.
 func hasWriter(f *os.File) bool {
 	fd := f.Fd()
 	if _, err := unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_RDLCK); err != nil {
-		return errors.Is(err, unix.EAGAIN)
+		return errors.Is(err, unix.EAGAIN) && !isRemote(fd)
 	}
 	_, err := unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_UNLCK)
 	return err != nil
+}
+
+// isRemote tells whether a file is on a server that refuses leases of its own accord.
+func isRemote(fd uintptr) bool {
+	var st unix.Statfs_t
+	if unix.Fstatfs(int(fd), &st) != nil {
+		return false
+	}
+	switch uint32(st.Type) {
+	case unix.NFS_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC:
+		return true
+	}
+	return false
 }
 
 // decode reads the objects. A text on which our own code panics is refused like any other: the agent
