@@ -167,6 +167,9 @@ func (w *world) damages(l *Loader, port int) []damage {
 		{"the uplink's link", "uplink uplink0", func() error {
 			return os.Remove(filepath.Join(links, fmt.Sprintf("uplink_%d", w.device("uplink0").Index)))
 		}},
+		{"the uplink's XDP link", "uplink uplink0", func() error {
+			return os.Remove(filepath.Join(links, fmt.Sprintf("xdp_%d", w.device("uplink0").Index)))
+		}},
 		{"the inet guard", "nftables table", func() error {
 			return nftDelete(nftables.TableFamilyINet, l.guard.table)
 		}},
@@ -209,8 +212,8 @@ func TestReconcileRepairs(t *testing.T) {
 		if !strings.Contains(strings.Join(report.Repairs, "\n"), d.repair) {
 			t.Errorf("%s: repairs %q, want one with %q", d.name, report.Repairs, d.repair)
 		}
-		if report.ENIs["eni-1-1"].Phase != Ready {
-			t.Errorf("%s: the port is %+v", d.name, report.ENIs["eni-1-1"])
+		if report.ENIs["eni-1-1"].Phase != Ready || len(report.Foreign) != 0 {
+			t.Errorf("%s: the port is %+v, foreign programs %v", d.name, report.ENIs["eni-1-1"], report.Foreign)
 		}
 		if report = w.reconcile(l); len(report.Repairs) != 0 {
 			t.Errorf("%s: still repairing %q", d.name, report.Repairs)

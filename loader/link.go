@@ -101,13 +101,7 @@ func (p place) ensureXDP(device *netlink.LinkAttrs, stub *ebpf.Program) (changed
 	if err != nil || found != linkMissing {
 		return found == linkUpdated, false, err
 	}
-	opts := link.XDPOptions{Interface: device.Index, Program: stub, Flags: link.XDPDriverMode}
-	l, err := link.AttachXDP(opts)
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
-		generic = true
-		opts.Flags = link.XDPGenericMode
-		l, err = link.AttachXDP(opts)
-	}
+	l, generic, err := attachXDP(device, stub)
 	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
 		return false, false, errForeignXDP
 	}
@@ -115,6 +109,28 @@ func (p place) ensureXDP(device *netlink.LinkAttrs, stub *ebpf.Program) (changed
 		return false, false, fmt.Errorf("attach XDP to %s: %w", device.Name, err)
 	}
 	return true, generic, pinLink(l, pin)
+}
+
+// attachXDP tries native, then generic XDP. A link of ours whose pin somebody removed is on its way
+// out and is waited for.
+func attachXDP(device *netlink.LinkAttrs, stub *ebpf.Program) (l link.Link, generic bool, err error) {
+	opts := link.XDPOptions{Interface: device.Index, Program: stub, Flags: link.XDPDriverMode}
+	for range 100 {
+		l, err = link.AttachXDP(opts)
+		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+			generic = true
+			opts.Flags = link.XDPGenericMode
+			l, err = link.AttachXDP(opts)
+		}
+		if !errors.Is(err, unix.EBUSY) || device.Xdp == nil {
+			break
+		}
+		if ours, lookErr := sameProgram(ebpf.ProgramID(device.Xdp.ProgId), stub); lookErr == nil && !ours {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return l, generic, err
 }
 
 var errForeignXDP = errors.New("another XDP program holds the device")

@@ -5,6 +5,7 @@ package loader
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,5 +98,36 @@ func TestOpenPinned(t *testing.T) {
 		t.Errorf("the agent made the pin again, but: %v", err)
 	} else {
 		_ = maps.Close()
+	}
+}
+
+// A table that is too small is an error that says so, and the old revision stays.
+func TestFullTableChangesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.veth("port1")
+	l := w.open()
+	w.apply(l, testState(1, 1))
+	st := testState(2, 1)
+	for i := range 1 << 17 {
+		st.EIPs = append(st.EIPs, compile.EIP{
+			Addr: netip.AddrFrom4([4]byte{203, byte(i >> 16), byte(i >> 8), byte(i)}), ENI: 1, VNI: 7,
+			Private: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}),
+		})
+	}
+	report, err := w.tryApply(l, st)
+	if err == nil || !strings.Contains(err.Error(), "eip_in4") || !strings.Contains(err.Error(), "full") {
+		t.Errorf("too many EIPs: %v, want an error that names the table", err)
+	}
+	if report.Revision != 1 {
+		t.Errorf("revision %d is in force", report.Revision)
+	}
+	if left := rows[dataplane.EIPInRow](t, l, "eip_in4"); len(left) != 0 {
+		t.Errorf("%d EIPs are left", len(left))
+	}
+	if diff := cmp.Diff(map[uint32]uint32{1: 1}, readyENIs(t, l)); diff != "" {
+		t.Errorf("READY (-want +got):\n%s", diff)
+	}
+	if report := w.apply(l, testState(3, 1)); report.Revision != 3 {
+		t.Errorf("revision %d is in force, want 3", report.Revision)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // Entry is one entry of a map as the kernel has it.
@@ -69,7 +70,11 @@ func WriteMap(m *ebpf.Map, entries []Entry) error {
 			copy(keys.at(i), e.Key)
 			copy(values.at(i), e.Value)
 		}
-		if _, err := m.BatchUpdate(keys.first(len(part)), values.first(len(part)), nil); err != nil {
+		_, err := m.BatchUpdate(keys.first(len(part)), values.first(len(part)), nil)
+		if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
+			return fmt.Errorf("write map: it is full, more than %d entries are needed: %w", m.MaxEntries(), err)
+		}
+		if err != nil {
 			return fmt.Errorf("write map: %w", err)
 		}
 	}
