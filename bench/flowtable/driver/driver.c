@@ -24,9 +24,19 @@ struct run {
 	__u32 missing;
 	__u32 full;
 	__u32 busy;
-	__u32 wrong; /* found flows that are not the one asked for */
+	__u32 wrong; /* found flows that are not the one asked for, or torn */
+	__u32 peers; /* CPUs that take each step at the same moment; 0 = alone */
+	__u32 apart; /* steps at which the others did not come */
 	__u64 sum;
 };
+
+/* How many CPUs have come to a step, counted over all steps. Zeroed before a run. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} gate SEC(".maps");
 
 /* A run under way. `chain` is always 0, but the CPU learns it only from the last result, so that
  * steps do not overlap: what is measured is the latency of each. */
@@ -122,7 +132,8 @@ static __always_inline enum reason find(const void *key, __u32 number, struct wo
 		reason = flow_find(key, run->now, flow, ref, v6);
 	if (reason != REASON_CONTINUE)
 		return reason;
-	if (flow->rule != number || *(__u32 *)flow->nat != ~number)
+	if (flow->rule != number || *(__u32 *)flow->nat != ~number ||
+	    flow->eni != flow->incarnation)
 		work->run.wrong++;
 	if (op == REWRITE) {
 		flow->generation++;
@@ -137,7 +148,37 @@ static __always_inline enum reason find(const void *key, __u32 number, struct wo
 	return reason;
 }
 
-static __always_inline long step(__u32 i, struct work *work, const __u32 op, const bool v6)
+struct meeting {
+	const __u32 *arrived;
+	__u32 wanted;
+};
+
+static long wait_step(__u32 i, void *to)
+{
+	const struct meeting *meeting = to;
+
+	(void)i;
+	return (__s32)(flow_load(meeting->arrived) - meeting->wanted) >= 0;
+}
+
+/* Waits until all CPUs are at step i, for 100 us or so: one may have lost its CPU. */
+static __always_inline void meet(struct work *work, __u32 i)
+{
+	struct run *run = &work->run;
+	struct meeting meeting;
+	__u32 zero = 0, *arrived = bpf_map_lookup_elem(&gate, &zero);
+
+	if (!arrived)
+		return;
+	__sync_fetch_and_add(arrived, 1);
+	meeting.arrived = arrived;
+	meeting.wanted = (run->first + i + 1) * run->peers;
+	bpf_loop(50000, wait_step, &meeting, 0);
+	if (!wait_step(0, &meeting))
+		run->apart++;
+}
+
+static __always_inline int step(__u32 i, struct work *work, const __u32 op, const bool v6)
 {
 	__u32 number = flow_number(work, i);
 	enum reason reason = REASON_CONTINUE;
@@ -146,6 +187,8 @@ static __always_inline long step(__u32 i, struct work *work, const __u32 op, con
 	struct flow flow = {};
 
 	flow_key_of(&key, number, work->run.class, v6);
+	if (op != EMPTY && work->run.peers)
+		meet(work, i);
 	switch (op) {
 	case EMPTY:
 		barrier_var(number);
@@ -166,11 +209,17 @@ static __always_inline long step(__u32 i, struct work *work, const __u32 op, con
 	return 0;
 }
 
-/* BPF calls the step of a loop by address: one function per operation and family. */
+/* One program per operation and family. The operation is a global function, as it is in the packet
+ * path: verified once, not for each turn of the loop. */
 #define PROGRAM(name, op, v6)                                                                      \
+	__noinline int name##_once(struct work *work, __u32 i)                                     \
+	{                                                                                          \
+		return work ? step(i, work, op, v6) : 1;                                           \
+	}                                                                                          \
 	static long name##_step(__u32 i, void *work)                                               \
 	{                                                                                          \
-		return step(i, work, op, v6);                                                      \
+		name##_once(work, i);                                                              \
+		return 0;                                                                          \
 	}                                                                                          \
 	SEC("xdp") int name(struct xdp_md *ctx)                                                    \
 	{                                                                                          \

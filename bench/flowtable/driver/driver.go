@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -37,7 +38,9 @@ type Run struct {
 	Missing uint32
 	Full    uint32
 	Busy    uint32
-	Wrong   uint32 // found flows that are not the one asked for
+	Wrong   uint32 // found flows that are not the one asked for, or torn
+	Peers   uint32 // CPUs that take each step at the same moment; 0 = alone
+	Apart   uint32 // steps at which the others did not come
 	Sum     uint64 // of the ENIs of the flows found
 }
 
@@ -55,11 +58,17 @@ func Spec() (*ebpf.CollectionSpec, error) {
 	return spec, nil
 }
 
-// Load loads the driver with own tables of so many sets and kernel hashes of so many entries.
-func Load(sets, hashEntries uint32) (*Driver, error) {
+// Load loads programs of the driver, by default all, with own tables of so many sets and kernel hashes of so many
+// entries.
+func Load(sets, hashEntries uint32, programs ...string) (*Driver, error) {
 	spec, err := Spec()
 	if err != nil {
 		return nil, err
+	}
+	for name := range spec.Programs {
+		if len(programs) > 0 && !slices.Contains(programs, name) {
+			delete(spec.Programs, name)
+		}
 	}
 	for _, name := range []string{"flows4", "flows6"} {
 		spec.Maps[name].MaxEntries = sets
@@ -79,6 +88,14 @@ func (d *Driver) Close() { d.collection.Close() }
 
 // Map returns a map of the driver by its name in C.
 func (d *Driver) Map(name string) *ebpf.Map { return d.collection.Maps[name] }
+
+// Meet makes ready for a run on several CPUs at once (Run.Peers).
+func (d *Driver) Meet() error {
+	if err := d.Map("gate").Put(uint32(0), uint32(0)); err != nil {
+		return fmt.Errorf("open the gate: %w", err)
+	}
+	return nil
+}
 
 // Do runs a program on a series and returns what came of it and how long it took: CPU time of the calling
 // thread, so that other work on the machine does not count. Lock the thread to use the time.

@@ -153,6 +153,7 @@ const (
 	driverMapFlowTables   = "flow_tables"
 	driverMapFlows4       = "flows4"
 	driverMapFlows6       = "flows6"
+	driverMapGate         = "gate"
 	driverMapHash4        = "hash4"
 	driverMapHash6        = "hash6"
 	driverProgAdvance4    = "advance4"
@@ -250,6 +251,7 @@ type driverMapSpecs struct {
 	FlowTables *ebpf.MapSpec `ebpf:"flow_tables"`
 	Flows4     *ebpf.MapSpec `ebpf:"flows4"`
 	Flows6     *ebpf.MapSpec `ebpf:"flows6"`
+	Gate       *ebpf.MapSpec `ebpf:"gate"`
 	Hash4      *ebpf.MapSpec `ebpf:"hash4"`
 	Hash6      *ebpf.MapSpec `ebpf:"hash6"`
 }
@@ -283,6 +285,7 @@ type driverMaps struct {
 	FlowTables *ebpf.Map `ebpf:"flow_tables"`
 	Flows4     *ebpf.Map `ebpf:"flows4"`
 	Flows6     *ebpf.Map `ebpf:"flows6"`
+	Gate       *ebpf.Map `ebpf:"gate"`
 	Hash4      *ebpf.Map `ebpf:"hash4"`
 	Hash6      *ebpf.Map `ebpf:"hash6"`
 }
@@ -292,6 +295,7 @@ func (m *driverMaps) Close() error {
 		m.FlowTables,
 		m.Flows4,
 		m.Flows6,
+		m.Gate,
 		m.Hash4,
 		m.Hash6,
 	)
