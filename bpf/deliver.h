@@ -96,9 +96,18 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	return REASON_DELIVERED;
 }
 
-/* Arguments of helpers that would crowd the stack; per CPU. */
+/* The outer headers of a VXLAN packet, and who sent it. */
+struct outer {
+	__u8 ip[20] __attribute__((aligned(4))); /* struct iphdr */
+	__be32 udp[2];
+	__be32 vxlan[2];
+	struct vtep_key source;
+};
+
+/* What would crowd the stack; per CPU. */
 struct scratch {
 	__u8 tunnel[64] __attribute__((aligned(8))); /* struct bpf_tunnel_key */
+	struct outer outer;
 	__u32 group_policy; /* the VXLAN header's, always 0 in this version */
 	__u32 pad;
 	__u8 fib[64] __attribute__((aligned(8))); /* struct bpf_fib_lookup */

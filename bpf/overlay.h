@@ -13,25 +13,29 @@
 static __always_inline enum reason overlay_outer(struct pkt *p, const struct host_conf *host,
 						 const bool xdp)
 {
-	struct vtep_key key = {};
-	struct iphdr ip;
-	__be32 head[4]; /* UDP, VXLAN */
+	struct scratch *s = scratch_get();
+	const struct iphdr *ip;
+	struct outer *o;
 	__u32 off;
 
-	if (!pkt_load(p, ETH_LEN, &ip, sizeof(ip), xdp))
+	if (!s)
 		return REASON_NOT_OURS;
-	if (ip.protocol != PROTO_UDP || ip.daddr != *(const __u32 *)host->vtep || ip.ihl < 5 ||
-	    (ip.frag_off & bpf_htons(0x1fff)))
+	o = &s->outer;
+	ip = (const struct iphdr *)o->ip;
+	if (!pkt_load(p, ETH_LEN, o->ip, sizeof(o->ip), xdp) || ip->protocol != PROTO_UDP ||
+	    ip->daddr != *(const __u32 *)host->vtep || ip->ihl < 5 ||
+	    (ip->frag_off & bpf_htons(0x1fff)))
 		return REASON_NOT_OURS;
-	off = ETH_LEN + ip.ihl * 4;
-	if (!pkt_load(p, off, head, 8, xdp) || (bpf_ntohl(head[0]) & 0xffff) != VXLAN_PORT)
+	off = ETH_LEN + ip->ihl * 4;
+	if (!pkt_load(p, off, o->udp, 8, xdp) || (bpf_ntohl(o->udp[0]) & 0xffff) != VXLAN_PORT)
 		return REASON_NOT_OURS;
-	if ((ip.frag_off & bpf_htons(IP4_FRAGMENT)) || !pkt_load(p, off, head, sizeof(head), xdp) ||
-	    head[2] != bpf_htonl(VXLAN_FLAGS) || (head[3] & bpf_htonl(0xff)))
+	if ((ip->frag_off & bpf_htons(IP4_FRAGMENT)) ||
+	    !pkt_load(p, off + 8, o->vxlan, VXLAN_LEN, xdp) ||
+	    o->vxlan[0] != bpf_htonl(VXLAN_FLAGS) || (o->vxlan[1] & bpf_htonl(0xff)))
 		return REASON_VXLAN_HEADER;
-	key.vni = bpf_ntohl(head[3]) >> 8;
-	__builtin_memcpy(key.vtep, &ip.saddr, 4);
-	if (!bpf_map_lookup_elem(&vteps, &key))
+	o->source.vni = bpf_ntohl(o->vxlan[1]) >> 8;
+	*(__u32 *)o->source.vtep = ip->saddr;
+	if (!bpf_map_lookup_elem(&vteps, &o->source))
 		return REASON_VXLAN_SOURCE;
 	return REASON_CONTINUE;
 }

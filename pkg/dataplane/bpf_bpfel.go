@@ -304,10 +304,18 @@ type bpfRoute struct {
 }
 
 type bpfScratch struct {
-	_           structs.HostLayout
-	Tunnel      [64]uint8
+	_      structs.HostLayout
+	Tunnel [64]uint8
+	Outer  struct {
+		_      structs.HostLayout
+		Ip     [20]uint8
+		Udp    [2]uint32
+		Vxlan  [2]uint32
+		Source bpfVtepKey
+	}
 	GroupPolicy uint32
 	Pad         uint32
+	_           [4]byte
 	Fib         [64]uint8
 }
 
