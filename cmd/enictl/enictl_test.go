@@ -369,6 +369,23 @@ func TestTeardown(t *testing.T) {
 	}
 }
 
+func TestCompletion(t *testing.T) {
+	for _, tt := range []struct {
+		line []string
+		want string
+	}{
+		{[]string{"get", ""}, "securitygroup\n"},
+		{[]string{"--feed", "dir:FEED", "get", "eni", ""}, "blue-0\ndb-0\nweb-0\n"},
+		{[]string{"map", "dump", ""}, "endpoints4\n"},
+		{[]string{"status", "-o", ""}, "wide\n"},
+	} {
+		got := newHost(t).run(append([]string{"__complete"}, tt.line...)...)
+		if !strings.Contains(got.out, tt.want) {
+			t.Errorf("%v: %q", tt.line, got.out)
+		}
+	}
+}
+
 func TestLocalPorts(t *testing.T) {
 	text := "  sl  local_address rem_address\n   1: 00000000:12B5 00000000:0000 07\n   2: 0100007F:0035 00000000:0000 07\n"
 	if diff := cmp.Diff([]int{4789, 53}, localPorts(text)); diff != "" {

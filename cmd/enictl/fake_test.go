@@ -194,7 +194,12 @@ func (h *host) run(line ...string) result {
 			return nil
 		},
 	}
-	line = append([]string{"--bpffs", h.bpffs, "--state-dir", h.state}, line...)
+	directories := []string{"--bpffs", h.bpffs, "--state-dir", h.state}
+	if line[0] == "__complete" {
+		line = append([]string{line[0]}, append(directories, line[1:]...)...)
+	} else {
+		line = append(directories, line...)
+	}
 	for i := range line {
 		line[i] = strings.Replace(line[i], "FEED", h.feed, 1)
 	}

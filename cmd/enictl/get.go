@@ -25,6 +25,9 @@ func newGetCommand(a *app) *cobra.Command {
 			"or a short name: it, rtb, pl, nacl, sg. ENIs of this host show the state that the agent saw last.",
 		Example: "  enictl get enis\n  enictl get sg web -o yaml\n  enictl get subnets --feed dir:/etc/eniplane/feed",
 		Args:    args(cobra.RangeArgs(1, 2)),
+		ValidArgsFunction: func(_ *cobra.Command, got []string, _ string) ([]string, cobra.ShellCompDirective) {
+			return a.completeObject(got), cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(_ *cobra.Command, got []string) error {
 			name := ""
 			if len(got) == 2 {
@@ -33,6 +36,32 @@ func newGetCommand(a *app) *cobra.Command {
 			return a.get(got[0], name)
 		},
 	}
+}
+
+// completeObject offers kinds, then the names of a kind.
+func (a *app) completeObject(got []string) []string {
+	var words []string
+	switch len(got) {
+	case 0:
+		for _, kind := range api.Kinds() {
+			words = append(words, strings.ToLower(kind))
+		}
+	case 1:
+		kind, err := parseKind(got[0])
+		if err != nil {
+			return nil
+		}
+		objects, err := a.objects()
+		if err != nil {
+			return nil
+		}
+		for _, o := range objects.All() {
+			if o.Kind() == kind {
+				words = append(words, o.Meta().Name)
+			}
+		}
+	}
+	return words
 }
 
 // parseKind finds a kind by its name in any case, its plural or its short name.

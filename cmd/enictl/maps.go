@@ -56,17 +56,29 @@ func newMapCommand(a *app) *cobra.Command {
 		},
 		&cobra.Command{
 			Use: "dump NAME", Short: "Print all entries of a map", Args: args(cobra.ExactArgs(1)),
-			RunE: func(_ *cobra.Command, got []string) error { return a.mapDump(got[0], nil) },
+			ValidArgsFunction: a.completeMap,
+			RunE:              func(_ *cobra.Command, got []string) error { return a.mapDump(got[0], nil) },
 		},
 		&cobra.Command{
 			Use: "get NAME KEY...", Short: "Print the entries of a map with these values",
 			Long: "Print the entries of a map in which each KEY, a value or FIELD=VALUE, is found as dump prints it.",
 			Example: "  enictl map get endpoints4 10.0.1.10\n" +
 				"  enictl map get endpoints4 vni=1001 addr=10.0.1.10",
-			Args: args(cobra.MinimumNArgs(2)),
-			RunE: func(_ *cobra.Command, got []string) error { return a.mapDump(got[0], got[1:]) },
+			Args:              args(cobra.MinimumNArgs(2)),
+			ValidArgsFunction: a.completeMap,
+			RunE:              func(_ *cobra.Command, got []string) error { return a.mapDump(got[0], got[1:]) },
 		},
 	)
+}
+
+// completeMap offers the names of the maps for the first argument.
+func (a *app) completeMap(_ *cobra.Command, got []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var names []string
+	if len(got) == 0 {
+		// Without maps there is nothing to offer; the command itself says why.
+		_ = a.withMaps(true, func(m pinnedMaps, _ compile.Names) error { names = m.Names(); return nil })
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 func (a *app) mapList() error {

@@ -45,11 +45,17 @@ func newRootCommand(a *app) *cobra.Command {
 	flags.StringVar(&a.feed, "feed", "", "read objects from this source (dir:PATH) instead of the last good revision")
 	flags.VarP(&a.output, "output", "o", "table, wide, json, yaml or name")
 	flags.StringVar(&a.color, "color", "auto", "auto, always or never; NO_COLOR counts too")
+	for name, words := range map[string][]string{"output": formats, "color": colors} {
+		// The error is for a flag that does not exist.
+		_ = root.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+	}
 	return root
 }
 
+var colors = []string{"auto", "always", "never"}
+
 func (a *app) checkFlags() error {
-	if !slices.Contains([]string{"auto", "always", "never"}, a.color) {
+	if !slices.Contains(colors, a.color) {
 		return usagef("--color %q: want auto, always or never", a.color)
 	}
 	if strings.ContainsAny(a.host, "/.") {

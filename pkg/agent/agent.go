@@ -66,6 +66,7 @@ type Agent struct {
 	inForce  *compile.State     // nil = unknown, after a start or a failed apply
 	degraded map[string]error   // what could not be compiled of it
 	local    map[string]string  // UID by name: the ENIs that the revision in force has on this host
+	lastGood *feed.Revision     // of the last agent, until this one brought something into force
 	waiting  *feed.Revision     // could not be brought into force and is tried again
 	eips     map[EIPStatus]bool // that were announced, with all but the mark
 
@@ -134,6 +135,7 @@ func (a *Agent) recall(active uint64) {
 	if rev == nil {
 		return
 	}
+	a.lastGood = rev
 	a.local = localENIs(rev.Objects, a.Host)
 	if a.ids == nil || rev.Number != active {
 		return
@@ -271,14 +273,7 @@ func (a *Agent) admit(rev *feed.Revision) error {
 // restore brings the last good revision into force if nothing is yet: the feed is not there, or says
 // something that cannot come into force.
 func (a *Agent) restore(ctx context.Context) {
-	if a.revision() != nil {
-		return
-	}
-	rev, err := a.LastGood()
-	if err != nil {
-		a.fail("cannot read the last good revision", err)
-		return
-	}
+	rev := a.lastGood
 	if rev == nil {
 		return
 	}
@@ -314,6 +309,7 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 		return a.fail("cannot bring the revision into force", fmt.Errorf("apply revision %d: %w", rev.Number, err))
 	}
 	a.inForce, a.degraded, a.local = res.State, res.Degraded, localENIs(rev.Objects, a.Host)
+	a.lastGood = nil
 	a.mu.Lock()
 	a.status.Revision = &RevisionStatus{Number: rev.Number, Hash: rev.Hash, Applied: time.Now(), Restored: restored}
 	a.status.Uplinks = res.State.Host.Uplinks
