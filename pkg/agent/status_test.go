@@ -5,12 +5,14 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -33,6 +35,42 @@ func TestDevices(t *testing.T) {
 	w.agent.reconcile(context.Background())
 	if got := w.agent.Metrics().ENIs; got["Ready"] != 2 || got["Waiting"] != 0 {
 		t.Errorf("states %v", got)
+	}
+}
+
+func TestDegraded(t *testing.T) {
+	w := newWorld(t)
+	w.say(feed.Update{Revision: w.revision(1, objects(t, names(1, 2), names(3, 4)))})
+	w.agent.degraded = map[string]error{
+		"eni-2": errors.New("too many rules"), "eni-3": errors.New("no next hop"), "eni-4": errors.New("no next hop"),
+	}
+	w.agent.observe(w.kernel.report())
+	w.agent.noteUnreachable()
+	s := w.agent.Status()
+	want := []ENIStatus{
+		{Name: "eni-1", UID: "eni-1", Phase: loader.Ready, Device: "eni-1", Ifindex: 3, Index: 1},
+		{Name: "eni-2", UID: "eni-2", Phase: loader.Degraded, Device: "eni-2", Ifindex: 3, Index: 2, Reason: "too many rules"},
+	}
+	if diff := cmp.Diff(want, s.ENIs); diff != "" {
+		t.Error(diff)
+	}
+	if len(s.Errors) != 1 || s.Errors[0].Text != "2 ENIs of other hosts cannot be reached from here, the first is eni-3: no next hop" {
+		t.Errorf("errors %v", s.Errors)
+	}
+}
+
+func TestErrorsAreFew(t *testing.T) {
+	var s Status
+	now := time.Now()
+	for i := range 3 * keptErrors {
+		s.noteError(now.Add(time.Duration(i)), fmt.Errorf("error %d", i%(2*keptErrors)))
+	}
+	if len(s.Errors) != keptErrors || s.Errors[0].Text != fmt.Sprintf("error %d", keptErrors-1) {
+		t.Errorf("errors %v", s.Errors)
+	}
+	s.noteError(now, errors.New(s.Errors[3].Text))
+	if len(s.Errors) != keptErrors || s.Errors[0].Text == s.Errors[4].Text {
+		t.Errorf("the same error is there twice: %v", s.Errors)
 	}
 }
 
