@@ -302,7 +302,8 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 	if err := a.saveNames(mergeNames(a.names, res.State.Names)); err != nil {
 		return a.fail("cannot keep the names", err)
 	}
-	report, err := a.Dataplane.Apply(ctx, res.State)
+	// The end of the agent does not stop it half-way: it is short, and what it leaves is clean.
+	report, err := a.Dataplane.Apply(context.WithoutCancel(ctx), res.State)
 	if err != nil {
 		a.inForce = nil
 		a.observe(report)
