@@ -25,6 +25,7 @@ type UDPReport struct {
 	Returned int           // distinct numbers that came back
 	Repeated int           // numbers that came back more than once
 	Gap      time.Duration // the longest time between two that came back
+	First    int           // the number of the first that did not come back, if one is lost
 }
 
 // Lost is how many round trips failed.
@@ -32,8 +33,12 @@ func (r UDPReport) Lost() int { return r.Sent - r.Returned }
 
 // String tells it in a few words.
 func (r UDPReport) String() string {
-	return fmt.Sprintf("%d sent, %d lost (%d on the way there, %d on the way back), longest gap %d ms",
+	text := fmt.Sprintf("%d sent, %d lost (%d on the way there, %d on the way back), longest gap %d ms",
 		r.Sent, r.Lost(), r.Sent-r.Arrived, r.Arrived-r.Returned, r.Gap.Milliseconds())
+	if r.Lost() > 0 {
+		text += fmt.Sprintf(", the first lost is number %d", r.First)
+	}
+	return text
 }
 
 // UDPStream sends numbered datagrams at a steady pace; the far end sends each back.
@@ -142,6 +147,9 @@ func (s *UDPStream) Stop() UDPReport {
 		if n > 1 {
 			r.Repeated++
 		}
+	}
+	for s.returned[uint64(r.First)] > 0 {
+		r.First++
 	}
 	return r
 }

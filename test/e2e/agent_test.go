@@ -18,9 +18,13 @@ type status struct {
 	ENIs     []struct{ Name, Phase, Reason string }
 }
 
+// agentStatus asks an agent; one that is just starting is given time.
 func agentStatus(t *testing.T, l *lab.Lab, host string) (s status) {
 	t.Helper()
 	code, body, err := l.AgentGet(context.Background(), host, "/status")
+	for end := time.Now().Add(answerWait); err != nil && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		code, body, err = l.AgentGet(context.Background(), host, "/status")
+	}
 	if err != nil || code != 200 {
 		t.Fatalf("/status of %s: %d, %v", host, code, err)
 	}

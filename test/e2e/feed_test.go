@@ -68,15 +68,15 @@ func TestBadFeed(t *testing.T) {
 		{"not supported", "privateIP: 10.0.1.10", "privateIP: 10.0.1.10, egressMbps: 5"},
 		{"everything gone", string(good), "# nothing\n"},
 	}
-	before := map[string]map[string][]string{}
-	for _, h := range l.Plan.Hosts {
-		before[h.Name] = dump(t, l, h.Name)
-	}
 	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) {
 			text := strings.Replace(string(good), r.old, r.new, 1)
 			if text == string(good) {
 				t.Fatalf("the feed does not hold %q", r.old)
+			}
+			before := map[string]map[string][]string{}
+			for _, h := range l.Plan.Hosts {
+				before[h.Name] = dump(t, l, h.Name)
 			}
 			if _, err := l.PutFeed(objectsFile, []byte(text)); err != nil {
 				t.Fatal(err)

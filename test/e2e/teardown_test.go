@@ -30,7 +30,7 @@ func TestTeardown(t *testing.T) {
 	}
 	var out bytes.Buffer
 	command := []string{
-		labs.binary(t, "enictl"), "teardown", "--host", host, "--bpffs", l.AgentBPFFS(), "--state-dir", l.AgentStateDir(),
+		labs.binary(t, "enictl"), "teardown", "--yes", "--host", host, "--bpffs", l.AgentBPFFS(), "--state-dir", l.AgentStateDir(),
 	}
 	for range 2 { // the second finds nothing to do
 		if err := l.Exec(context.Background(), host, command, nil, &out, &out); err != nil {
