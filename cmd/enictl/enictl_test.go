@@ -385,10 +385,3 @@ func TestCompletion(t *testing.T) {
 		}
 	}
 }
-
-func TestLocalPorts(t *testing.T) {
-	text := "  sl  local_address rem_address\n   1: 00000000:12B5 00000000:0000 07\n   2: 0100007F:0035 00000000:0000 07\n"
-	if diff := cmp.Diff([]int{4789, 53}, localPorts(text)); diff != "" {
-		t.Error(diff)
-	}
-}

@@ -17,6 +17,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/eniplane/eniplane/pkg/agent"
 )
 
 // probe tries one feature. It runs in a network namespace of its own.
@@ -173,7 +175,7 @@ func probeVeth() error {
 
 func probeVXLAN() error {
 	return netlink.LinkAdd(&netlink.Vxlan{
-		LinkAttrs: netlink.LinkAttrs{Name: "probe2"}, FlowBased: true, GBP: true, Port: vxlanPort,
+		LinkAttrs: netlink.LinkAttrs{Name: "probe2"}, FlowBased: true, GBP: true, Port: 4789,
 	})
 }
 
@@ -227,4 +229,27 @@ func probeBPFFS(dir string) error {
 		}
 		dir = filepath.Dir(dir)
 	}
+}
+
+// overlayObstacles looks for what stands in the way of UDP 4789 in this network namespace.
+func overlayObstacles() []feature {
+	device := feature{
+		Name: "UDP 4789 is free", State: featureOK,
+		Needs: "no other VXLAN device or socket on the port",
+	}
+	if found, err := agent.ForeignVXLAN(); err != nil {
+		device.State, device.Detail = featureWarning, err.Error()
+	} else if found != "" {
+		device.State, device.Detail = featureMissing, found
+	}
+	firewall := feature{
+		Name: "UDP 4789 passes", State: featureOK,
+		Needs: "no firewall that drops it",
+	}
+	if found, err := agent.Firewalls(); err != nil {
+		firewall.State, firewall.Detail = featureWarning, err.Error()
+	} else if found != "" {
+		firewall.State, firewall.Detail = featureWarning, found
+	}
+	return []feature{device, firewall}
 }

@@ -83,6 +83,9 @@ func (a *app) printStatus(s *hostStatus) error {
 	for _, p := range s.Problems {
 		line("problem", "%s", p)
 	}
+	for _, o := range s.Obstacles {
+		line("obstacle", "%s", o)
+	}
 	for _, f := range s.Foreign {
 		line("foreign", "%s (id %d) runs before ours at %s of %s", f.Program, f.ID, f.Hook, f.Device)
 	}

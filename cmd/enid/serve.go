@@ -50,6 +50,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		Host: cfg.Host, Feed: cfg.Feed, StateDir: stateDir, MaxDeleteRatio: cfg.MaxDeleteRatio, Log: log,
 		Source: source, LastGood: func() (*feed.Revision, error) { return feed.LastGood(stateDir) },
 		Dataplane: inForce{kernel}, Announcer: agent.PacketAnnouncer{}, Links: links,
+		Obstacles: agent.Obstacles,
 	})
 	if err != nil {
 		return err

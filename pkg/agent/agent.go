@@ -54,6 +54,7 @@ type Options struct {
 	Dataplane Dataplane
 	Announcer Announcer
 	Links     <-chan struct{} // a value when devices changed
+	Obstacles func() []string // what stands in the way of the overlay
 }
 
 // Agent brings revisions into force on one host.
@@ -172,6 +173,7 @@ func (a *Agent) Run(ctx context.Context) {
 	slow := time.NewTicker(reconcileEvery)
 	defer slow.Stop()
 	defer a.announcements.Wait()
+	a.lookAround()
 	a.save()
 	for {
 		select {
@@ -189,6 +191,7 @@ func (a *Agent) Run(ctx context.Context) {
 			settle = nil
 			a.reconcile(ctx)
 		case <-slow.C:
+			a.lookAround()
 			a.reconcile(ctx)
 		case <-a.retryAt:
 			a.take(ctx, a.waiting)

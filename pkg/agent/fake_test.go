@@ -116,6 +116,8 @@ type world struct {
 	announce *lockedAnnouncer
 	dir      string
 	agent    *Agent
+
+	obstacles []string
 }
 
 func newWorld(t *testing.T) *world {
@@ -139,7 +141,7 @@ func (w *world) start() {
 func (w *world) create() (*Agent, error) {
 	return New(Options{
 		Host: "host-a", Feed: "dir:/feed", StateDir: w.dir, MaxDeleteRatio: 0.2, Log: slog.New(slog.DiscardHandler),
-		Source: w.feed, LastGood: w.feed.LastGood, Dataplane: w.kernel, Announcer: w.announce, Links: make(chan struct{}),
+		Source: w.feed, LastGood: w.feed.LastGood, Dataplane: w.kernel, Announcer: w.announce, Links: make(chan struct{}), Obstacles: func() []string { return w.obstacles },
 	})
 }
 

@@ -58,6 +58,19 @@ func (a *Agent) observe(report *loader.Report) {
 	}
 }
 
+// lookAround notes what stands in the way of the overlay, and logs what is new of it.
+func (a *Agent) lookAround() {
+	found := a.Obstacles()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, o := range found {
+		if !slices.Contains(a.status.Obstacles, o) {
+			a.Log.Warn("in the way of the overlay", "what", o)
+		}
+	}
+	a.status.Obstacles = found
+}
+
 // eniStatus joins what the compiler and the loader say of each ENI. The caller holds mu.
 func (a *Agent) eniStatus(report *loader.Report) []ENIStatus {
 	index := map[string]uint32{}

@@ -26,18 +26,19 @@ const keptErrors = 10
 // Status is what an agent says of its host: served on /status and kept in a file, so that
 // `enictl status` works with the agent dead.
 type Status struct {
-	Host     string           `json:"host"`
-	Version  string           `json:"version"` // of the agent
-	PID      int              `json:"pid"`
-	Started  time.Time        `json:"started"`
-	Updated  time.Time        `json:"updated"`
-	Revision *RevisionStatus  `json:"revision,omitempty"` // in force; absent = none yet
-	Feed     FeedStatus       `json:"feed"`
-	ENIs     []ENIStatus      `json:"enis"`
-	EIPs     []EIPStatus      `json:"eips"`
-	Uplinks  []string         `json:"uplinks"`
-	Foreign  []loader.Foreign `json:"foreign,omitempty"`
-	Errors   []ErrorLine      `json:"errors,omitempty"` // the last ones, newest first
+	Host      string           `json:"host"`
+	Version   string           `json:"version"` // of the agent
+	PID       int              `json:"pid"`
+	Started   time.Time        `json:"started"`
+	Updated   time.Time        `json:"updated"`
+	Revision  *RevisionStatus  `json:"revision,omitempty"` // in force; absent = none yet
+	Feed      FeedStatus       `json:"feed"`
+	ENIs      []ENIStatus      `json:"enis"`
+	EIPs      []EIPStatus      `json:"eips"`
+	Uplinks   []string         `json:"uplinks"`
+	Foreign   []loader.Foreign `json:"foreign,omitempty"`
+	Obstacles []string         `json:"obstacles,omitempty"` // to the overlay: other devices, firewalls
+	Errors    []ErrorLine      `json:"errors,omitempty"`    // the last ones, newest first
 }
 
 // RevisionStatus names the revision in force.
@@ -113,6 +114,7 @@ func (s Status) clone() Status {
 	}
 	s.ENIs, s.EIPs = slices.Clone(s.ENIs), slices.Clone(s.EIPs)
 	s.Uplinks, s.Foreign, s.Errors = slices.Clone(s.Uplinks), slices.Clone(s.Foreign), slices.Clone(s.Errors)
+	s.Obstacles = slices.Clone(s.Obstacles)
 	return s
 }
 

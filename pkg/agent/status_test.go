@@ -59,6 +59,20 @@ func TestDegraded(t *testing.T) {
 	}
 }
 
+func TestObstaclesComeAndGo(t *testing.T) {
+	w := newWorld(t)
+	w.obstacles = []string{"a firewall"}
+	w.agent.lookAround()
+	if diff := cmp.Diff(w.obstacles, w.agent.Status().Obstacles); diff != "" {
+		t.Error(diff)
+	}
+	w.obstacles = nil
+	w.agent.lookAround()
+	if o := w.agent.Status().Obstacles; len(o) != 0 {
+		t.Errorf("still there: %v", o)
+	}
+}
+
 func TestErrorsAreFew(t *testing.T) {
 	var s Status
 	now := time.Now()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package agent
 
 import (
 	"bytes"
@@ -13,38 +13,30 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
+
+	"github.com/eniplane/eniplane/loader"
 )
 
-const (
-	vxlanPort   = 4789
-	vxlanDevice = "eniplane0"
-)
+const vxlanPort = 4789
 
-// overlayObstacles looks for what stands in the way of UDP 4789 in this network namespace.
-func overlayObstacles() []feature {
-	device := feature{
-		Name: "UDP 4789 is free", State: featureOK,
-		Needs: "no other VXLAN device or socket on the port",
+// Obstacles says what stands in the way of the overlay in this network namespace, and what could not
+// be found out about it.
+func Obstacles() []string {
+	var found []string
+	for _, look := range []func() (string, error){ForeignVXLAN, Firewalls} {
+		text, err := look()
+		if err != nil {
+			text = err.Error()
+		}
+		if text != "" {
+			found = append(found, "UDP 4789: "+text)
+		}
 	}
-	if found, err := foreignVXLAN(); err != nil {
-		device.State, device.Detail = featureWarning, err.Error()
-	} else if found != "" {
-		device.State, device.Detail = featureMissing, found
-	}
-	firewall := feature{
-		Name: "UDP 4789 passes", State: featureOK,
-		Needs: "no firewall that drops it",
-	}
-	if found, err := firewalls(); err != nil {
-		firewall.State, firewall.Detail = featureWarning, err.Error()
-	} else if found != "" {
-		firewall.State, firewall.Detail = featureWarning, found
-	}
-	return []feature{device, firewall}
+	return found
 }
 
-// foreignVXLAN names a device or socket on our port that is not ours, "" if there is none.
-func foreignVXLAN() (string, error) {
+// ForeignVXLAN names a device or socket on the overlay's port that is not ours, "" if there is none.
+func ForeignVXLAN() (string, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return "", fmt.Errorf("list devices: %w", err)
@@ -55,7 +47,7 @@ func foreignVXLAN() (string, error) {
 		if !ok || v.Port != vxlanPort {
 			continue
 		}
-		if v.Name != vxlanDevice {
+		if v.Name != loader.VXLANDevice {
 			return fmt.Sprintf("device %s has the port", v.Name), nil
 		}
 		ours = true
@@ -63,7 +55,7 @@ func foreignVXLAN() (string, error) {
 	if ours {
 		return "", nil // it holds the socket
 	}
-	for _, path := range []string{"/proc/net/udp", "/proc/net/udp6"} {
+	for _, path := range []string{"/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"} {
 		text, err := os.ReadFile(path)
 		if err == nil && slices.Contains(localPorts(string(text)), vxlanPort) {
 			return "a socket has the port (`ss -ulnp sport = 4789` names its process)", nil
@@ -89,8 +81,8 @@ func localPorts(text string) []int {
 	return ports
 }
 
-// firewalls names chains that may drop VXLAN on its way to the host, "" if there are none.
-func firewalls() (string, error) {
+// Firewalls names chains that may drop VXLAN on its way to the host, "" if there are none.
+func Firewalls() (string, error) {
 	c, err := nftables.New()
 	if err != nil {
 		return "", fmt.Errorf("open nftables: %w", err)
@@ -112,7 +104,7 @@ func firewalls() (string, error) {
 			found = append(found, fmt.Sprintf("chain %s of table %s %s", chain.Name, chain.Table.Name, why))
 		}
 	}
-	if names, err := os.ReadFile("/proc/net/ip_tables_names"); err == nil && bytes.Contains(names, []byte("filter")) {
+	if names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names"); err == nil && bytes.Contains(names, []byte("filter")) {
 		found = append(found, "legacy iptables has rules that this check cannot read (`iptables-legacy -S INPUT`)")
 	}
 	return strings.Join(found, "; "), nil
