@@ -310,7 +310,7 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 	if err != nil {
 		a.inForce = nil
 		a.observe(report)
-		return a.fail("cannot bring the revision into force", fmt.Errorf("apply revision %d: %w", rev.Number, err))
+		return a.fail("cannot bring the revision into force", err)
 	}
 	a.inForce, a.degraded, a.local = res.State, res.Degraded, localENIs(rev.Objects, a.Host)
 	a.lastGood = nil
@@ -338,7 +338,7 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 func (a *Agent) reconcile(ctx context.Context) {
 	report, err := a.Dataplane.Reconcile(ctx)
 	if err != nil {
-		_ = a.fail("cannot reconcile", fmt.Errorf("reconcile: %w", err)) // kept in the status
+		_ = a.fail("cannot reconcile", err) // kept in the status
 	}
 	a.observe(report)
 	if r := a.revision(); r != nil {
