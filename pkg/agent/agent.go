@@ -318,6 +318,8 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 	a.status.Revision = &RevisionStatus{Number: rev.Number, Hash: rev.Hash, Applied: time.Now(), Restored: restored}
 	a.status.Uplinks = res.State.Host.Uplinks
 	a.mu.Unlock()
+	a.observe(report)
+	a.announce(ctx, restored) // before any file is written: whoever sends to an EIP that moved waits for it
 	a.Log.Info("a revision is in force", "revision", rev.Number, "hash", shortHash(rev.Hash),
 		"enis", len(res.State.ENIs), "written", report.Written, "deleted", report.Deleted)
 	if !restored {
@@ -328,9 +330,7 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 	if err := a.saveNames(res.State.Names); err != nil {
 		a.noteError(err)
 	}
-	a.observe(report)
 	a.noteUnreachable()
-	a.announce(ctx, restored)
 	return nil
 }
 
