@@ -27,15 +27,23 @@ struct run {
 	__u32 wrong; /* found flows that are not the one asked for, or torn */
 	__u32 peers; /* CPUs that take each step at the same moment; 0 = alone */
 	__u32 apart; /* steps at which the others did not come */
+	__u32 delay; /* how long to hang back then, in turns of an empty loop */
+	__u32 pad;
 	__u64 sum;
 };
 
-/* How many CPUs have come to a step, counted over all steps. Zeroed before a run. */
+/* Where CPUs meet that take steps at the same moment. Zeroed before a run. */
+struct meeting_point {
+	__u32 arrived; /* CPUs, over all steps */
+	__u32 begun; /* steps that all CPUs have come to */
+	__u64 moment; /* at which to take the last of them */
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct meeting_point);
 } gate SEC(".maps");
 
 /* A run under way. `chain` is always 0, but the CPU learns it only from the last result, so that
@@ -149,33 +157,61 @@ static __always_inline enum reason find(const void *key, __u32 number, struct wo
 }
 
 struct meeting {
-	const __u32 *arrived;
-	__u32 wanted;
+	struct meeting_point *point;
+	__u32 step;
 };
 
-static long wait_step(__u32 i, void *to)
+static long await_step(__u32 i, void *to)
 {
 	const struct meeting *meeting = to;
 
 	(void)i;
-	return (__s32)(flow_load(meeting->arrived) - meeting->wanted) >= 0;
+	return (__s32)(flow_load(&meeting->point->begun) - meeting->step) > 0;
 }
 
-/* Waits until all CPUs are at step i, for 100 us or so: one may have lost its CPU. */
+static long await_moment(__u32 i, void *to)
+{
+	const struct meeting *meeting = to;
+
+	(void)i;
+	return (__s64)(bpf_ktime_get_ns() - meeting->point->moment) >= 0;
+}
+
+static long delay_step(__u32 i, void *to)
+{
+	(void)i;
+	(void)to;
+	return 0;
+}
+
+/* Waits until all CPUs are at step i, for 100 us or so: one may have lost its CPU. Who comes last
+ * names the moment, since the news of its coming takes longer than an insert. */
 static __always_inline void meet(struct work *work, __u32 i)
 {
 	struct run *run = &work->run;
+	struct meeting_point *point;
 	struct meeting meeting;
-	__u32 zero = 0, *arrived = bpf_map_lookup_elem(&gate, &zero);
+	__u32 zero = 0, came, due;
 
-	if (!arrived)
+	point = bpf_map_lookup_elem(&gate, &zero);
+	if (!point)
 		return;
-	__sync_fetch_and_add(arrived, 1);
-	meeting.arrived = arrived;
-	meeting.wanted = (run->first + i + 1) * run->peers;
-	bpf_loop(50000, wait_step, &meeting, 0);
-	if (!wait_step(0, &meeting))
+	meeting.point = point;
+	meeting.step = run->first + i;
+	due = (meeting.step + 1) * run->peers;
+	came = __sync_fetch_and_add(&point->arrived, 1) + 1;
+	if (came == due) {
+		point->moment = bpf_ktime_get_ns() + 1000;
+		__sync_lock_test_and_set(&point->begun, meeting.step + 1);
+	}
+	if (came <= due) /* else the others are ahead: catch up */
+		bpf_loop(50000, await_step, &meeting, 0);
+	if (!await_step(0, &meeting)) {
 		run->apart++;
+		return;
+	}
+	bpf_loop(1000, await_moment, &meeting, 0);
+	bpf_loop(run->delay & 1023, delay_step, &meeting, 0);
 }
 
 static __always_inline int step(__u32 i, struct work *work, const __u32 op, const bool v6)

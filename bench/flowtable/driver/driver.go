@@ -41,6 +41,8 @@ type Run struct {
 	Wrong   uint32 // found flows that are not the one asked for, or torn
 	Peers   uint32 // CPUs that take each step at the same moment; 0 = alone
 	Apart   uint32 // steps at which the others did not come
+	Delay   uint32 // how long to hang back then, in turns of an empty loop
+	Pad     uint32
 	Sum     uint64 // of the ENIs of the flows found
 }
 
@@ -91,7 +93,7 @@ func (d *Driver) Map(name string) *ebpf.Map { return d.collection.Maps[name] }
 
 // Meet makes ready for a run on several CPUs at once (Run.Peers).
 func (d *Driver) Meet() error {
-	if err := d.Map("gate").Put(uint32(0), uint32(0)); err != nil {
+	if err := d.Map("gate").Put(uint32(0), [16]byte{}); err != nil {
 		return fmt.Errorf("open the gate: %w", err)
 	}
 	return nil

@@ -146,6 +146,13 @@ type driverHashFlow6 struct {
 	}
 }
 
+type driverMeetingPoint struct {
+	_       structs.HostLayout
+	Arrived uint32
+	Begun   uint32
+	Moment  uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.

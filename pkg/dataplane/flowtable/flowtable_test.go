@@ -310,10 +310,13 @@ func TestRacingInsertsStoreEachKeyOnce(t *testing.T) {
 // must be found.
 func TestRacingInsertsTakeNoSlotTwice(t *testing.T) {
 	eachFamily(t, 2, func(t *testing.T, f *fixture, family Family) {
-		const flows = 6
-		for round := range uint32(2000) {
+		const flows = 12
+		for round := range uint32(4000) {
 			at := now + round*seconds(32)
-			runs := [2]driver.Run{{State: opening, Mark: 1, Now: at}, {State: opening, Mark: 2, Now: at, Base: 1 << 20}}
+			runs := [2]driver.Run{
+				{State: opening, Mark: 1, Now: at, Delay: round % 64},
+				{State: opening, Mark: 2, Now: at, Base: 1 << 20, Delay: 32},
+			}
 			both := f.race(family, flows, [2]string{"insert", "insert"}, runs)
 			for cpu, run := range both {
 				found := f.do("find", family, flows, driver.Run{Now: at, Base: runs[cpu].Base})
