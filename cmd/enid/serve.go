@@ -34,7 +34,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	if err != nil {
 		return fmt.Errorf("listen for /readyz and /metrics: %w", err)
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }() // the server closes it too
 	links, err := agent.WatchLinks(ctx, log)
 	if err != nil {
 		return err
