@@ -19,6 +19,9 @@ func (l *Lab) makeUnderlay() error {
 		if err := makeBridge(segment, l.Plan.MTU); err != nil {
 			return err
 		}
+		if err := makeRouter(internet); err != nil {
+			return err
+		}
 		if err := l.onSegment(segment, internet, nodeInternet, deviceInternet); err != nil {
 			return err
 		}
@@ -38,6 +41,22 @@ func (l *Lab) makeUnderlay() error {
 		}
 		return nil
 	}, nodeUnderlay, nodeInternet)
+}
+
+// makeRouter lets the internet forward: a host's packet to an EIP on another host goes out to it
+// and comes back in. It tells nobody of shorter ways, a router of a provider would not know them.
+func makeRouter(internet *Namespace) error {
+	for _, s := range [][2]string{
+		{"ipv4/ip_forward", "1"},
+		{"ipv4/conf/all/send_redirects", "0"},
+		{"ipv4/conf/default/send_redirects", "0"},
+		{"ipv6/conf/all/forwarding", "1"},
+	} {
+		if err := internet.sysctl(s[0], s[1]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeBridge makes the segment's bridge. It forwards all multicast: snooping without a querier

@@ -157,11 +157,8 @@ func echoUDP(c *net.UDPConn, seen func([]byte)) {
 
 // echoOnce writes a message and wants the same back.
 func echoOnce(ctx context.Context, c net.Conn, msg []byte) error {
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := c.SetDeadline(deadline); err != nil {
-			return fmt.Errorf("set deadline: %w", err)
-		}
-	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Now()) })
+	defer stop()
 	if _, err := c.Write(msg); err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
@@ -194,10 +191,8 @@ func (l *Lab) probeEcho(ctx context.Context, p Probe) (Answer, error) {
 	}
 	defer c.Close()
 	msg := echoMessage(f)
-	deadline, _ := ctx.Deadline()
-	if err := c.SetDeadline(deadline); err != nil {
-		return Answer{}, fmt.Errorf("set deadline: %w", err)
-	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Now()) })
+	defer stop()
 	start := time.Now()
 	if _, err := c.WriteTo(msg, &net.IPAddr{IP: p.To.Addr.AsSlice()}); err != nil {
 		return Answer{Why: fmt.Errorf("send: %w", err)}, nil

@@ -45,7 +45,8 @@ func (r UDPReport) String() string {
 type UDPStream struct {
 	client, server *net.UDPConn
 	stop           chan struct{}
-	wg             sync.WaitGroup
+	sending        sync.WaitGroup
+	receiving      sync.WaitGroup
 
 	mu       sync.Mutex
 	sent     uint64
@@ -69,10 +70,9 @@ func (l *Lab) StartUDP(from, to Spot, port uint16) (*UDPStream, error) {
 		client: client, server: server, stop: make(chan struct{}),
 		arrived: map[uint64]bool{}, returned: map[uint64]int{}, last: time.Now(),
 	}
-	s.wg.Add(3)
-	go func() { defer s.wg.Done(); echoUDP(server, s.sawArrival) }()
-	go func() { defer s.wg.Done(); s.receive() }()
-	go func() { defer s.wg.Done(); s.send() }()
+	s.receiving.Go(func() { echoUDP(server, s.sawArrival) })
+	s.receiving.Go(s.receive)
+	s.sending.Go(s.send)
 	return s, nil
 }
 
@@ -131,6 +131,7 @@ func (s *UDPStream) Returned() int {
 // Stop ends the stream, waits for what is on its way and reports.
 func (s *UDPStream) Stop() UDPReport {
 	close(s.stop)
+	s.sending.Wait()
 	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		s.mu.Lock()
 		all := uint64(len(s.returned)) == s.sent
@@ -141,7 +142,7 @@ func (s *UDPStream) Stop() UDPReport {
 	}
 	_ = s.client.Close()
 	_ = s.server.Close()
-	s.wg.Wait()
+	s.receiving.Wait()
 	r := UDPReport{Sent: int(s.sent), Arrived: len(s.arrived), Returned: len(s.returned), Gap: s.gap}
 	for _, n := range s.returned {
 		if n > 1 {
