@@ -64,7 +64,7 @@ type Agent struct {
 	// Of the goroutine that runs Run.
 	ids      *compile.IDs       // the last numbers given out, as in ids.json
 	names    compile.Names      // as in names.json
-	inForce  *compile.State     // nil = unknown, after a start or a failed apply
+	inForce  *compile.State     // nil = unknown, after a start
 	degraded map[string]error   // what could not be compiled of it
 	local    map[string]string  // UID by name: the ENIs that the revision in force has on this host
 	lastGood *feed.Revision     // of the last agent, until this one brought something into force
@@ -264,9 +264,6 @@ func (a *Agent) take(ctx context.Context, rev *feed.Revision) {
 
 // admit says why a valid revision must not come into force here.
 func (a *Agent) admit(rev *feed.Revision) error {
-	if h, ok := rev.Objects.Hosts[a.Host]; ok && h.Peer.IsValid() {
-		return fmt.Errorf("revision refused: Host/%s: spec.peer: is not supported by this version (remove it)", a.Host)
-	}
 	if rev.Forced {
 		return nil
 	}
@@ -308,7 +305,9 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 	// The end of the agent does not stop it half-way: it is short, and what it leaves is clean.
 	report, err := a.Dataplane.Apply(context.WithoutCancel(ctx), res.State)
 	if err != nil {
-		a.inForce = nil
+		if report != nil && report.Revision == res.State.Revision {
+			a.inForce = res.State // in force, but not settled; the next apply or reconcile finishes it
+		}
 		a.observe(report)
 		return a.fail("cannot bring the revision into force", err)
 	}
