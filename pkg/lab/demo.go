@@ -74,7 +74,7 @@ func (s *story) end(start time.Time) error {
 		left = append(left, s.dir)
 	}
 	s.line(len(left) == 0, "namespaces, devices, nft tables, pins, agents and files are gone", fmt.Sprint(left))
-	fmt.Fprintf(s.out, "\n%d s\n", int(time.Since(start).Seconds()))
+	fmt.Fprintf(s.out, "\n%d s in all\n", int(time.Since(start).Seconds()))
 	if s.failed > 0 {
 		return fmt.Errorf("%d steps of the demo are not as they must be", s.failed)
 	}
@@ -114,7 +114,7 @@ func (s *story) passes(ctx context.Context, what, from, to, protocol string, por
 		return err
 	}
 	answer, err := s.Probe(ctx, Probe{From: src, To: dst, Protocol: protocol, Port: port, Wait: allowedWait})
-	if err != nil {
+	if err = errors.Join(err, ctx.Err()); err != nil {
 		return err
 	}
 	s.line(answer.Allowed, fmt.Sprintf("%s  [%s]", what, describe(src, dst, protocol, port)), fmt.Sprint(answer.Why))
@@ -132,7 +132,7 @@ func (s *story) fails(ctx context.Context, what, from, to, protocol string, port
 		return err
 	}
 	answer, err := s.Probe(ctx, Probe{From: src, To: dst, Protocol: protocol, Port: port, Wait: deniedWait})
-	if err != nil {
+	if err = errors.Join(err, ctx.Err()); err != nil {
 		return err
 	}
 	after, err := s.Counters()
