@@ -25,6 +25,10 @@ func (l *Lab) makeUnderlay() error {
 		if err := l.onSegment(segment, internet, nodeInternet, deviceInternet); err != nil {
 			return err
 		}
+		// Believe an announcement at once. By default Linux ignores one within a second of the last.
+		if err := internet.sysctl("ipv4/neigh/"+deviceInternet+"/locktime", "0"); err != nil {
+			return err
+		}
 		for _, a := range l.Plan.Internet.Addrs {
 			device := deviceInternet
 			if a.IsSingleIP() {
