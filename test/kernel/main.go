@@ -4,7 +4,7 @@
 // by software emulation with an initramfs of its own making, runs the test binaries there as root and reports what
 // they said. Nothing is installed but QEMU itself; kernel and BusyBox are unpacked into the cache directory.
 //
-//	go run ./test/kernel [-kernel 6.12] [-run REGEXP] PACKAGE...
+//	go run ./test/kernel [-kernel 6.12] [-run REGEXP] PACKAGE[=REGEXP]...
 package main
 
 import (
@@ -97,7 +97,11 @@ type test struct {
 // buildTests compiles one static test binary per package, and the module's own binaries beside them.
 func buildTests(ctx context.Context, root, tmp string, c config) ([]test, error) {
 	var tests []test
-	for i, pkg := range c.pkgs {
+	for i, arg := range c.pkgs {
+		pkg, only, ok := strings.Cut(arg, "=")
+		if !ok {
+			only = c.run
+		}
 		dir, err := output(ctx, "go", "list", "-f", "{{.Dir}}", pkg)
 		if err != nil {
 			return nil, err
@@ -116,7 +120,7 @@ func buildTests(ctx context.Context, root, tmp string, c config) ([]test, error)
 		if _, err := os.Stat(bin); err != nil {
 			return nil, fmt.Errorf("package %s has no tests", pkg)
 		}
-		tests = append(tests, test{dir: rel, binary: bin, run: c.run})
+		tests = append(tests, test{dir: rel, binary: bin, run: only})
 	}
 	return tests, nil
 }
