@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -371,8 +372,15 @@ func (a *Agent) announce(ctx context.Context, restored bool) {
 	a.announcements.Add(1)
 	go func() {
 		defer a.announcements.Done()
-		announceAll(ctx, a.Announcer, a.Log, announceEvery, uplinks, fresh)
+		announceAll(ctx, a.Announcer, a.Log, announceEvery, uplinks, fresh, a.announces)
 	}()
+}
+
+// announces tells whether an EIP is this host's to announce now.
+func (a *Agent) announces(addr netip.Addr) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(a.status.EIPs, func(e EIPStatus) bool { return e.Address == addr && a.ready(e.ENI) })
 }
 
 // Metrics returns what the collector cannot read from the maps.

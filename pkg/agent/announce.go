@@ -57,9 +57,10 @@ func wrap(err error, format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, err)...)
 }
 
-// announceAll announces each address on each uplink, round by round, until ctx ends.
+// announceAll announces each address on each uplink, round by round, until ctx ends. An address that
+// is not here any more is left out: another host announces it now.
 func announceAll(ctx context.Context, a Announcer, log *slog.Logger, every time.Duration,
-	uplinks []string, addrs []netip.Addr,
+	uplinks []string, addrs []netip.Addr, here func(netip.Addr) bool,
 ) {
 	for round := range announceCount {
 		if round > 0 {
@@ -71,6 +72,9 @@ func announceAll(ctx context.Context, a Announcer, log *slog.Logger, every time.
 		}
 		for _, uplink := range uplinks {
 			for _, addr := range addrs {
+				if !here(addr) {
+					continue
+				}
 				if err := a.Announce(uplink, addr); err != nil {
 					log.Warn("cannot announce an EIP", "eip", addr, "uplink", uplink, "err", err)
 				}

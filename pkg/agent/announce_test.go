@@ -156,11 +156,25 @@ func (r *recordingAnnouncer) Announce(uplink string, addr netip.Addr) error {
 	return nil
 }
 
+func always(netip.Addr) bool { return true }
+
+// An EIP that has moved away is another host's to announce.
+func TestAnnounceStopsWhenMoved(t *testing.T) {
+	r := &recordingAnnouncer{}
+	announceAll(context.Background(), r, slog.New(slog.DiscardHandler), time.Nanosecond, []string{"u0"},
+		[]netip.Addr{netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("203.0.113.11")},
+		func(addr netip.Addr) bool { return len(r.sent) < 2 || addr.As4()[3] == 11 })
+	want := []string{"u0 203.0.113.10", "u0 203.0.113.11", "u0 203.0.113.11", "u0 203.0.113.11"}
+	if diff := cmp.Diff(want, r.sent); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestAnnounceRepeats(t *testing.T) {
 	addrs := []netip.Addr{netip.MustParseAddr("203.0.113.10")}
 	for _, fail := range []bool{false, true} {
 		r := &recordingAnnouncer{fail: fail}
-		announceAll(context.Background(), r, slog.New(slog.DiscardHandler), time.Nanosecond, []string{"u0", "u1"}, addrs)
+		announceAll(context.Background(), r, slog.New(slog.DiscardHandler), time.Nanosecond, []string{"u0", "u1"}, addrs, always)
 		want := []string{
 			"u0 203.0.113.10", "u1 203.0.113.10", "u0 203.0.113.10",
 			"u1 203.0.113.10", "u0 203.0.113.10", "u1 203.0.113.10",
@@ -176,7 +190,7 @@ func TestAnnounceStopsWithContext(t *testing.T) {
 	cancel()
 	r := &recordingAnnouncer{}
 	announceAll(ctx, r, slog.New(slog.DiscardHandler), time.Hour, []string{"u0"},
-		[]netip.Addr{netip.MustParseAddr("203.0.113.10")})
+		[]netip.Addr{netip.MustParseAddr("203.0.113.10")}, always)
 	if len(r.sent) != 1 {
 		t.Errorf("sent %v after the end", r.sent)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/eniplane/eniplane/pkg/dataplane"
+	"github.com/eniplane/eniplane/pkg/lab/netnsdir"
 )
 
 // deniedWait is how long the demo waits for a packet that must not come.
@@ -61,7 +62,7 @@ func (s *story) end(start time.Time) error {
 	}
 	var left []string
 	for _, node := range s.Plan.Nodes() {
-		if _, err := os.Lstat(filepath.Join(netnsDir, s.Namespace(node))); err == nil {
+		if _, err := os.Lstat(filepath.Join(netnsdir.Dir, s.Namespace(node))); err == nil {
 			left = append(left, s.Namespace(node))
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/eniplane/eniplane/pkg/lab/netnsdir"
 	"github.com/eniplane/eniplane/pkg/testroot"
 )
 
@@ -38,7 +39,7 @@ func upWithoutAgents(t *testing.T) *Lab {
 func TestUpAndDown(t *testing.T) {
 	l := upWithoutAgents(t)
 	for _, node := range l.Plan.Nodes() {
-		if _, err := os.Stat(filepath.Join(netnsDir, l.Namespace(node))); err != nil {
+		if _, err := os.Stat(filepath.Join(netnsdir.Dir, l.Namespace(node))); err != nil {
 			t.Errorf("namespace of %s: %v", node, err)
 		}
 	}
@@ -55,7 +56,7 @@ func TestUpAndDown(t *testing.T) {
 		}
 	}
 	for _, node := range l.Plan.Nodes() {
-		if _, err := os.Stat(filepath.Join(netnsDir, l.Namespace(node))); !os.IsNotExist(err) {
+		if _, err := os.Stat(filepath.Join(netnsdir.Dir, l.Namespace(node))); !os.IsNotExist(err) {
 			t.Errorf("namespace of %s is left: %v", node, err)
 		}
 	}
@@ -80,7 +81,7 @@ func TestDownAfterCrash(t *testing.T) {
 		for _, do := range []func() error{
 			l.makeDirs,
 			func() error { return makeNamespace(l.Namespace(nodeUnderlay)) },
-			func() error { return os.WriteFile(filepath.Join(netnsDir, l.Namespace(nodeInternet)), nil, 0o444) }, // not yet mounted
+			func() error { return os.WriteFile(filepath.Join(netnsdir.Dir, l.Namespace(nodeInternet)), nil, 0o444) }, // not yet mounted
 			func() error { return deleteNamespace(l.Namespace(nodeInternet)) },
 			func() error { return makeNamespace(l.Namespace(nodeInternet)) },
 			l.makeUnderlay,
@@ -93,7 +94,7 @@ func TestDownAfterCrash(t *testing.T) {
 		if err := Down(topology.Name); err != nil {
 			t.Errorf("after %d steps: %v", steps, err)
 		}
-		left, err := filepath.Glob(filepath.Join(netnsDir, l.Plan.Namespace("*")))
+		left, err := filepath.Glob(filepath.Join(netnsdir.Dir, l.Plan.Namespace("*")))
 		if err != nil || len(left) > 0 {
 			t.Errorf("after %d steps: %q is left (%v)", steps, left, err)
 		}

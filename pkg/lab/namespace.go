@@ -12,42 +12,15 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
-)
 
-const netnsDir = "/run/netns"
+	"github.com/eniplane/eniplane/pkg/lab/netnsdir"
+)
 
 // Namespace is an open network namespace with a netlink socket in it.
 type Namespace struct {
 	Name   string // as `ip netns` shows it
 	handle netns.NsHandle
 	nl     *netlink.Handle
-}
-
-// shareNetnsDir makes /run/netns a shared mount of its own, as `ip netns add` does: if that happened
-// only after our namespaces were mounted there, they could not be unmounted any more.
-func shareNetnsDir() error {
-	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
-		return fmt.Errorf("make %s: %w", netnsDir, err)
-	}
-	dir, err := os.Open(netnsDir)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", netnsDir, err)
-	}
-	defer dir.Close()
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil { // `ip netns` takes the same lock
-		return fmt.Errorf("lock %s: %w", netnsDir, err)
-	}
-	share := func() error { return unix.Mount("", netnsDir, "none", unix.MS_SHARED|unix.MS_REC, "") }
-	err = share()
-	if errors.Is(err, unix.EINVAL) { // not a mount yet
-		if err = unix.Mount(netnsDir, netnsDir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
-			err = share()
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("share mount %s: %w", netnsDir, err)
-	}
-	return nil
 }
 
 // makeNamespace makes a named network namespace, its loopback up and its settings those of this
@@ -137,7 +110,7 @@ func onThread(fn func() error) error {
 
 // deleteNamespace removes a named network namespace, also one that was left half made.
 func deleteNamespace(name string) error {
-	path := filepath.Join(netnsDir, name)
+	path := filepath.Join(netnsdir.Dir, name)
 	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/eniplane/eniplane/pkg/lab/netnsdir"
 )
 
 // Options say how to bring a lab up.
@@ -153,7 +155,7 @@ func (l *Lab) makeDirs() error {
 }
 
 func (l *Lab) makeNamespaces(ctx context.Context) error {
-	if err := shareNetnsDir(); err != nil {
+	if err := netnsdir.Share(); err != nil {
 		return err
 	}
 	for _, node := range l.Plan.Nodes() {

@@ -18,13 +18,12 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/eniplane/eniplane/pkg/lab/netnsdir"
 )
 
 // BPFFS is where tests pin.
 const BPFFS = "/sys/fs/bpf"
-
-// netnsDir is where network namespaces have their names.
-const netnsDir = "/run/netns"
 
 // EnvRequired turns the skip of Require into a failure: CI sets it to 1, so that a test cannot vanish unnoticed.
 const EnvRequired = "ENIPLANE_ROOT_TESTS"
@@ -90,7 +89,7 @@ func Abandoned(name string) bool {
 // others clean up after themselves.
 func Sweep() error {
 	var errs []error
-	for _, dir := range []string{netnsDir, BPFFS} {
+	for _, dir := range []string{netnsdir.Dir, BPFFS} {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("look for leftovers: %w", err))
@@ -99,7 +98,7 @@ func Sweep() error {
 			if !Abandoned(e.Name()) {
 				continue
 			}
-			if dir == netnsDir {
+			if dir == netnsdir.Dir {
 				err = netns.DeleteNamed(e.Name())
 			} else {
 				err = os.RemoveAll(filepath.Join(dir, e.Name()))
@@ -123,7 +122,7 @@ type Namespace struct {
 func Netns(t testing.TB) *Namespace {
 	t.Helper()
 	name := Name()
-	n := &Namespace{Name: name, Path: filepath.Join(netnsDir, name)}
+	n := &Namespace{Name: name, Path: filepath.Join(netnsdir.Dir, name)}
 	t.Cleanup(func() {
 		if n.Handle.IsOpen() {
 			_ = n.Handle.Close()
@@ -132,6 +131,9 @@ func Netns(t testing.TB) *Namespace {
 			t.Errorf("remove network namespace %s: %v", name, err)
 		}
 	})
+	if err := netnsdir.Share(); err != nil {
+		t.Fatal(err)
+	}
 	if err := onThread(func() (err error) {
 		n.Handle, err = netns.NewNamed(name)
 		return err
