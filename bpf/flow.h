@@ -269,8 +269,11 @@ static __always_inline __u32 flow_probe(struct flow_line *line, __u32 i, const v
 {
 	__u32 dead = ((__u64)flow_load(&line->expires[i]) - now - 1) >> 63;
 	void *slot = flow_slot(line, i, v6);
-	__u32 before = flow_load(slot), after, differs, bits, moved;
+	__u32 before, after, differs, bits, moved;
 
+	/* The counters are in the slot's other cache line: let both come at once. */
+	flow_load((__u32 *)&flow_body(slot, v6)->bytes[DIR_IN]);
+	before = flow_load(slot);
 	slot += flow_zero(before);
 	differs = flow_differs(slot, key, v6);
 	bits = flow_copy(slot, copy, v6) | differs;

@@ -205,29 +205,46 @@ func (t *Table) Each(now uint32, fn func(*Flow) bool) {
 	}
 }
 
-// tries bounds how often a slot is read again that is rewritten meanwhile.
-const tries = 1000
+// A slot is rewritten within 100 ns, unless the CPU that does it is taken away meanwhile.
+const (
+	tries   = 200
+	atOnce  = 100 // the first tries come without a pause
+	tryWait = 100 * time.Microsecond
+)
 
-// copy reads a slot. False if it never stood still or was never used.
+// copy reads a slot. False if it never stood still.
 func (t *Table) copy(set, i int, f *Flow) bool {
-	for range tries {
-		if t.family == IPv6 {
-			s := &(*set6)(unsafe.Pointer(t.line(set))).Slots[i]
-			if before, after, c := snapshot(&s.Control, s); stable(before, after) {
-				f.fill(c.Key.ScopeClass, netip.AddrFrom16(c.Key.Local), netip.AddrFrom16(c.Key.Remote),
-					c.Key.LocalPort, c.Key.RemotePort, netip.AddrFrom16(c.Nat), &c.Body)
-				return f.found(set, i, after)
-			}
-			continue
+	for n := range tries {
+		if t.read(set, i, f) {
+			return true
 		}
-		s := &(*set4)(unsafe.Pointer(t.line(set))).Slots[i]
-		if before, after, c := snapshot(&s.Control, s); stable(before, after) {
-			f.fill(c.Key.ScopeClass, netip.AddrFrom4(c.Key.Local), netip.AddrFrom4(c.Key.Remote),
-				c.Key.LocalPort, c.Key.RemotePort, netip.AddrFrom4(c.Nat), &c.Body)
-			return f.found(set, i, after)
+		if n >= atOnce {
+			time.Sleep(tryWait)
 		}
 	}
 	return false
+}
+
+// read reads a slot. False if it was rewritten meanwhile.
+func (t *Table) read(set, i int, f *Flow) bool {
+	var before, after uint32
+	if t.family == IPv6 {
+		var s slot6
+		slot := &(*set6)(unsafe.Pointer(t.line(set))).Slots[i]
+		before, after, s = snapshot(&slot.Control, slot)
+		f.fill(s.Key.ScopeClass, netip.AddrFrom16(s.Key.Local), netip.AddrFrom16(s.Key.Remote),
+			s.Key.LocalPort, s.Key.RemotePort, netip.AddrFrom16(s.Nat), &s.Body)
+	} else {
+		var s slot4
+		slot := &(*set4)(unsafe.Pointer(t.line(set))).Slots[i]
+		before, after, s = snapshot(&slot.Control, slot)
+		f.fill(s.Key.ScopeClass, netip.AddrFrom4(s.Key.Local), netip.AddrFrom4(s.Key.Remote),
+			s.Key.LocalPort, s.Key.RemotePort, netip.AddrFrom4(s.Nat), &s.Body)
+	}
+	f.State = uint8(after >> stateShift & stateMask)
+	f.Flags = uint8(after >> flagsShift & flagsMask)
+	f.place = place{set: set, slot: i, version: after >> versionShift}
+	return before&busy == 0 && before>>versionShift == after>>versionShift
 }
 
 // snapshot copies a slot between two reads of its control word. The addition to a variable of our own is there
@@ -242,10 +259,6 @@ func snapshot[T any](control *uint32, slot *T) (before, after uint32, c T) {
 	return before, after, c
 }
 
-func stable(before, after uint32) bool {
-	return before&busy == 0 && before>>versionShift == after>>versionShift
-}
-
 func (f *Flow) fill(scopeClass uint32, local, remote netip.Addr, lport, rport uint16, nat netip.Addr, b *body) {
 	f.Scope, f.Class = scopeClass>>8, uint8(scopeClass)
 	f.Local, f.Remote, f.LocalPort, f.RemotePort, f.NAT = local, remote, lport, rport, netip.Addr{}
@@ -256,13 +269,6 @@ func (f *Flow) fill(scopeClass uint32, local, remote netip.Addr, lport, rport ui
 	f.Nexthop, f.NexthopGeneration, f.Rule = b.Nexthop, b.NexthopGeneration, b.Rule
 	f.Opened, f.Reason = b.Opened, b.Reason
 	f.Packets, f.Bytes = b.Packets, b.Bytes
-}
-
-func (f *Flow) found(set, slot int, control uint32) bool {
-	f.State = uint8(control >> stateShift & stateMask)
-	f.Flags = uint8(control >> flagsShift & flagsMask)
-	f.place = place{set: set, slot: slot, version: control >> versionShift}
-	return true
 }
 
 // End ends a flow that Each has shown: from now on it is not found, and after a second its slot is free. It
