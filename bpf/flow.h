@@ -24,7 +24,7 @@ enum flow_tries {
 	FLOW_LOCK_TRIES = 64, /* then FLOW_BUSY: the packet is dropped, its sender tries again */
 	FLOW_READ_TRIES = 16, /* likewise, when a slot is being rewritten */
 	FLOW_CLAIM_TRIES = 4, /* against changes of state in the same moment */
-	FLOW_FIRST_FILL = 4, /* slots used of the first set up to which the second is not looked at */
+	FLOW_FIRST_FILL = 4, /* slots used of the first set up to which the second is spared */
 };
 
 /* What a flow knows, as copied out by flow_find and handed in to flow_insert. */
@@ -264,8 +264,8 @@ enum flow_probe_result {
  * Copies slot i if it holds the key and is alive. Returns enum flow_probe_result as bits. One way
  * through, without branches, so that the verifier walks each turn of the loop around it once.
  */
-static __always_inline __u32 flow_probe(struct flow_line *line, __u32 i, const void *key,
-					__u32 now, struct flow *copy, const bool v6)
+static __always_inline __u32 flow_probe(struct flow_line *line, __u32 i, const void *key, __u32 now,
+					struct flow *copy, const bool v6)
 {
 	__u32 dead = ((__u64)flow_load(&line->expires[i]) - now - 1) >> 63;
 	void *slot = flow_slot(line, i, v6);
@@ -488,7 +488,7 @@ static __always_inline enum reason flow_take(struct flow_line *line, __u64 slots
 		if (__sync_val_compare_and_swap(control, old, old | FLOW_BUSY) == old) {
 			/* Since we looked, the slot may have gone to another key. */
 			if (own ? !flow_differs(control, key, v6) &&
-					  (!flow->seen || flow->seen == old) :
+					    (!flow->seen || flow->seen == old) :
 				  flow_is_free(expires, now)) {
 				flow_write(line, i, key, flow, now, v6);
 				new = flow_control((old >> FLOW_VERSION_SHIFT) + 1, flow->state,
