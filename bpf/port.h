@@ -74,6 +74,7 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	__u8 nat[16] __attribute__((aligned(8)));
 
 	TRY(parse_ip(p, v6, false));
+	TRY(spoof_checksum(p, v6));
 	TRY(spoof_service(p, v6));
 	if (v6)
 		TRY(nd_from_eni(p, host, conf));
