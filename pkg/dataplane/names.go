@@ -11,26 +11,19 @@ import (
 	"path/filepath"
 
 	"github.com/eniplane/eniplane/pkg/compile"
+	"github.com/eniplane/eniplane/pkg/durable"
 )
 
 const namesFile = "names.json"
 
 // SaveNames keeps the names of the revision in force in a host's state directory, so that the CLI
-// prints names also with the agent dead. The file is replaced whole.
+// prints names also with the agent dead.
 func SaveNames(hostStateDir string, names compile.Names) error {
 	data, err := json.Marshal(names)
 	if err != nil {
 		return fmt.Errorf("encode names: %w", err)
 	}
-	path := filepath.Join(hostStateDir, namesFile)
-	temporary := path + ".new"
-	if err := os.WriteFile(temporary, data, 0o644); err != nil {
-		return fmt.Errorf("write names: %w", err)
-	}
-	if err := os.Rename(temporary, path); err != nil {
-		return fmt.Errorf("replace names: %w", err)
-	}
-	return nil
+	return durable.WriteFile(filepath.Join(hostStateDir, namesFile), data, 0o644)
 }
 
 // LoadNames reads what SaveNames kept. No file means no names: ids are printed as numbers.

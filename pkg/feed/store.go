@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 
 	"github.com/eniplane/eniplane/pkg/api"
+	"github.com/eniplane/eniplane/pkg/durable"
 )
 
 // lastGoodName is the file of the last good revision: a line with a format and a checksum, then
@@ -76,39 +77,8 @@ func save(stateDir string, r *Revision) error {
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
 		return fmt.Errorf("keep revision %d: %w", r.Number, err)
 	}
-	if err := replaceFile(stateDir, lastGoodName, data); err != nil {
+	if err := durable.WriteFile(filepath.Join(stateDir, lastGoodName), data, 0o600); err != nil {
 		return fmt.Errorf("keep revision %d: %w", r.Number, err)
 	}
 	return nil
-}
-
-// replaceFile writes a file beside the old one, and renames it when it is on the disk.
-func replaceFile(dir, name string, data []byte) (err error) {
-	tmp, err := os.CreateTemp(dir, "."+name+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, tmp.Close(), os.Remove(tmp.Name()))
-		}
-	}()
-	if _, err = tmp.Write(data); err != nil {
-		return err
-	}
-	if err = tmp.Sync(); err != nil {
-		return err
-	}
-	if err = os.Rename(tmp.Name(), filepath.Join(dir, name)); err != nil {
-		return err
-	}
-	return errors.Join(tmp.Close(), syncDir(dir))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
