@@ -62,6 +62,8 @@ type Options struct {
 type Agent struct {
 	Options
 
+	pinned uint64 // the revision that the maps held at the start, 0 = none
+
 	// Of the goroutine that runs Run.
 	ids      *compile.IDs       // the last numbers given out, as in ids.json
 	names    compile.Names      // as in names.json
@@ -97,6 +99,7 @@ func New(opts Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.pinned = active
 	if err := a.readIDs(active); err != nil {
 		return nil, err
 	}
@@ -204,7 +207,7 @@ func (a *Agent) Run(ctx context.Context) {
 // listen runs the source, again if it ends.
 func (a *Agent) listen(ctx context.Context, updates chan<- feed.Update) {
 	for {
-		err := a.Source.Run(ctx, updates)
+		err := a.Source.Run(ctx, a.pinned, updates)
 		if ctx.Err() != nil {
 			return
 		}
@@ -276,6 +279,11 @@ func (a *Agent) admit(rev *feed.Revision) error {
 func (a *Agent) restore(ctx context.Context) {
 	rev := a.lastGood
 	if rev == nil {
+		return
+	}
+	if rev.Number < a.pinned {
+		a.noteError(fmt.Errorf("the last good revision on disk is %d, but the kernel holds the newer %d, which stays in force until the feed says more",
+			rev.Number, a.pinned))
 		return
 	}
 	a.Log.Info("restoring the last good revision", "revision", rev.Number)

@@ -171,6 +171,27 @@ func TestRestoredStart(t *testing.T) {
 	}
 }
 
+// TestOlderRevisionIsNotRestored: an agent that ended between the flip and the file leaves an older
+// revision on disk. It may allow what the one in force forbids.
+func TestOlderRevisionIsNotRestored(t *testing.T) {
+	w := newWorld(t)
+	w.say(feed.Update{Revision: w.revision(1, objects(t, names(1, 2), nil))})
+	old := w.feed.good
+	w.say(feed.Update{Revision: w.revision(2, objects(t, names(1, 1), nil))})
+	w.feed.good = old
+	w.start()
+	w.say(feed.Update{Revision: old, Restored: true})
+	w.say(feed.Update{Err: errors.New("no such directory")})
+	if n := len(w.kernel.applied); n != 2 {
+		t.Errorf("%d applies, the last of revision %d", n, w.kernel.last().Revision)
+	}
+	if errs := w.agent.Status().Errors; len(errs) == 0 || !strings.Contains(errs[0].Text, "the kernel holds the newer 2") {
+		t.Errorf("errors: %v", errs)
+	}
+	w.say(feed.Update{Revision: w.revision(3, objects(t, names(1, 1), nil))})
+	w.wantInForce(3)
+}
+
 func TestNothingToRestore(t *testing.T) {
 	w := newWorld(t)
 	w.agent.restore(context.Background())

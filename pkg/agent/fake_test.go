@@ -25,7 +25,7 @@ type fakeFeed struct {
 	fail error // of LastGood
 }
 
-func (f *fakeFeed) Run(ctx context.Context, updates chan<- feed.Update) error {
+func (f *fakeFeed) Run(ctx context.Context, _ uint64, updates chan<- feed.Update) error {
 	for {
 		select {
 		case <-ctx.Done():

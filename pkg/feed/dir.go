@@ -38,8 +38,8 @@ func (d *dir) Commit(r *Revision) error { return save(d.stateDir, r) }
 
 // Run offers the last good revision, then those of the directory. Nothing that the directory holds
 // or lacks ends it.
-func (d *dir) Run(ctx context.Context, updates chan<- Update) error {
-	r := &run{dir: d, ctx: ctx, updates: updates, watch: newWatcher()}
+func (d *dir) Run(ctx context.Context, inForce uint64, updates chan<- Update) error {
+	r := &run{dir: d, ctx: ctx, inForce: inForce, updates: updates, watch: newWatcher()}
 	defer r.watch.close()
 	r.restore()
 	for ctx.Err() == nil {
@@ -53,6 +53,7 @@ func (d *dir) Run(ctx context.Context, updates chan<- Update) error {
 type run struct {
 	*dir
 	ctx     context.Context
+	inForce uint64 // when the run began
 	updates chan<- Update
 	watch   *watcher
 
@@ -212,6 +213,8 @@ func (r *run) number(s *snapshot) (uint64, error) {
 		return 0, fmt.Errorf("%s holds %.40q, not a number of 1 to %d (write one, after all other files)", revisionFile, s.mark, uint64(maxRevision))
 	}
 	switch {
+	case n < r.inForce:
+		return 0, fmt.Errorf("%s is %d, older than %d which is in force (write a greater number)", revisionFile, n, r.inForce)
 	case r.seen == nil || n > r.seen.Number:
 	case n < r.seen.Number:
 		return 0, fmt.Errorf("%s is %d, older than %d which has been seen (write a greater number)", revisionFile, n, r.seen.Number)
@@ -228,15 +231,17 @@ func (r *run) unmarked(s *snapshot) (uint64, error) {
 	case len(s.files) == 0:
 		return 0, fmt.Errorf("there is no object file and no %s (add objects, or %s if there shall be none)", revisionFile, revisionFile)
 	case r.seen == nil:
-		return 1, nil
+		return r.inForce + 1, nil
 	case r.seen.Marked && time.Since(r.since) < r.patience:
 		return 0, changing(revisionFile + " has gone")
-	case r.seen.Hash == s.hash:
+	case r.seen.Hash == s.hash && r.seen.Number >= r.inForce:
 		return r.seen.Number, nil
-	case r.seen.Number >= maxRevision:
-		return 0, fmt.Errorf("there is no revision after %d (remove the last good revision in %s)", r.seen.Number, r.stateDir)
 	}
-	return r.seen.Number + 1, nil
+	last := max(r.seen.Number, r.inForce)
+	if last >= maxRevision {
+		return 0, fmt.Errorf("there is no revision after %d (start afresh after enictl teardown)", last)
+	}
+	return last + 1, nil
 }
 
 // objects validates a revision. Those of a content that has been seen are the same.

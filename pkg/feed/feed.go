@@ -44,7 +44,9 @@ type Update struct {
 // Source offers revisions.
 type Source interface {
 	// Run sends updates until ctx ends, whatever the feed holds; it returns the reason of ctx.
-	Run(ctx context.Context, updates chan<- Update) error
+	// inForce is the revision by which the programs judge, 0 if there is none: no number falls
+	// below it, also when the state on disk is lost.
+	Run(ctx context.Context, inForce uint64, updates chan<- Update) error
 
 	// Commit keeps a revision on disk as the last good one. The agent calls it when the revision
 	// is in force: until then it may still be refused.

@@ -22,6 +22,7 @@ type bench struct {
 	stateDir string
 	updates  chan Update
 	source   Source
+	inForce  uint64 // what the kernel holds when the source starts
 	stop     func()
 }
 
@@ -45,7 +46,7 @@ func (b *bench) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	b.source, b.updates = source, make(chan Update)
-	go func() { done <- source.Run(ctx, b.updates) }()
+	go func() { done <- source.Run(ctx, b.inForce, b.updates) }()
 	b.stop = func() {
 		b.stop = func() {}
 		cancel()

@@ -149,3 +149,32 @@ func TestCommitFails(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestNumbersStayAboveWhatIsInForce: the state on disk is lost or behind, the kernel's revision is not.
+func TestNumbersStayAboveWhatIsInForce(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.inForce = 57
+	b.write("a.yaml", vpc("a", 1))
+	b.start()
+	first := b.revision()
+	if first.Number != 58 {
+		t.Fatalf("without state: got revision %d, want 58", first.Number)
+	}
+	must(t, b.source.Commit(first))
+	b.stop()
+	b.inForce = 60 // two revisions could not be kept
+	b.start()
+	if u := b.next(); !u.Restored || u.Revision.Number != 58 {
+		t.Fatalf("got %+v", u)
+	}
+	if r := b.revision(); r.Number != 61 {
+		t.Fatalf("with old state: got revision %d, want 61", r.Number)
+	}
+	b.write("REVISION", "59")
+	b.failure("refuse feed dir:" + b.dir + ": REVISION is 59, older than 60 which is in force (write a greater number)")
+	b.write("REVISION", "62")
+	if r := b.revision(); r.Number != 62 {
+		t.Fatalf("got revision %d, want 62", r.Number)
+	}
+}
