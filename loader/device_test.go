@@ -4,6 +4,7 @@ package loader
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -310,6 +311,18 @@ func TestOpenRefuses(t *testing.T) {
 	other.MaxFlows = 0
 	if err := open(other); err != nil {
 		t.Errorf("keep the size of the flow table: %v", err)
+	}
+}
+
+// A wrong name, or a wrong directory, is not a clean host.
+func TestTeardownOfNothing(t *testing.T) {
+	w := newWorld(t)
+	err := w.host.Do(func() error { return Teardown(context.Background(), w.opts) })
+	if !errors.Is(err, ErrNothing) {
+		t.Errorf("%v, want ErrNothing", err)
+	}
+	if entries, err := os.ReadDir(w.opts.StateDir); err != nil || len(entries) != 0 {
+		t.Errorf("made %v (%v)", entries, err)
 	}
 }
 

@@ -266,21 +266,34 @@ func (g guard) ingress(conn *nftables.Conn) ([]string, error) {
 
 // remove deletes all tables of the host.
 func (g guard) remove() error {
-	conn, err := nftables.New()
+	conn, tables, err := g.tables()
 	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
-	tables, err := conn.ListTables()
-	if err != nil {
-		return fmt.Errorf("list nftables tables: %w", err)
+		return err
 	}
 	for _, t := range tables {
-		if t.Name == g.table {
-			conn.DelTable(t)
-		}
+		conn.DelTable(t)
 	}
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("remove nftables tables %s: %w", g.table, err)
 	}
 	return nil
+}
+
+// exists tells whether there is a table of the host.
+func (g guard) exists() (bool, error) {
+	_, tables, err := g.tables()
+	return len(tables) > 0, err
+}
+
+// tables lists the tables of the host, of all families.
+func (g guard) tables() (*nftables.Conn, []*nftables.Table, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, nil, fmt.Errorf("open nftables: %w", err)
+	}
+	tables, err := conn.ListTables()
+	if err != nil {
+		return nil, nil, fmt.Errorf("list nftables tables: %w", err)
+	}
+	return conn, slices.DeleteFunc(tables, func(t *nftables.Table) bool { return t.Name != g.table }), nil
 }

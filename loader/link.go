@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -245,6 +246,35 @@ func linkServes(pin string, ifindex int) (bool, error) {
 		return false, fmt.Errorf("look at link %s: %w", pin, err)
 	}
 	return linkDevice(info) == ifindex, nil
+}
+
+// linkIsHere tells whether a pinned tcx link is on a device of this network namespace. One whose
+// device is gone is nowhere else.
+func linkIsHere(pin string) (bool, error) {
+	l, err := link.LoadPinnedLink(pin, nil)
+	if err != nil {
+		return false, fmt.Errorf("open link %s: %w", pin, err)
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return false, fmt.Errorf("look at link %s: %w", pin, err)
+	}
+	device := linkDevice(info)
+	if device == 0 {
+		return true, nil
+	}
+	result, err := link.QueryPrograms(link.QueryOptions{Target: device, Attach: ebpf.AttachTCXIngress})
+	if errors.Is(err, unix.ENODEV) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("list tcx programs: %w", err)
+	}
+	return slices.ContainsFunc(result.Programs, func(attached link.AttachedProgram) bool {
+		id, isLink := attached.LinkID()
+		return isLink && id == info.ID
+	}), nil
 }
 
 // pinned lists the ifindexes of the devices that have a link of ours in a role.

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -20,8 +19,12 @@ import (
 	"github.com/eniplane/eniplane/pkg/dataplane"
 )
 
-// ErrLocked is wrapped when another process works for the host.
-var ErrLocked = errors.New("another agent works for host")
+// ErrLocked is wrapped when another process works for the host, ErrNothing when there is nothing of
+// the host to tear down.
+var (
+	ErrLocked  = errors.New("another agent works for host")
+	ErrNothing = errors.New("nothing of this host is here")
+)
 
 // Options say for which host a loader works and where it keeps things.
 type Options struct {
@@ -36,7 +39,7 @@ type Options struct {
 type Loader struct {
 	place   place
 	log     *slog.Logger
-	lock    *os.File
+	lock    *hostLock
 	maps    *dataplane.Maps
 	stubs   map[string]*ebpf.Program
 	slots   *ebpf.Collection // the programs in the slots
@@ -70,6 +73,9 @@ func Open(ctx context.Context, opts Options) (*Loader, error) {
 	l := &Loader{place: p, log: log, guard: newGuard(opts.Host), seen: map[int]hookSeen{}}
 	if l.lock, err = p.lock(); err != nil {
 		return nil, err
+	}
+	if err := p.checkNamespace(); err != nil {
+		return nil, fmt.Errorf("open host %s: %w", opts.Host, errors.Join(err, l.Close()))
 	}
 	if err := l.open(ctx, opts.MaxFlows); err != nil {
 		return nil, fmt.Errorf("open host %s: %w", opts.Host, errors.Join(err, l.Close()))

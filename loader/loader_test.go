@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 
 	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/dataplane"
@@ -59,6 +60,55 @@ func TestSecondAgentIsRefused(t *testing.T) {
 	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "host-a") {
 		t.Errorf("second Open: %v, want ErrLocked that names the host", err)
 	}
+}
+
+// Two agents of one host that were given different state directories.
+func TestSecondAgentElsewhereIsRefused(t *testing.T) {
+	w := newWorld(t)
+	w.open()
+	other := w.opts
+	other.StateDir = t.TempDir()
+	err := w.host.Do(func() error {
+		_, err := Open(context.Background(), other)
+		return err
+	})
+	if !errors.Is(err, ErrLocked) {
+		t.Errorf("second Open: %v, want ErrLocked", err)
+	}
+}
+
+// In another network namespace the same numbers and names are other devices.
+func TestOtherNamespaceIsRefused(t *testing.T) {
+	w := newWorld(t)
+	w.veth("port1")
+	l := w.open()
+	w.apply(l, testState(5, 1))
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := map[string]func() error{
+		"Teardown": func() error { return Teardown(context.Background(), w.opts) },
+		"Open": func() error {
+			_, err := Open(context.Background(), w.opts)
+			return err
+		},
+	}
+	for name, do := range elsewhere {
+		if err := w.guest.Do(do); err == nil || !strings.Contains(err.Error(), "another network namespace") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := w.guest.Do(func() error {
+		for _, name := range []string{"uplink0", "port1"} {
+			if l, err := netlink.LinkByName(name); err != nil || !isUp(l.Attrs()) {
+				t.Errorf("%s of the other namespace was touched (%v)", name, err)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.open() // the right one still works
 }
 
 // Readers open the pins, also with the agent dead, and say what is wrong.

@@ -5,6 +5,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -115,19 +116,71 @@ func onBPFFS(dir string) (bool, error) {
 
 const lockFile = "lock"
 
-// lock keeps a second agent of the same host out until the file is closed, also by a crash.
-func (p place) lock() (*os.File, error) {
-	path := filepath.Join(p.state, lockFile)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+// hostLock is held by the one process that works for a host.
+type hostLock struct{ files []*os.File }
+
+// lock keeps a second agent of the same host out until it is closed, also by a crash. There are two
+// locks: on the state, which readers look at, and on the pins, because two agents of one host may
+// have been given different state directories.
+func (p place) lock() (*hostLock, error) {
+	l := &hostLock{}
+	if err := l.take(filepath.Join(p.state, lockFile), os.O_RDWR|os.O_CREATE, p.host); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	err := l.take(p.pins, os.O_RDONLY, p.host)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a teardown may find no pins
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+func (l *hostLock) take(path string, flags int, host string) error {
+	f, err := os.OpenFile(path, flags, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open lock: %w", err)
+		return fmt.Errorf("open lock: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w %s (lock %s): stop it first", ErrLocked, p.host, path)
+	l.files = append(l.files, f)
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return fmt.Errorf("%w %s (lock %s): stop it first", ErrLocked, host, path)
+	case err != nil:
+		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	return nil
+}
+
+// Close gives the locks back.
+func (l *hostLock) Close() error {
+	var errs []error
+	for _, f := range l.files {
+		errs = append(errs, f.Close())
+	}
+	l.files = nil
+	return errors.Join(errs...)
+}
+
+// checkNamespace refuses to work in another network namespace than the one in which the host's
+// programs run: there the same ifindexes and names are other devices.
+func (p place) checkNamespace() error {
+	pins, err := os.ReadDir(p.links())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, entry := range pins {
+		if strings.HasPrefix(entry.Name(), string(roleXDP)) {
+			continue // its device has a tcx link too
 		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		here, err := linkIsHere(filepath.Join(p.links(), entry.Name()))
+		if err != nil {
+			return err
+		}
+		if !here {
+			return fmt.Errorf("the programs of host %s run in another network namespace: run this inside it", p.host)
+		}
 	}
-	return f, nil
+	return nil
 }

@@ -22,6 +22,9 @@ func Teardown(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
+	if err := somethingIsHere(p); err != nil {
+		return fmt.Errorf("tear down host %s: %w", p.host, err)
+	}
 	if err := os.MkdirAll(p.state, 0o700); err != nil {
 		return fmt.Errorf("tear down host %s: %w", p.host, err)
 	}
@@ -30,6 +33,9 @@ func Teardown(ctx context.Context, opts Options) error {
 		return err
 	}
 	defer lock.Close()
+	if err := p.checkNamespace(); err != nil {
+		return fmt.Errorf("tear down host %s: %w", p.host, err)
+	}
 	steps := []func(place) error{lowerPorts, removePins, removeOverlay, removeGuard, removeState}
 	var errs []error
 	for _, step := range steps {
@@ -43,6 +49,22 @@ func Teardown(ctx context.Context, opts Options) error {
 		return fmt.Errorf("tear down host %s: %w", p.host, err)
 	}
 	return nil
+}
+
+// somethingIsHere fails if there are neither pins nor state nor guards: the name or a directory is
+// wrong.
+func somethingIsHere(p place) error {
+	for _, dir := range []string{p.pins, p.state} {
+		if _, err := os.Stat(dir); err == nil {
+			return nil
+		}
+	}
+	guarded, err := newGuard(p.host).exists()
+	if err != nil || guarded {
+		return err
+	}
+	return fmt.Errorf("%w: no pins in %s, no state in %s, no nftables table in this network namespace; are the name and the directories right?",
+		ErrNothing, p.pins, p.state)
 }
 
 // lowerPorts finds ports by the guards and by the links: either may have been lost.
