@@ -29,28 +29,30 @@ func processOf(pid int) (Process, error) {
 	return Process{PID: pid, StartTime: start}, nil
 }
 
-// procStat returns the start time and the state letter of a process.
-func procStat(pid int) (start uint64, state byte, err error) {
+// procStat returns the start time of a process and whether anything of it still runs: a process that
+// was killed is a zombie already while its last thread still closes its sockets.
+func procStat(pid int) (start uint64, runs bool, err error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, 0, fmt.Errorf("read state of process %d: %w", pid, err)
+		return 0, false, fmt.Errorf("read state of process %d: %w", pid, err)
 	}
 	// The name in parentheses may hold anything; fields are counted behind its end.
 	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
 	if len(fields) < 20 {
-		return 0, 0, fmt.Errorf("state of process %d is malformed", pid)
+		return 0, false, fmt.Errorf("state of process %d is malformed", pid)
 	}
 	start, err = strconv.ParseUint(fields[19], 10, 64)
 	if err != nil {
-		return 0, 0, fmt.Errorf("start time of process %d: %w", pid, err)
+		return 0, false, fmt.Errorf("start time of process %d: %w", pid, err)
 	}
-	return start, fields[0][0], nil
+	threads := fields[17]
+	return start, fields[0] != "Z" || threads != "1", nil
 }
 
 // Alive tells whether the process still runs.
 func (p Process) Alive() bool {
-	start, state, err := procStat(p.PID)
-	return err == nil && p.PID != 0 && start == p.StartTime && state != 'Z'
+	start, runs, err := procStat(p.PID)
+	return err == nil && p.PID != 0 && start == p.StartTime && runs
 }
 
 // signal reaches this very process or nobody: the handle pins the process before its start time is
