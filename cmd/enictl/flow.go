@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/eniplane/eniplane/pkg/api"
 	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/dataplane"
 )
@@ -88,6 +90,11 @@ func (f *flowFilter) resolve(names compile.Names) (err error) {
 	if f.origin != "" && f.origin != "vpc" && f.origin != "internet" {
 		return usagef("--origin %q: want vpc or internet", f.origin)
 	}
+	if f.protocol != "" {
+		if f.protocol, err = protocolName(f.protocol); err != nil {
+			return err
+		}
+	}
 	if f.indexes, err = eniIndexes(names, f.enis); err != nil {
 		return err
 	}
@@ -96,6 +103,18 @@ func (f *flowFilter) resolve(names compile.Names) (err error) {
 	}
 	f.localPrefix, err = prefixes("--local", f.local)
 	return err
+}
+
+// protocolName returns how flows name a protocol: numbers that have a name equal it.
+func protocolName(text string) (string, error) {
+	if slices.Contains([]string{"tcp", "udp", "icmp", "icmpv6"}, text) {
+		return text, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 8)
+	if err != nil {
+		return "", usagef("%q is not a protocol: want tcp, udp, icmp, icmpv6 or a number of 0 to 255", text)
+	}
+	return api.Protocol{Number: uint8(n)}.String(), nil
 }
 
 // prefixes reads addresses and CIDRs.
@@ -182,6 +201,10 @@ func parseTuple(text string) (func(*dataplane.Flow) bool, error) {
 	if len(words) != 3 {
 		return nil, usagef("%q: want PROTOCOL ADDRESS:PORT > ADDRESS:PORT", text)
 	}
+	protocol, err := protocolName(words[0])
+	if err != nil {
+		return nil, err
+	}
 	first, err := parseEnd(words[1])
 	if err != nil {
 		return nil, err
@@ -194,7 +217,7 @@ func parseTuple(text string) (func(*dataplane.Flow) bool, error) {
 		return want.Addr() == got.Addr() && (want.Port() == 0 || want.Port() == got.Port())
 	}
 	return func(x *dataplane.Flow) bool {
-		return x.Protocol == words[0] &&
+		return x.Protocol == protocol &&
 			(is(first, x.Local) && is(second, x.Remote) || is(second, x.Local) && is(first, x.Remote))
 	}, nil
 }

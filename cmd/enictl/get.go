@@ -21,12 +21,17 @@ func newGetCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "get KIND [NAME]", Short: "Show objects of the last good revision, or of --feed",
 		Long: "Show objects of the revision that the agent applied last, or with --feed those that the feed holds.\n" +
-			"KIND is one of " + strings.ToLower(strings.Join(api.Kinds(), ", ")) + ", a plural,\n" +
+			"KIND is one of " + kindWords() + ", a plural,\n" +
 			"or a short name: it, rtb, pl, nacl, sg; or all. ENIs of this host show the state that the agent saw\n" +
 			"last. What -o json and -o yaml print can be read back: by a feed, or by enictl validate.",
 		Example: "  enictl get enis\n  enictl get sg web -o yaml\n  enictl get subnets --feed dir:/etc/eniplane/feed\n" +
 			"  enictl get all -o yaml > feed.yaml",
-		Args: args(cobra.RangeArgs(1, 2)),
+		Args: func(cmd *cobra.Command, got []string) error {
+			if len(got) == 0 {
+				return usagef("say what to get: all, %s", kindWords())
+			}
+			return args(cobra.MaximumNArgs(2))(cmd, got)
+		},
 		ValidArgsFunction: func(_ *cobra.Command, got []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return a.completeObject(got), cobra.ShellCompDirectiveNoFileComp
 		},
@@ -89,8 +94,11 @@ func parseKind(word string) (string, error) {
 			}
 		}
 	}
-	return "", usagef("no kind %q; there are all, %s", word, strings.ToLower(strings.Join(api.Kinds(), ", ")))
+	return "", usagef("no kind %q; there are all, %s", word, kindWords())
 }
+
+// kindWords lists the kinds as one writes them on a command line.
+func kindWords() string { return strings.ToLower(strings.Join(api.Kinds(), ", ")) }
 
 func (a *app) get(word, name string) error {
 	kind, err := parseKind(word)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/eniplane/eniplane/pkg/api"
 	"github.com/eniplane/eniplane/pkg/dataplane"
 )
 
@@ -58,8 +59,8 @@ func (a *app) checkFlags() error {
 	if !slices.Contains(colors, a.color) {
 		return usagef("--color %q: want auto, always or never", a.color)
 	}
-	if strings.ContainsAny(a.host, "/.") {
-		return usagef("--host %q is not a name", a.host)
+	if problem := api.NameProblem(a.host); a.host != "" && problem != "" { // it becomes a part of paths
+		return usagef("--host %q is not a name: it %s", a.host, problem)
 	}
 	return nil
 }
@@ -104,7 +105,7 @@ func subdirs(dir string) []string {
 	var names []string
 	entries, _ := os.ReadDir(dir) // what is missing holds no host
 	for _, e := range entries {
-		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+		if e.IsDir() && api.NameProblem(e.Name()) == "" {
 			names = append(names, e.Name())
 		}
 	}

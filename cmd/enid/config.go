@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
-	"strings"
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/eniplane/eniplane/pkg/api"
 )
 
 // The defaults of the contract.
@@ -104,16 +106,16 @@ func (c *config) check() error {
 	switch {
 	case c.Host == "":
 		return errors.New("--host is required: the name of this host in the feed")
-	case !isLabel(c.Host): // it becomes a part of paths
-		return fmt.Errorf("--host %q is not a DNS label", c.Host)
+	case api.NameProblem(c.Host) != "": // it becomes a part of paths
+		return fmt.Errorf("--host %q is not a name: it %s", c.Host, api.NameProblem(c.Host))
 	case c.Feed == "":
 		return errors.New("--feed is required, for example dir:/etc/eniplane/feed")
 	case c.BPFFS == "":
 		return errors.New("--bpffs is empty")
 	case c.StateDir == "":
 		return errors.New("--state-dir is empty")
-	case c.Listen == "":
-		return errors.New("--listen is empty")
+	case !isListenAddress(c.Listen):
+		return fmt.Errorf("--listen %q is not ADDR:PORT", c.Listen)
 	case c.PeerListen != "":
 		return errors.New("--peer-listen is not supported by this version")
 	case !(c.MaxDeleteRatio >= 0 && c.MaxDeleteRatio <= 1): // also refuses NaN
@@ -122,10 +124,8 @@ func (c *config) check() error {
 	return nil
 }
 
-// isLabel says whether s is a DNS label (RFC 1123), as names of objects are.
-func isLabel(s string) bool {
-	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
-		return false
-	}
-	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+// isListenAddress tells whether a text can be an address to listen on, such as 127.0.0.1:9966 or :9966.
+func isListenAddress(text string) bool {
+	_, port, err := net.SplitHostPort(text)
+	return err == nil && port != ""
 }

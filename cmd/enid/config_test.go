@@ -75,8 +75,8 @@ func TestParseConfigRefuses(t *testing.T) {
 	}{
 		{"no host", []string{"--feed", "dir:/x"}, "--host is required"},
 		{"no feed", []string{"--host", "h"}, "--feed is required"},
-		{"host that leaves the directory", []string{"--host", "..", "--feed", "dir:/x"}, "not a DNS label"},
-		{"host in capitals", []string{"--host", "A", "--feed", "dir:/x"}, "not a DNS label"},
+		{"host that leaves the directory", []string{"--host", "..", "--feed", "dir:/x"}, "is not a name"},
+		{"host in capitals", []string{"--host", "A", "--feed", "dir:/x"}, "is not a name"},
 		{"unknown flag", append(ok, "--frobnicate"), "unknown flag"},
 		{"argument", append(ok, "start"), `unexpected argument "start"`},
 		{"peer listener", append(ok, "--peer-listen", ":1"), "not supported by this version"},

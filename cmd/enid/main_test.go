@@ -22,7 +22,8 @@ func TestExitCodes(t *testing.T) {
 		{name: "unknown scheme", args: []string{"--host=h", "--feed=ftp:x"}, code: 2, err: `"ftp" is not known`},
 		{name: "later scheme", args: []string{"--host=h", "--feed=etcd:http://x"}, code: 2, err: "not supported by this version"},
 		{name: "unknown log format", args: []string{"--host=h", "--feed=dir:x"}, log: "xml", code: 2, err: "want text or json"},
-		{name: "no such address", args: []string{"--host=h", "--feed=dir:x", "--listen=nowhere"}, code: 1, err: "listen for /readyz"},
+		{name: "no address", args: []string{"--host=h", "--feed=dir:x", "--listen=nowhere"}, code: 2, err: "is not ADDR:PORT"},
+		{name: "address of somebody else", args: []string{"--host=h", "--feed=dir:x", "--listen=192.0.2.1:9"}, code: 1, err: "listen for /readyz"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var out, errs bytes.Buffer

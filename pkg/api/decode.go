@@ -174,7 +174,7 @@ func (d *document) identify(root *mapping) bool {
 		d.kind = k
 	}
 	if meta := root.entries["metadata"]; meta != nil {
-		if i := keyIndex(meta.node, "name"); i >= 0 && nameProblem(meta.node.Content[i+1].Value) == "" {
+		if i := keyIndex(meta.node, "name"); i >= 0 && NameProblem(meta.node.Content[i+1].Value) == "" {
 			d.name = meta.node.Content[i+1].Value
 		}
 	}

@@ -135,7 +135,7 @@ func (f *field) peer() Peer {
 	if kind != "sg" && kind != "pl" {
 		return Peer{Prefix: f.prefix()}
 	}
-	if problem := nameProblem(name); problem != "" {
+	if problem := NameProblem(name); problem != "" {
 		f.errorf("%q names nothing: the name %s (write %s/NAME)", s, problem, kind)
 		return Peer{}
 	}

@@ -101,15 +101,15 @@ func (f *field) name() string {
 	if s == "" {
 		return ""
 	}
-	if problem := nameProblem(s); problem != "" {
+	if problem := NameProblem(s); problem != "" {
 		f.errorf("%q is not a name: it %s (use up to 63 of a-z, 0-9 and -)", s, problem)
 		return ""
 	}
 	return s
 }
 
-// nameProblem says why s is not a DNS label, "" if it is one.
-func nameProblem(s string) string {
+// NameProblem says why s is not a name (a DNS label), "" if it is one.
+func NameProblem(s string) string {
 	if s == "" {
 		return "is empty"
 	}

@@ -133,10 +133,15 @@ func (r *revision) checkAttachments() {
 		if instance == nil {
 			return
 		}
-		if a.Index != noIndex {
-			if owner := slots.claim(slot{a.Instance, a.Index}, d); owner != nil {
-				d.errorf("spec.attachment.index", "%d is the index of %s too (give one another)", a.Index, owner.label())
-			}
+		enis[a.Instance]++
+		owner := slots.claim(slot{a.Instance, a.Index}, d)
+		switch t := r.typeOf(e); {
+		case a.Index == noIndex: // it has been said that the instance has no such place
+		case t != nil && t.MaxENIs > 0 && enis[a.Instance] > t.MaxENIs:
+			d.errorf("spec.attachment.instance", "Instance/%s has %d ENIs (InstanceType/%s has at most %d)",
+				a.Instance, enis[a.Instance], t.Name, t.MaxENIs)
+		case owner != nil:
+			d.errorf("spec.attachment.index", "%d is the index of %s too (give one another)", a.Index, owner.label())
 		}
 		if a.Device != "" && instance.Host != "" {
 			if owner := ports.claim(port{instance.Host, a.Device}, d); owner != nil {
@@ -145,11 +150,6 @@ func (r *revision) checkAttachments() {
 			if h := r.objects.Hosts[instance.Host]; h != nil && slices.Contains(h.Uplinks, a.Device) {
 				d.errorf("spec.attachment.device", "%s is an uplink of Host/%s (name the ENI's own device)", a.Device, h.Name)
 			}
-		}
-		enis[a.Instance]++
-		if t := r.typeOf(e); t != nil && t.MaxENIs > 0 && enis[a.Instance] > t.MaxENIs {
-			d.errorf("spec.attachment.instance", "Instance/%s has %d ENIs (InstanceType/%s has at most %d)",
-				a.Instance, enis[a.Instance], t.Name, t.MaxENIs)
 		}
 		if other := first.claim(a.Instance, d); other != nil {
 			r.checkOneVPC(d, e, other)

@@ -132,6 +132,8 @@ func TestAttachments(t *testing.T) {
 		{"index of another", "attachment: {instance: vm, index: 1, device: port1}", "attachment: {instance: vm, index: 0, device: port1} #HERE",
 			"ENI/web-1: spec.attachment.index: 0 is the index of ENI/web-0 too (give one another)"},
 		eni("third of two ENIs", "attachment", "  attachment: {instance: vm, index: 2, device: d} #HERE", "ENI/e: spec.attachment.instance: Instance/vm has 3 ENIs (InstanceType/small has at most 2)"),
+		eni("third of two ENIs at a taken index", "attachment", "  attachment: {instance: vm, index: 1, device: d} #HERE", "ENI/e: spec.attachment.instance: Instance/vm has 3 ENIs (InstanceType/small has at most 2)"),
+		eni("third of two ENIs at no index", "attachment", "  attachment: {instance: vm, index: 8, device: d} #HERE", "ENI/e: spec.attachment.index: 8 is no index (an instance has at most 8 ENIs: use 0 to 7)"),
 		eni("device of another on the host", "attachment", "  attachment: {instance: vm2, index: 0, device: port1} #HERE", "ENI/e: spec.attachment.device: port1 is the port of ENI/web-1 too on Host/host-a (give one another)"),
 		eni("device is an uplink", "attachment", "  attachment: {instance: vm2, index: 0, device: up0} #HERE", "ENI/e: spec.attachment.device: up0 is an uplink of Host/host-a (name the ENI's own device)"),
 		eni("device is the overlay's", "attachment", "  attachment: {instance: vm2, index: 0, device: eniplane0} #HERE", `ENI/e: spec.attachment.device: "eniplane0" is a reserved name (give the device another one)`),

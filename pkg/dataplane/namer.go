@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/eniplane/eniplane/pkg/api"
 	"github.com/eniplane/eniplane/pkg/compile"
 )
 
@@ -76,16 +77,4 @@ func addr4(b [4]uint8) string { return netip.AddrFrom4(b).String() }
 
 func addr6(b [16]uint8) string { return netip.AddrFrom16(b).String() }
 
-func protocolName(number uint8) string {
-	switch number {
-	case 1:
-		return "icmp"
-	case 6:
-		return "tcp"
-	case 17:
-		return "udp"
-	case 58:
-		return "icmpv6"
-	}
-	return fmt.Sprint(number)
-}
+func protocolName(number uint8) string { return api.Protocol{Number: number}.String() }
