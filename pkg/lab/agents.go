@@ -20,7 +20,7 @@ import (
 
 const (
 	agentListen = "127.0.0.1:9966" // in each host's own namespace
-	readyLimit  = 30 * time.Second
+	readyLimit  = 2 * time.Minute  // an emulated kernel verifies slowly
 	stopGrace   = 3 * time.Second
 )
 

@@ -102,7 +102,7 @@ func up(t *testing.T, shared bool) *lab.Lab {
 	labs.mu.Lock()
 	labs.names = append(labs.names, name)
 	labs.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	l, err := lab.Up(ctx, "testdata/lab.yaml", lab.Options{Name: name, Enid: labs.binary(t, "enid")})
 	if err != nil {
