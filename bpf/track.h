@@ -155,6 +155,15 @@ static __always_inline bool tcp_opens(__u8 flags)
 	return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }
 
+/*
+ * A SYN to a peer that remembers an older connection is answered by an ACK alone, so that its sender
+ * resets the old one and tries again (RFC 5961 §4.2). It establishes nothing.
+ */
+static __always_inline bool tcp_challenges(__u8 flags)
+{
+	return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_ACK;
+}
+
 /* Does the packet fit the state of its flow, and what does it do to it? */
 static __always_inline enum reason flow_step(const struct work *w, struct flow_ref *ref)
 {
@@ -165,9 +174,10 @@ static __always_inline enum reason flow_step(const struct work *w, struct flow_r
 	if (!opener && (flags & FLOW_REPLY_DENIED))
 		return REASON_NACL_DENIED;
 	if (state == FLOW_OPENING && !opener) {
-		if (w->protocol == PROTO_TCP && !(w->tcp_flags & (TCP_SYN | TCP_RST)))
+		if (w->protocol != PROTO_TCP || (w->tcp_flags & (TCP_SYN | TCP_RST)))
+			state = FLOW_ESTABLISHED;
+		else if (!tcp_challenges(w->tcp_flags))
 			return REASON_NO_FLOW;
-		state = FLOW_ESTABLISHED;
 	}
 	if (w->protocol == PROTO_TCP) {
 		if (w->tcp_flags & TCP_FIN)
@@ -179,6 +189,12 @@ static __always_inline enum reason flow_step(const struct work *w, struct flow_r
 	if ((state != f->state || flags != f->flags) && !flow_advance(ref, state, flags))
 		return REASON_FLOW_BUSY;
 	return REASON_CONTINUE;
+}
+
+/* Blocked because its peer was gone, which no generation of the ENI tells: it may be back. */
+static __always_inline bool flow_lost_peer(const struct flow *f)
+{
+	return f->reason == REASON_NO_ENDPOINT || f->reason == REASON_NO_NEXTHOP;
 }
 
 /*
@@ -201,7 +217,8 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 		return REASON_NO_FLOW;
 	nh = nexthop_find(w->flow.nexthop);
 	w->stale = w->flow.generation != w->generation || !nh ||
-		   (w->flow.state != FLOW_BLOCKED && w->flow.nexthop_generation != nh->generation);
+		   (w->flow.state == FLOW_BLOCKED ? flow_lost_peer(&w->flow) :
+						    w->flow.nexthop_generation != nh->generation);
 	if (w->stale)
 		return REASON_CONTINUE;
 	if (w->flow.state == FLOW_BLOCKED)
@@ -330,13 +347,19 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 	f->generation = w->generation;
 	if (reason == REASON_CONTINUE && nh) {
 		if (f->state == FLOW_BLOCKED)
-			f->state = FLOW_ESTABLISHED;
+			f->state = p->protocol == PROTO_TCP && tcp_opens(p->tcp_flags) ?
+					   FLOW_OPENING :
+					   FLOW_ESTABLISHED;
 		track_settle(w, nh, v6);
 	} else {
 		f->state = FLOW_BLOCKED;
 		f->reason = reason;
 	}
-	TRY(v6 ? store6(w) : store4(w));
+	/* If another CPU has judged it meanwhile, that is as good: the packet has its verdict. */
+	if (v6)
+		store6(w);
+	else
+		store4(w);
 	return reason;
 }
 
@@ -350,7 +373,15 @@ static __always_inline enum reason track_flow(const struct pkt *p, struct work *
 	if (!w->stale)
 		return REASON_CONTINUE;
 	TRY(track_again(p, w, class_bits, v6));
-	return track_find(p, w, scope, class_bits, v6);
+	TRY(track_find(p, w, scope, class_bits, v6));
+	if (!w->stale)
+		return REASON_CONTINUE;
+	/* Judged meanwhile by a packet of another revision: this one goes by its own verdict. */
+	w->flow.nexthop = w->judge.nexthop;
+	addr_copy(w->flow.nat, w->judge.eip, v6);
+	if (w->judge.reply_denied && (p->dir == DIR_IN) != !!(w->flow.flags & FLOW_OPENED_BY_PEER))
+		return REASON_NACL_DENIED;
+	return REASON_CONTINUE;
 }
 
 /* A packet without a flow: judged, and if allowed the first of one. */

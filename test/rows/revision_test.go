@@ -62,6 +62,9 @@ func revisionRows() []Row {
 		then("the receiver has another address", after(func(o *api.Objects) {
 			o.ENIs["db-0"].IPs = []netip.Addr{netip.MustParseAddr("10.0.2.11"), netip.MustParseAddr("fd00:1:0:2::11")}
 		}, send(web0, data, dropped(web0, dataplane.ReasonNoEndpoint)))),
+		then("the peer was gone and is back", after(func(o *api.Objects) { delete(o.ENIs, "db-0") },
+			send(web0, data, dropped(web0, dataplane.ReasonNoEndpoint))),
+			after(restored, send(web0, sql(SYN), delivered(sql(SYN), web0, db0)))),
 		then("the address is another ENI's now", after(func(o *api.Objects) {
 			o.ENIs["open-0"].IPs, o.ENIs["db-0"].IPs = o.ENIs["db-0"].IPs, o.ENIs["open-0"].IPs
 			o.EIPs["open-0"].PrivateIP = o.ENIs["open-0"].IPs[0]
