@@ -152,6 +152,24 @@ func TestOneHostNeedsNoName(t *testing.T) {
 	}
 }
 
+// TestBrokenFilesHideNothing: names and states are a comfort; what can be shown without them is.
+func TestBrokenFilesHideNothing(t *testing.T) {
+	h := newHost(t)
+	for _, name := range []string{"names.json", "status.json"} {
+		if err := os.WriteFile(filepath.Join(h.state, "host-a", name), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for line, want := range map[string]string{
+		"counters": "#1", "flow list": "#2", "map dump endpoints4": "10.0.1.10", "get eni --feed dir:FEED": "web-0",
+	} {
+		got := h.run(strings.Fields(line)...)
+		if got.code != exitDone || !strings.Contains(got.out, want) || !strings.Contains(got.err, "unexpected end of JSON") {
+			t.Errorf("%s: exit code %d, %s, %s", line, got.code, got.out, got.err)
+		}
+	}
+}
+
 func TestMissingPinsAreExplained(t *testing.T) {
 	h := newHost(t)
 	h.openErr = errors.New("no dataplane is loaded under /x: has enid run?")

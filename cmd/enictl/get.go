@@ -112,10 +112,7 @@ func (a *app) get(word, name string) error {
 	if err != nil {
 		return err
 	}
-	states, err := a.eniStates()
-	if err != nil {
-		return err
-	}
+	states := a.eniStates()
 	l := list{columns: objectColumns(kind), empty: "no " + kind}
 	for _, o := range objects.All() {
 		if kind != allKinds && o.Kind() != kind || name != "" && o.Meta().Name != name {
@@ -200,23 +197,23 @@ func readFeed(source string) (*api.Objects, error) {
 }
 
 // eniStates reads what the agent saw last, if there is one host and its agent ever ran.
-func (a *app) eniStates() (map[string]agent.ENIStatus, error) {
+func (a *app) eniStates() map[string]agent.ENIStatus {
 	states := map[string]agent.ENIStatus{}
 	dir, err := a.hostDir()
 	if err != nil {
-		return states, nil // objects of a feed exist without a host
+		return states // objects of a feed exist without a host
 	}
 	s, err := agent.ReadStatus(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return states, nil
-	}
 	if err != nil {
-		return nil, err
+		if !errors.Is(err, fs.ErrNotExist) {
+			fmt.Fprintf(a.err, "No states of ENIs are shown: %v\n", err)
+		}
+		return states
 	}
 	for _, e := range s.ENIs {
 		states[e.Name] = e
 	}
-	return states, nil
+	return states
 }
 
 // objectRow makes the row of an object. Its JSON is what the feed reads, with the state as status.

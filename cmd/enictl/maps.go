@@ -38,7 +38,7 @@ func (a *app) withMaps(readOnly bool, fn func(m pinnedMaps, names compile.Names)
 	}
 	names, err := dataplane.LoadNames(dataplane.HostStateDir(a.stateDir, host))
 	if err != nil {
-		return err
+		fmt.Fprintf(a.err, "Numbers are shown for names: %v\n", err)
 	}
 	m, err := a.open(dataplane.PinDir(a.bpffs, host), readOnly)
 	if err != nil {

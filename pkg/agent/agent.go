@@ -111,7 +111,14 @@ func New(opts Options) (*Agent, error) {
 func (a *Agent) readIDs(active uint64) error {
 	path := filepath.Join(a.StateDir, idsFile)
 	ids := &compile.IDs{}
-	err := readJSON(path, ids)
+	var holds struct{ Last *compile.Last }
+	err := readJSON(path, &holds)
+	if err == nil {
+		err = readJSON(path, ids)
+	}
+	if err == nil && holds.Last == nil { // null and {} are JSON too
+		err = fmt.Errorf("%s holds no numbers", path)
+	}
 	switch {
 	case err == nil:
 		a.ids = ids

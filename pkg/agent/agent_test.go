@@ -256,6 +256,14 @@ func TestNumbersSurviveAFailedApply(t *testing.T) {
 func TestStartWithoutNumbers(t *testing.T) {
 	w := newWorld(t)
 	w.say(feed.Update{Revision: w.revision(1, objects(t, names(1, 2), nil))})
+	for _, text := range []string{"", "null", "{}", "[]", `{"last": null}`} {
+		if err := os.WriteFile(filepath.Join(w.dir, idsFile), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.create(); err == nil || !strings.Contains(err.Error(), "enictl teardown --host host-a") {
+			t.Errorf("numbers %q: %v", text, err)
+		}
+	}
 	if err := os.Remove(filepath.Join(w.dir, idsFile)); err != nil {
 		t.Fatal(err)
 	}
