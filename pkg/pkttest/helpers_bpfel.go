@@ -33,6 +33,7 @@ type helpersGiven struct {
 	Local  uint32
 	Policy uint32
 	Later  uint64
+	Now    uint64
 }
 
 // Names of all BPF objects in the ELF.

@@ -18,7 +18,7 @@ const (
 	PortProgram      = "port"
 	VXLANProgram     = "vxlan"
 	UplinkProgram    = "uplink"
-	uplinkXDPProgram = "uplink_xdp"
+	UplinkXDPProgram = "uplink_xdp"
 )
 
 // Run runs a row in one family. With xdp, packets come in at the uplinks by XDP. What the row
@@ -89,7 +89,7 @@ func (w *World) send(step Step, family Family, xdp bool, later time.Duration) (r
 	}
 	name := step.At.Program
 	if xdp && name == UplinkProgram {
-		name = uplinkXDPProgram
+		name = UplinkXDPProgram
 	}
 	p := w.coll.Programs[name]
 	if p == nil {

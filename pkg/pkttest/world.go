@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 
@@ -82,9 +83,24 @@ func (w *World) build(t testing.TB) error {
 	return err
 }
 
+// EnvObject names another object file to test instead of the embedded one: a mutant.
+const EnvObject = "ENIPLANE_BPF_OBJECT"
+
+func loadObject() (*ebpf.CollectionSpec, error) {
+	path := os.Getenv(EnvObject)
+	if path == "" {
+		return dataplane.LoadSpec()
+	}
+	spec, err := ebpf.LoadCollectionSpec(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the BPF object %s: %w", path, err)
+	}
+	return spec, nil
+}
+
 // load loads the object with the substitutes in place of the helpers that a test cannot have.
 func (w *World) load(t testing.TB) error {
-	spec, err := dataplane.LoadSpec()
+	spec, err := loadObject()
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oracle
+
+import (
+	"net/netip"
+
+	"github.com/eniplane/eniplane/pkg/api"
+)
+
+// arrival is what is known of a packet to a local ENI: exactly one of the fields.
+type arrival struct {
+	sender string     // the ENI of this host that sent it
+	vtep   netip.Addr // the host that sent it
+	eip    netip.Addr // from the internet: the destination, before it became the private IP
+}
+
+// toENI judges a packet for the ENI that it is addressed to.
+func (r *run) toENI(e *api.ENI, a arrival) Reason {
+	if !r.ready(e) {
+		return NotReady
+	}
+	f, reason := r.flowIn(e, a)
+	if reason != goOn {
+		return reason
+	}
+	if r.p.l3Len > r.host.PortMTU {
+		if !a.vtep.IsValid() {
+			r.tooBig = r.host.PortMTU
+		}
+		return TooBig
+	}
+	if a.eip.IsValid() {
+		r.p.setDestination(a.eip, r.p.dst)
+	}
+	from := r.objs.Region.GatewayMAC
+	if peer := r.objs.ENIs[f.peer]; peer != nil && peer.Subnet == e.Subnet {
+		from = peer.MAC
+	}
+	r.p.setMACs(e.MAC, from)
+	r.out.Device = e.Attachment.Device
+	return Delivered
+}
+
+func (r *run) flowIn(e *api.ENI, a arrival) (*flow, Reason) {
+	key := r.p.key(In, r.vpcOf(e).VNI, "", a.eip.IsValid())
+	f, reason := r.pass(e, key)
+	if reason != NoFlow {
+		return f, reason
+	}
+	if a.vtep.IsValid() {
+		if a.sender, reason = r.overlaySender(e, a.vtep); reason != goOn {
+			return nil, reason
+		}
+	}
+	if a.eip.IsValid() && !r.onInternet(e, r.p.src) {
+		return nil, EIPSource
+	}
+	return r.open(e, key, a.sender)
+}
+
+// overlaySender: the source MAC must name an ENI behind the host that sent the packet, and the source IP must be that
+// ENI's, unless it may send others'.
+func (r *run) overlaySender(e *api.ENI, vtep netip.Addr) (string, Reason) {
+	sender := r.eniOfMAC(r.vpcOf(e).VNI, r.p.smac)
+	if sender == nil || r.vtepOf(sender) != vtep {
+		return "", VXLANSender
+	}
+	if !owns(sender, r.p.src) && sender.SourceDestCheck && len(sender.AllowedAddresses) == 0 {
+		return "", VXLANSender
+	}
+	return sender.Name, goOn
+}
+
+// overlay: a packet that the VXLAN device has decapsulated.
+func (r *run) overlay() {
+	r.enter("", In)
+	if !r.from.Marked || r.from.VNI == 0 || r.p.parseEthernet() != goOn {
+		r.end(VXLANUnmarked)
+		return
+	}
+	e := r.eniOfMAC(r.from.VNI, r.p.dmac)
+	if e == nil || !r.isLocal(e) {
+		r.end(VXLANNoENI)
+		return
+	}
+	r.enter(e.Name, In)
+	r.end(r.fromOverlay(e))
+}
+
+func (r *run) fromOverlay(e *api.ENI) Reason {
+	p := &r.p
+	if p.ethertype != etherIPv4 && p.ethertype != etherIPv6 {
+		return Ethertype
+	}
+	if reason := p.parseIP(); reason != goOn {
+		return reason
+	}
+	if isGroup(p.dst) {
+		return Multicast
+	}
+	if reason := p.checkAddresses(); reason != goOn {
+		return reason
+	}
+	return r.toENI(e, arrival{vtep: r.from.Source})
+}
+
+// uplink: a packet from the underlay, which is shared with the host.
+func (r *run) uplink() {
+	reason := notOurs
+	if r.p.parseEthernet() == goOn {
+		switch r.p.ethertype {
+		case etherIPv4:
+			if reason = r.toEIP(); reason == notOurs {
+				reason = r.outerVXLAN()
+			}
+		case etherIPv6:
+			if reason = r.ndAtUplink(); reason == notOurs {
+				reason = r.toEIP()
+			}
+		case etherARP:
+			reason = r.arpAtUplink()
+		}
+	}
+	r.end(reason)
+	if reason == TooBig && r.tooBig > 0 && r.from.Kind == AtUplink {
+		r.answerTooBig()
+	}
+}
+
+// toEIP: a packet to an EIP of an ENI of this host is ours whatever else it is.
+func (r *run) toEIP() Reason {
+	p := &r.p
+	ip := p.frame[ethernet:]
+	var dst netip.Addr
+	switch {
+	case p.ethertype == etherIPv4 && len(ip) >= 20:
+		dst = netip.AddrFrom4([4]byte(ip[16:20]))
+	case p.ethertype == etherIPv6 && len(ip) >= 40:
+		dst = netip.AddrFrom16([16]byte(ip[24:40]))
+	default:
+		return notOurs
+	}
+	e, private := r.eipHere(dst)
+	if e == nil {
+		return notOurs
+	}
+	r.enter(e.Name, In)
+	if reason := p.parseIP(); reason != goOn {
+		return reason
+	}
+	if reason := p.checkAddresses(); reason != goOn {
+		return reason
+	}
+	p.dst = private
+	return r.toENI(e, arrival{eip: dst})
+}
+
+// outerVXLAN: VXLAN to our VTEP is ours. It goes on to the kernel's decapsulation if a host sent it that has the VPC;
+// TC vouches for it with a mark.
+func (r *run) outerVXLAN() Reason {
+	ip := r.p.frame[ethernet:]
+	if len(ip) < 20 || ip[9] != udp || ip[0]&15 < 5 || netip.AddrFrom4([4]byte(ip[16:20])) != r.self().VTEP {
+		return notOurs
+	}
+	fragment := be.Uint16(ip[6:])
+	header := int(ip[0]&15) * 4
+	if fragment&0x1fff != 0 || len(ip) < header+8 || be.Uint16(ip[header+2:]) != 4789 {
+		return notOurs
+	}
+	r.enter("", In)
+	vxlan := ip[header+8:]
+	if fragment&0x2000 != 0 || len(vxlan) < 8 || be.Uint32(vxlan) != 0x08000000 || vxlan[7] != 0 {
+		return VXLANHeader
+	}
+	if !r.hasVPC(netip.AddrFrom4([4]byte(ip[12:16])), be.Uint32(vxlan[4:])>>8) {
+		return VXLANSource
+	}
+	r.out.Marked = r.from.Kind == AtUplink
+	return notOurs
+}

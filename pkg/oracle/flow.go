@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oracle
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/eniplane/eniplane/pkg/api"
+)
+
+// State is what is known of a connection.
+type State string
+
+// The states.
+const (
+	Opening     State = "opening"     // only the side that opened it was heard
+	Established State = "established" // both sides were heard
+	Closing     State = "closing"     // TCP: FIN of both sides, or RST
+	Blocked     State = "blocked"     // denied by a later rule; kept so that an allow revives it
+)
+
+// flowKey is the identity of a connection as one ENI sees it. Both directions have the same.
+type flowKey struct {
+	vni           uint32 // of the ENI; 0 in transit
+	transit       string // the ENI, if the local address is not its own
+	internet      bool   // the other side is on the internet
+	protocol      uint8
+	local, remote netip.Addr
+	localPort     uint16 // TCP, UDP; ICMP: the identifier
+	remotePort    uint16 // TCP, UDP
+	request       uint8  // ICMP: type of the request
+	asks          bool   // ICMP: the local side asks
+}
+
+// flow is a connection.
+type flow struct {
+	eni       string
+	life      int
+	opener    Direction // of the packets of the side that opened it
+	opening   service   // of its first packet
+	sender    string    // opened by a packet to the ENI: the ENI that sent it
+	state     State
+	fin       map[Direction]bool
+	reason    Reason // why it is blocked
+	rule      string
+	peer      string // ENI to which it leads, "" = the internet
+	nat       netip.Addr
+	packets   map[Direction]int
+	bytes     map[Direction]int
+	dies      time.Duration // at the earliest
+	diesLate  time.Duration // at the latest; later than dies if it may have been judged again
+	evaluated int           // the revision in which a packet asked for the verdict last
+}
+
+// timeouts of the contract.
+func (f *flow) timeout(protocol uint8) time.Duration {
+	switch {
+	case f.state == Blocked:
+		return 40 * time.Second
+	case protocol == tcp && f.state == Established:
+		return 7440 * time.Second
+	case protocol == tcp && f.state == Closing:
+		return 40 * time.Second
+	case protocol == udp && f.state == Established:
+		return 180 * time.Second
+	case protocol == tcp, protocol == udp, protocol == icmp, protocol == icmpv6:
+		return 30 * time.Second
+	}
+	return 600 * time.Second
+}
+
+func (f *flow) keep(key flowKey, now time.Duration) {
+	f.dies = now + f.timeout(key.protocol)
+	f.diesLate = f.dies
+}
+
+// slack is how far from its time a flow may expire.
+const slack = time.Second
+
+func (m *Model) expire(now time.Duration) {
+	for key, f := range m.flows {
+		if f.diesLate <= now {
+			delete(m.flows, key)
+		}
+	}
+}
+
+// Unsure tells whether it is not defined at this time whether some flow is still there.
+func (m *Model) Unsure(now time.Duration) bool {
+	for _, f := range m.flows {
+		if f.dies-slack <= now && now <= f.diesLate+slack {
+			return true
+		}
+	}
+	return false
+}
+
+// Flow is a connection as users see it.
+type Flow struct {
+	ENI           string
+	Transit       bool
+	Protocol      uint8
+	Local, Remote netip.Addr
+	LocalPort     uint16 // ICMP: the identifier
+	RemotePort    uint16
+	Request       uint8 // ICMP: type of the request
+	Asks          bool  // ICMP: the local side asks
+	Internet      bool
+	Opener        Direction
+	State         State
+	FINOut, FINIn bool
+	Reason        Reason // why it is blocked
+	Rule          string
+	NAT           netip.Addr
+	PacketsOut    int
+	PacketsIn     int
+	BytesOut      int
+	BytesIn       int
+	Evaluated     bool // in the revision in force
+}
+
+// Flows lists what is alive, sorted.
+func (m *Model) Flows(now time.Duration) []Flow {
+	m.expire(now)
+	var all []Flow
+	for k, f := range m.flows {
+		if f.life != m.lives[f.eni].number {
+			continue
+		}
+		all = append(all, Flow{
+			ENI: f.eni, Transit: k.transit != "", Protocol: k.protocol, Local: k.local, Remote: k.remote,
+			LocalPort: k.localPort, RemotePort: k.remotePort, Request: k.request, Asks: k.asks,
+			Internet: k.internet, Opener: f.opener, State: f.state, FINOut: f.fin[Out], FINIn: f.fin[In],
+			Reason: f.reason, Rule: f.rule, NAT: f.nat,
+			PacketsOut: f.packets[Out], PacketsIn: f.packets[In], BytesOut: f.bytes[Out], BytesIn: f.bytes[In],
+			Evaluated: f.evaluated == m.revision,
+		})
+	}
+	slices.SortFunc(all, func(a, b Flow) int { return strings.Compare(a.order(), b.order()) })
+	return all
+}
+
+// ICMP messages that ask, and the type of their answer; every other type has none and opens a flow of its own.
+func isReply(typ uint8, v6 bool) bool {
+	if v6 {
+		return typ == 129 || typ == 140
+	}
+	return typ == 0 || typ == 14 || typ == 16 || typ == 18
+}
+
+func requestOf(typ uint8, v6 bool) uint8 {
+	switch {
+	case !isReply(typ, v6):
+		return typ
+	case !v6 && typ == 0:
+		return 8
+	}
+	return typ - 1
+}
+
+func replyOf(typ uint8, v6 bool) uint8 {
+	request := requestOf(typ, v6)
+	if !v6 && request == 8 {
+		return 0
+	}
+	return request + 1
+}
+
+// isICMPError: about another packet.
+func (p *packet) isICMPError() bool {
+	if p.v6 {
+		return p.isICMP() && p.typ < 128
+	}
+	return p.isICMP() && (p.typ == 3 || p.typ == 4 || p.typ == 5 || p.typ == 11 || p.typ == 12)
+}
+
+func (p *packet) key(dir Direction, vni uint32, transit string, internet bool) flowKey {
+	k := flowKey{vni: vni, transit: transit, internet: internet, protocol: p.protocol}
+	k.local, k.remote, k.localPort, k.remotePort = p.src, p.dst, p.sport, p.dport
+	if dir == In {
+		k.local, k.remote, k.localPort, k.remotePort = p.dst, p.src, p.dport, p.sport
+	}
+	if p.isICMP() {
+		k.localPort, k.request = p.id, requestOf(p.typ, p.v6)
+		k.asks = (dir == Out) != isReply(p.typ, p.v6)
+	}
+	if transit != "" {
+		k.vni = 0
+	}
+	return k
+}
+
+// service of the packet itself.
+func (p *packet) service() service {
+	return service{
+		protocol: p.protocol, port: p.dport, typ: p.typ, code: p.code,
+		isICMP: p.isICMP(), hasPortNum: p.protocol == tcp || p.protocol == udp,
+	}
+}
+
+func onlySYN(flags uint8) bool { return flags&(syn|ack|rst|fin) == syn }
+
+// find looks for the packet's flow. NoFlow: there is none, or the packet may open it again.
+func (r *run) find(e *api.ENI, key flowKey) (*flow, Reason) {
+	f := r.flows[key]
+	if f == nil || f.eni != e.Name || f.life != r.lives[e.Name].number {
+		return nil, NoFlow
+	}
+	if key.protocol == tcp && f.state == Closing && onlySYN(r.p.flags) {
+		return nil, NoFlow
+	}
+	return f, goOn
+}
+
+// pass asks for the verdict on the flow and, if it is allowed, lets the packet pass its state.
+func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
+	f, reason := r.find(e, key)
+	if reason != goOn {
+		return nil, reason
+	}
+	fresh := f.evaluated != r.revision
+	f.evaluated = r.revision
+	v := r.judge(e, key, f.opener, f.opening, f.sender)
+	if v.reason == goOn && (v.peer == "") != key.internet {
+		v.reason = NoRoute // it would be another flow now
+	}
+	if v.reason == goOn && !key.internet && !r.isSomewhere(r.objs.ENIs[v.peer]) {
+		v.reason = NoNextHop
+	}
+	if v.reason != goOn {
+		r.block(f, v.reason, fresh)
+		return nil, v.reason
+	}
+	if f.state == Blocked {
+		f.state, f.reason = Established, goOn
+		if key.protocol == tcp && onlySYN(r.p.flags) {
+			f.state = Opening
+		}
+		f.keep(key, r.now)
+	}
+	f.rule, f.peer, f.nat = v.rule, v.peer, v.nat
+	r.out.Rule = v.rule
+	if reason := r.step(e, f); reason != goOn {
+		if fresh {
+			f.diesLate = max(f.diesLate, r.now+f.timeout(key.protocol))
+		}
+		return nil, reason
+	}
+	f.keep(key, r.now)
+	f.packets[r.dir]++
+	f.bytes[r.dir] += len(r.p.frame)
+	return f, goOn
+}
+
+// block: a verdict that turned to denied is kept, so that a later allow revives the flow. One whose peer is gone is
+// kept as long as somebody asks for it.
+func (r *run) block(f *flow, reason Reason, fresh bool) {
+	lostPeer := f.reason == NoEndpoint || f.reason == NoNextHop
+	f.reason = reason
+	switch {
+	case f.state != Blocked || lostPeer:
+		f.state = Blocked
+		f.dies = r.now + f.timeout(0)
+		f.diesLate = f.dies
+	case fresh:
+		f.diesLate = r.now + f.timeout(0)
+	}
+}
+
+// step: does the packet fit the state, and what does it do to it?
+func (r *run) step(e *api.ENI, f *flow) Reason {
+	p := &r.p
+	if r.dir != f.opener && !r.aclAllows(e, r.dir, p.remote(r.dir), p.service()) {
+		return NACLDenied
+	}
+	if f.state == Opening && r.dir != f.opener {
+		switch {
+		case p.protocol != tcp || p.flags&(syn|rst) != 0:
+			f.state = Established
+		case p.flags&(syn|ack|rst|fin) != ack: // which would challenge the SYN (RFC 5961 section 4.2)
+			return NoFlow
+		}
+	}
+	if p.protocol == tcp {
+		f.fin[r.dir] = f.fin[r.dir] || p.flags&fin != 0
+		if p.flags&rst != 0 || f.fin[Out] && f.fin[In] {
+			f.state = Closing
+		}
+	}
+	return goOn
+}
+
+// remote is the address of the other side.
+func (p *packet) remote(dir Direction) netip.Addr {
+	if dir == Out {
+		return p.dst
+	}
+	return p.src
+}
+
+// open judges a packet without a flow and makes one.
+func (r *run) open(e *api.ENI, key flowKey, sender string) (*flow, Reason) {
+	p := &r.p
+	if p.isICMPError() {
+		return nil, ICMPUnrelated
+	}
+	if p.protocol == tcp && !onlySYN(p.flags) || p.isICMP() && isReply(p.typ, p.v6) {
+		return nil, NoFlow
+	}
+	v := r.judge(e, key, r.dir, p.service(), sender)
+	if v.reason != goOn {
+		return nil, v.reason
+	}
+	key.internet = v.peer == ""
+	if !key.internet && !r.isSomewhere(r.objs.ENIs[v.peer]) {
+		return nil, NoNextHop
+	}
+	f := &flow{
+		eni: e.Name, life: r.lives[e.Name].number, opener: r.dir, opening: p.service(), sender: sender,
+		state: Opening, fin: map[Direction]bool{}, rule: v.rule, peer: v.peer, nat: v.nat,
+		packets: map[Direction]int{r.dir: 1}, bytes: map[Direction]int{r.dir: len(p.frame)},
+		evaluated: r.revision,
+	}
+	f.keep(key, r.now)
+	r.flows[key] = f
+	r.out.Rule = v.rule
+	return f, goOn
+}
+
+func (f Flow) order() string {
+	return fmt.Sprint(f.ENI, f.Transit, f.Internet, f.Protocol, f.Local, f.Remote, f.LocalPort, f.RemotePort, f.Request, f.Asks)
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oracle
+
+import (
+	"net/netip"
+
+	"github.com/eniplane/eniplane/pkg/api"
+)
+
+// verdict is the answer to: may this connection be, in the revision in force?
+type verdict struct {
+	reason Reason // goOn = it may
+	rule   string
+	peer   string     // the ENI of the other side, "" = the internet
+	nat    netip.Addr // the EIP of the local side, if the other one is on the internet
+}
+
+// nobody is the peer at the gateway's address: no ENI, and nothing can be answered.
+const nobody = "-"
+
+// judge judges a connection, for the packet that opened it, at one of its ENIs.
+func (m *Model) judge(e *api.ENI, k flowKey, dir Direction, s service, sender string) verdict {
+	if reason := m.localSide(e, k, dir); reason != goOn {
+		return verdict{reason: reason}
+	}
+	if dir == Out {
+		return m.judgeOut(e, k, s)
+	}
+	return m.judgeIn(e, k, s, sender)
+}
+
+// localSide: the local address must be the ENI's, or one from which it may send.
+func (m *Model) localSide(e *api.ENI, k flowKey, dir Direction) Reason {
+	switch {
+	case k.transit != "":
+		if e.SourceDestCheck && !contains(e.AllowedAddresses, k.local) {
+			return SpoofedIP
+		}
+	case !owns(e, k.local):
+		if dir == Out {
+			return SpoofedIP
+		}
+		return NoEndpoint
+	}
+	return goOn
+}
+
+func (m *Model) judgeOut(e *api.ENI, k flowKey, s service) verdict {
+	vpc := m.vpcOf(e)
+	if m.isGateway(vpc, k.remote) {
+		return verdict{reason: ToGateway}
+	}
+	rule, ok := m.groupsAllow(e, Out, k.remote, false, s)
+	if !ok {
+		return verdict{reason: SGDenied}
+	}
+	if !m.aclAllows(e, Out, k.remote, s) {
+		return verdict{reason: NACLDenied}
+	}
+	v := m.way(e, k)
+	v.rule = rule
+	return v
+}
+
+// way: where a connection goes that the ENI opens.
+func (m *Model) way(e *api.ENI, k flowKey) verdict {
+	switch m.route(e, k.remote) {
+	case toVPC:
+		peer := m.owner(m.vpcOf(e), k.remote)
+		if peer == nil {
+			return verdict{reason: NoEndpoint}
+		}
+		if peer == e {
+			return verdict{reason: RouteLoop}
+		}
+		return verdict{peer: peer.Name}
+	case toInternet:
+		if m.isInfra(k.remote) {
+			return verdict{reason: Infra}
+		}
+		eip, ok := m.eipOf(e, k.local)
+		if k.transit != "" || !ok {
+			return verdict{reason: NoEIP}
+		}
+		return verdict{nat: eip}
+	case toBlackhole:
+		return verdict{reason: Blackhole}
+	}
+	return verdict{reason: NoRoute}
+}
+
+func (m *Model) judgeIn(e *api.ENI, k flowKey, s service, sender string) verdict {
+	v := verdict{peer: sender}
+	if k.internet {
+		if !m.onInternet(e, k.remote) {
+			return verdict{reason: EIPSource}
+		}
+		eip, ok := m.eipOf(e, k.local)
+		if !ok {
+			return verdict{reason: NoEIP}
+		}
+		v = verdict{nat: eip}
+	} else if peer := m.owner(m.vpcOf(e), k.remote); peer != nil {
+		v.peer = peer.Name
+	} else if m.isGateway(m.vpcOf(e), k.remote) {
+		v.peer = nobody
+	}
+	if !m.aclAllows(e, In, k.remote, s) {
+		return verdict{reason: NACLDenied}
+	}
+	rule, ok := m.groupsAllow(e, In, k.remote, k.internet, s)
+	if !ok {
+		return verdict{reason: SGDenied}
+	}
+	v.rule = rule
+	return v
+}
+
+// onInternet: a source that the ENI's subnet would send to the internet.
+func (m *Model) onInternet(e *api.ENI, a netip.Addr) bool {
+	return m.route(e, a) == toInternet && !m.isInfra(a)
+}

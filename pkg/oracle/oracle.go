@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oracle
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/eniplane/eniplane/pkg/api"
+)
+
+// Reason is the name of what became of a packet.
+type Reason string
+
+// The reasons, as users see them.
+const (
+	goOn Reason = "" // not decided yet
+
+	Delivered Reason = "DELIVERED"
+	Answered  Reason = "ANSWERED"
+	Consumed  Reason = "CONSUMED"
+	notOurs   Reason = "NOT_OURS"
+
+	Malformed Reason = "MALFORMED"
+	Ethertype Reason = "ETHERTYPE"
+	Fragment  Reason = "FRAGMENT"
+	Extension Reason = "EXTENSION"
+	Address   Reason = "ADDRESS"
+
+	NotReady    Reason = "NOT_READY"
+	UnknownPort Reason = "UNKNOWN_PORT"
+	SpoofedMAC  Reason = "SPOOFED_MAC"
+	SpoofedIP   Reason = "SPOOFED_IP"
+	SpoofedARP  Reason = "SPOOFED_ARP"
+	ARPUnknown  Reason = "ARP_UNKNOWN"
+	GuestServer Reason = "GUEST_SERVER"
+	Multicast   Reason = "MULTICAST"
+	ToGateway   Reason = "TO_GATEWAY"
+
+	SGDenied   Reason = "SG_DENIED"
+	NACLDenied Reason = "NACL_DENIED"
+	NoRoute    Reason = "NO_ROUTE"
+	Blackhole  Reason = "BLACKHOLE"
+	NoEndpoint Reason = "NO_ENDPOINT"
+	Infra      Reason = "INFRA"
+	NoEIP      Reason = "NO_EIP"
+	EIPSource  Reason = "EIP_SOURCE"
+
+	NoFlow        Reason = "NO_FLOW"
+	ICMPUnrelated Reason = "ICMP_UNRELATED"
+
+	TooBig    Reason = "TOO_BIG"
+	NoNextHop Reason = "NO_NEXTHOP"
+	NoFIB     Reason = "NO_FIB"
+
+	VXLANHeader   Reason = "VXLAN_HEADER"
+	VXLANSource   Reason = "VXLAN_SOURCE"
+	VXLANUnmarked Reason = "VXLAN_UNMARKED"
+	VXLANNoENI    Reason = "VXLAN_NO_ENI"
+	VXLANSender   Reason = "VXLAN_SENDER"
+	RouteLoop     Reason = "ROUTE_LOOP"
+)
+
+// Direction is seen from the ENI.
+type Direction string
+
+// The directions.
+const (
+	Out Direction = "out"
+	In  Direction = "in"
+)
+
+// Verdict is what the kernel is told to do.
+type Verdict string
+
+// The verdicts.
+const (
+	Drop     Verdict = "drop"
+	Pass     Verdict = "pass" // leave it to the host
+	Redirect Verdict = "redirect"
+)
+
+// Host is what the model must know of the machine: the feed does not say it.
+type Host struct {
+	Name       string
+	VXLAN      string             // name of the overlay device
+	OverlayMTU int                // largest inner IP packet
+	PortMTU    int                // of every port
+	Uplinks    map[string]api.MAC // by device
+	// Route is the host's own routing: the device to an address, "" if there is none.
+	Route func(dst netip.Addr) string
+	// Without names parts of the contract that the programs under test do not have yet.
+	Without Without
+}
+
+// Without names parts of the contract that are left out.
+type Without struct {
+	Fragments  bool // every fragment is dropped
+	ICMPErrors bool // every ICMP error is dropped
+}
+
+// Kind is a kind of hook.
+type Kind string
+
+// The hooks.
+const (
+	AtPort      Kind = "port"       // of an ENI
+	AtOverlay   Kind = "overlay"    // the VXLAN device, after decapsulation
+	AtUplink    Kind = "uplink"     // TC
+	AtUplinkXDP Kind = "uplink-xdp" // XDP that finishes all it can
+)
+
+// Port is where a packet comes in.
+type Port struct {
+	Kind   Kind
+	Device string
+	VNI    uint32     // AtOverlay
+	Source netip.Addr // AtOverlay: VTEP of the sender
+	Marked bool       // AtOverlay: the uplink has vouched for it
+}
+
+// Tunnel is what the overlay device is told.
+type Tunnel struct {
+	VNI    uint32
+	Remote netip.Addr
+}
+
+// Count is what became of a packet at an ENI, in a direction. The host itself is the ENI "".
+type Count struct {
+	ENI       string
+	Direction Direction
+	Reason    Reason
+}
+
+// Outcome is everything that becomes of a packet.
+type Outcome struct {
+	Verdict   Verdict
+	Reason    Reason  // the last one
+	Rule      string  // of the security groups, that decided; "" if none was asked or none matched
+	Device    string  // of a redirect
+	Neighbour bool    // the kernel writes the next hop's MAC
+	Tunnel    *Tunnel // of a redirect to the overlay
+	Marked    bool    // at the uplink: vouched for
+	Packet    []byte  // as it leaves, unless dropped
+	Counts    []Count
+}
+
+// Model is one host, its objects and its flows.
+type Model struct {
+	host     Host
+	objs     *api.Objects
+	revision int
+	lives    map[string]life
+	unready  map[string]bool
+	flows    map[flowKey]*flow
+}
+
+// life is one (UID, epoch) of an ENI on this host: what it knows dies with it.
+type life struct {
+	uid    string
+	epoch  uint64
+	number int // never used again
+}
+
+// New returns a host without flows, on which all ENIs are ready.
+func New(objs *api.Objects, host Host) *Model {
+	m := &Model{host: host, lives: map[string]life{}, unready: map[string]bool{}, flows: map[flowKey]*flow{}}
+	m.Set(objs)
+	return m
+}
+
+// Set brings another revision into force.
+func (m *Model) Set(objs *api.Objects) {
+	m.objs = objs
+	m.revision++
+	lives := map[string]life{}
+	for name, e := range objs.ENIs {
+		if !m.isLocal(e) {
+			continue
+		}
+		l := life{uid: e.UID, epoch: e.Attachment.Epoch}
+		if old, ok := m.lives[name]; ok && old.uid == l.uid && old.epoch == l.epoch {
+			l.number = old.number
+		} else {
+			l.number = m.revision
+			delete(m.unready, name)
+		}
+		lives[name] = l
+	}
+	m.lives = lives
+}
+
+// SetReady closes and opens an ENI, as before and after its device exists.
+func (m *Model) SetReady(eni string, ready bool) { m.unready[eni] = !ready }
+
+func (m *Model) ready(e *api.ENI) bool { return !m.unready[e.Name] }
+
+// Packet lets a frame come in. The frame is not changed.
+func (m *Model) Packet(from Port, frame []byte, now time.Duration) Outcome {
+	m.expire(now)
+	r := &run{Model: m, from: from, now: now, p: packet{frame: slices.Clone(frame)}}
+	switch from.Kind {
+	case AtPort:
+		r.port()
+	case AtOverlay:
+		r.overlay()
+	default:
+		r.uplink()
+	}
+	return r.outcome()
+}
+
+// run is one packet on its way.
+type run struct {
+	*Model
+	from Port
+	now  time.Duration
+	p    packet
+	out  Outcome
+
+	eni    string // whose port is being crossed
+	dir    Direction
+	tooBig int // with TooBig: what would have fitted; 0 = nobody is told
+	answer bool
+}
+
+// enter: from here on the packet is at this ENI, in this direction.
+func (r *run) enter(eni string, dir Direction) { r.eni, r.dir = eni, dir }
+
+// end says what became of the packet there.
+func (r *run) end(reason Reason) {
+	r.out.Reason = reason
+	if reason != notOurs {
+		r.out.Counts = append(r.out.Counts, Count{r.eni, r.dir, reason})
+	}
+}
+
+func (r *run) outcome() Outcome {
+	switch r.out.Reason {
+	case notOurs:
+		r.out.Verdict = Pass
+	case Delivered, Answered:
+		r.out.Verdict = Redirect
+	default:
+		r.out.Verdict = Drop
+		return r.out
+	}
+	r.out.Packet = r.p.frame
+	return r.out
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oracle
+
+import (
+	"net/netip"
+
+	"github.com/eniplane/eniplane/pkg/api"
+)
+
+// port: a packet that an ENI sends.
+func (r *run) port() {
+	e := r.eniOfDevice(r.from.Device)
+	if e == nil {
+		r.enter("", Out)
+		r.end(UnknownPort)
+		return
+	}
+	r.enter(e.Name, Out)
+	r.end(r.fromENI(e))
+	if r.out.Reason == TooBig && r.tooBig > 0 {
+		r.answerTooBig()
+	}
+}
+
+func (r *run) fromENI(e *api.ENI) Reason {
+	if !r.ready(e) {
+		return NotReady
+	}
+	if reason := r.p.parseEthernet(); reason != goOn {
+		return reason
+	}
+	if r.p.smac != e.MAC {
+		return SpoofedMAC
+	}
+	switch r.p.ethertype {
+	case etherIPv4, etherIPv6:
+		return r.ipFromENI(e)
+	case etherARP:
+		return r.arpFromENI(e)
+	case etherRARP:
+		return Consumed
+	}
+	return Ethertype
+}
+
+func (r *run) ipFromENI(e *api.ENI) Reason {
+	p := &r.p
+	if reason := p.parseIP(); reason != goOn {
+		return reason
+	}
+	if reason := p.networkService(); reason != goOn {
+		return reason
+	}
+	if reason := r.ndFromENI(e); reason != goOn {
+		return reason
+	}
+	if isGroup(p.dst) || isGroupMAC(p.dmac) {
+		return Multicast
+	}
+	if reason := p.checkAddresses(); reason != goOn {
+		return reason
+	}
+	f, reason := r.flowOut(e)
+	if reason != goOn {
+		return reason
+	}
+	if f.peer == "" {
+		return r.toInternet(f.nat)
+	}
+	peer := r.objs.ENIs[f.peer]
+	if r.isLocal(peer) {
+		r.end(Delivered)
+		r.enter(peer.Name, In)
+		return r.toENI(peer, arrival{sender: e.Name})
+	}
+	return r.toOverlay(e, peer)
+}
+
+// networkService: a DHCP client's messages end here; what only a network may say is dropped.
+func (p *packet) networkService() Reason {
+	client, server := uint16(68), uint16(67)
+	if p.v6 {
+		client, server = 546, 547
+	}
+	if p.protocol == udp && p.sport == client && p.dport == server {
+		return Consumed
+	}
+	if p.protocol == udp && p.sport == server && p.dport == client {
+		return GuestServer
+	}
+	if !p.v6 && p.protocol == icmp && (p.typ == 5 || p.typ == 9) {
+		return GuestServer
+	}
+	return goOn
+}
+
+// flowOut is the flow of a packet that an ENI sends: with the VPC, with the internet, in transit, or a new one.
+func (r *run) flowOut(e *api.ENI) (*flow, Reason) {
+	vni := r.vpcOf(e).VNI
+	for _, internet := range []bool{false, true} {
+		if f, reason := r.pass(e, r.p.key(Out, vni, "", internet)); reason != NoFlow {
+			return f, reason
+		}
+	}
+	if owns(e, r.p.src) {
+		return r.open(e, r.p.key(Out, vni, "", false), "")
+	}
+	if e.SourceDestCheck && !contains(e.AllowedAddresses, r.p.src) {
+		return nil, SpoofedIP
+	}
+	key := r.p.key(Out, 0, e.Name, false)
+	if f, reason := r.pass(e, key); reason != NoFlow {
+		return f, reason
+	}
+	return r.open(e, key, "")
+}
+
+// toOverlay: to an ENI on another host.
+func (r *run) toOverlay(e, peer *api.ENI) Reason {
+	if r.p.l3Len > r.host.OverlayMTU {
+		r.tooBig = r.host.OverlayMTU
+		return TooBig
+	}
+	r.p.setMACs(peer.MAC, e.MAC)
+	r.out.Device = r.host.VXLAN
+	r.out.Tunnel = &Tunnel{VNI: r.vpcOf(peer).VNI, Remote: r.vtepOf(peer)}
+	return Delivered
+}
+
+// toInternet: out through the sender's EIP, or straight to the neighbour that has the EIP of the destination.
+func (r *run) toInternet(nat netip.Addr) Reason {
+	dst := r.p.dst
+	if peer, private := r.eipHere(dst); peer != nil {
+		r.p.setSource(nat)
+		r.end(Delivered)
+		r.enter(peer.Name, In)
+		r.p.dst = private
+		reason := r.toENI(peer, arrival{eip: dst})
+		r.tooBig = 0 // the answer would show the EIP
+		return reason
+	}
+	device := r.host.Route(dst)
+	if _, ok := r.host.Uplinks[device]; !ok {
+		return NoFIB
+	}
+	if r.p.l3Len > r.host.PortMTU {
+		r.tooBig = r.host.PortMTU
+		return TooBig
+	}
+	r.p.setSource(nat)
+	r.out.Device, r.out.Neighbour = device, true
+	return Delivered
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package diff
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/eniplane/eniplane/pkg/api"
+	"github.com/eniplane/eniplane/pkg/oracle"
+)
+
+// What the environment may ask for.
+const (
+	envPackets = "ENIPLANE_DIFF_PACKETS" // how many packets, 0 = until envTime is over
+	envTime    = "ENIPLANE_DIFF_TIME"    // how long at most
+	envSeed    = "ENIPLANE_DIFF_SEED"    // of the first world
+)
+
+// A world plays about this many packets, with a change of the feed now and then.
+const (
+	packetsPerWorld = 300
+	changeEvery     = 50
+)
+
+// limits of a run.
+type limits struct {
+	packets int64
+	until   time.Time
+	seed    uint64
+}
+
+func limitsOf(t *testing.T) limits {
+	l := limits{packets: 300_000, seed: 1}
+	for _, v := range []struct {
+		name string
+		set  func(string) error
+	}{
+		{envPackets, func(s string) (err error) { l.packets, err = strconv.ParseInt(s, 10, 64); return err }},
+		{envSeed, func(s string) (err error) { l.seed, err = strconv.ParseUint(s, 10, 64); return err }},
+		{envTime, func(s string) error {
+			d, err := time.ParseDuration(s)
+			l.until = time.Now().Add(d)
+			return err
+		}},
+	} {
+		if s := os.Getenv(v.name); s != "" {
+			if err := v.set(s); err != nil {
+				t.Fatalf("read %s: %v", v.name, err)
+			}
+		}
+	}
+	return l
+}
+
+// Both sides agree on everything that becomes of random packets in random worlds.
+func TestDifferential(t *testing.T) {
+	l := limitsOf(t)
+	workers := 2
+	var sent atomic.Int64
+	var next atomic.Uint64
+	next.Store(l.seed)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	seen := map[oracle.Reason]int{}
+	begin := time.Now()
+	for range workers {
+		p := newPlayer(newHost(t))
+		wg.Go(func() {
+			err := p.q.Do(func() error {
+				for !t.Failed() && (l.packets == 0 || sent.Load() < l.packets) && (l.until.IsZero() || time.Now().Before(l.until)) {
+					before := p.sent
+					if err := p.fuzz(t, next.Add(1)-1); err != nil {
+						return err
+					}
+					sent.Add(int64(p.sent - before))
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("differential test: %+v", err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for r, n := range p.seen {
+				seen[r] += n
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(begin)
+	t.Logf("%d packets in %d worlds, %.0f per second", sent.Load(), next.Load()-l.seed, float64(sent.Load())/took.Seconds())
+	t.Logf("%v", seen)
+}
+
+// fuzz plays a world of its own; what differs is shrunk and reported.
+func (p *player) fuzz(t *testing.T, seed uint64) error {
+	c, diff, err := p.random(seed)
+	if err != nil {
+		return fmt.Errorf("seed %d: %w", seed, err)
+	}
+	if diff != "" {
+		small, diff := p.shrink(c, diff)
+		t.Errorf("seed %d: model and programs differ:\n%s\n%s", seed, diff, small)
+	}
+	return nil
+}
+
+// random draws and plays a case, until both sides differ.
+func (p *player) random(seed uint64) (c *Case, diff string, err error) {
+	g := gen{rand.New(rand.NewPCG(seed, 1))}
+	c = &Case{Worlds: []*api.Objects{g.world()}}
+	if err := p.start(c.Worlds[0]); err != nil {
+		return c, "", err
+	}
+	in := &packets{gen: g, objs: c.Worlds[0], uplink: uplinkMAC}
+	for range packetsPerWorld {
+		s := Step{After: g.delay()}
+		if g.oneIn(changeEvery) {
+			if diff := p.compareFlows(); diff != "" {
+				return c, diff, nil
+			}
+			in.objs = g.change(in.objs)
+			c.Worlds = append(c.Worlds, in.objs)
+			s.Revision = len(c.Worlds) - 1
+		}
+		if local := in.enis(true); g.oneIn(20) && len(local) > 0 {
+			if e := pick(g, local).Name; p.shut[e] || g.oneIn(6) {
+				s.Toggle = e
+			}
+		}
+		s.From, s.Frame = in.next()
+		c.Steps = append(c.Steps, s)
+		diff, out, err := p.step(c, &c.Steps[len(c.Steps)-1])
+		if diff != "" || err != nil {
+			return c, diff, err
+		}
+		in.listen(s.From, s.Frame, out)
+	}
+	return c, p.compareFlows(), nil
+}
