@@ -27,13 +27,8 @@ require (
 	github.com/prometheus/client_model v0.6.2 // indirect
 	github.com/prometheus/common v0.70.1 // indirect
 	github.com/prometheus/procfs v0.21.1 // indirect
-	golang.org/x/mod v0.42.0 // indirect
 	golang.org/x/net v0.61.0 // indirect
-	golang.org/x/tools v0.52.0 // indirect
 	google.golang.org/protobuf v1.36.11 // indirect
 )
 
-tool (
-	github.com/cilium/ebpf/cmd/bpf2go
-	golang.org/x/tools/cmd/stringer
-)
+tool github.com/cilium/ebpf/cmd/bpf2go
