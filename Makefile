@@ -32,13 +32,12 @@ generate: ## compile the BPF object and write the generated Go (needs clang-19)
 	go generate ./...
 
 test: root ## run every test and check, as root; installs what it needs (at most 15 minutes)
-	@deploy/install-deps.sh generate test
+	@deploy/install-deps.sh generate
 	@$(MAKE) --no-print-directory build
 	@go build -o bin/ ./test/run
 	@exec bin/run -p 1 -timeout 12m ./...
 
 demo: root ## show two hosts, their ENIs and real traffic; leaves nothing behind (at most 3 minutes)
-	@deploy/install-deps.sh demo
 	@$(MAKE) --no-print-directory build
 	@exec bin/enictl lab demo
 
@@ -54,7 +53,7 @@ bench: root ## run the benchmarks (see bench/README.md)
 	go test -run '^$$' -bench . -p 1 ./pkg/...
 
 soak: root ## run the end-to-end tests N=10 times, then the proof on 6.12
-	@deploy/install-deps.sh generate test
+	@deploy/install-deps.sh generate
 	@$(MAKE) --no-print-directory build
 	@go build -o bin/ ./test/run
 	bin/run -p 1 -timeout 10h -count $(N) ./loader/... ./test/e2e/...
