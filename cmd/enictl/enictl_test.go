@@ -178,7 +178,14 @@ func TestMissingPinsAreExplained(t *testing.T) {
 			t.Errorf("%s: exit code %d, %s", line, got.code, got.err)
 		}
 	}
-	// The status is worth reading without maps.
+	// The status is worth reading without maps, and says what they hold before the agent has applied any.
+	fresh := newHost(t)
+	if err := os.WriteFile(filepath.Join(fresh.state, "host-a", "status.json"), []byte(`{"host": "host-a"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := fresh.run("status"); !strings.Contains(got.out, "revision  7 in the maps; this agent has applied none yet") {
+		t.Errorf("status of a fresh agent: %s, %s", got.out, got.err)
+	}
 	if got := h.run("status"); got.code != exitDone || !strings.Contains(got.out, "has enid run?") {
 		t.Errorf("status: exit code %d, %s", got.code, got.out)
 	}
@@ -192,6 +199,7 @@ revision  7 (0123456789ab), applied 2026-01-02T03:03:05Z
 feed      dir:/feed, nothing usable for 1m0s: syntax
 uplinks   uplink0
 enis      1 Ready, 1 Waiting, 0 Degraded
+problem   uplink uplink0 is down
 foreign   other (id 5) runs before ours at tcx ingress of uplink0
 error     2026-01-02T03:04:05Z first line
           second line

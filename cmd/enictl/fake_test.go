@@ -145,6 +145,7 @@ func newHost(t *testing.T) *host {
 		Revision: &agent.RevisionStatus{Number: 7, Hash: "0123456789abcdef", Applied: h.now.Add(-time.Minute)},
 		Feed:     agent.FeedStatus{Source: "dir:/feed", Heard: h.now.Add(-time.Minute), Error: "syntax"},
 		Uplinks:  []string{"uplink0"},
+		Problems: []string{"uplink uplink0 is down"},
 		ENIs: []agent.ENIStatus{
 			{Name: "db-0", Phase: loader.Waiting, Device: "eni-db-0", Index: 2, Reason: "no device eni-db-0"},
 			{Name: "web-0", Phase: loader.Ready, Device: "eni-web-0", Index: 1, Ifindex: 9},

@@ -20,10 +20,9 @@ import (
 // hostStatus is what the agent wrote last, and what is true now whether it lives or not.
 type hostStatus struct {
 	*agent.Status
-	AgentRunning bool     `json:"agentRunning"`
-	InForce      uint64   `json:"inForce"`            // the revision that the programs judge by; 0 = none
-	FeedAge      float64  `json:"feedAgeSeconds"`     // how long the feed has given nothing usable
-	Problems     []string `json:"problems,omitempty"` // of this look
+	AgentRunning bool    `json:"agentRunning"`
+	InForce      uint64  `json:"inForce"`        // the revision that the programs judge by; 0 = none
+	FeedAge      float64 `json:"feedAgeSeconds"` // how long the feed has given nothing usable
 }
 
 func newStatusCommand(a *app) *cobra.Command {
@@ -115,6 +114,9 @@ func (a *app) printStatus(s *hostStatus) error {
 }
 
 func revisionLine(s *hostStatus) string {
+	if s.Revision == nil && s.InForce != 0 {
+		return fmt.Sprintf("%d in the maps; this agent has applied none yet", s.InForce)
+	}
 	if s.Revision == nil {
 		return "none applied yet"
 	}

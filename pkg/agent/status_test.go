@@ -59,6 +59,17 @@ func TestDegraded(t *testing.T) {
 	}
 }
 
+func TestProblemsOfTheHostComeAndGo(t *testing.T) {
+	w := newWorld(t)
+	for _, problems := range [][]string{{"uplink uplink0 does not exist"}, nil} {
+		w.kernel.problems = problems
+		w.agent.reconcile(context.Background())
+		if diff := cmp.Diff(problems, w.agent.Status().Problems); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
 func TestObstaclesComeAndGo(t *testing.T) {
 	w := newWorld(t)
 	w.obstacles = []string{"a firewall"}
