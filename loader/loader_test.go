@@ -77,6 +77,21 @@ func TestSecondAgentElsewhereIsRefused(t *testing.T) {
 	}
 }
 
+// Two hosts need two network namespaces.
+func TestSecondHostIsRefused(t *testing.T) {
+	w := newWorld(t)
+	w.open()
+	other := w.opts
+	other.Host = "host-b"
+	err := w.host.Do(func() error {
+		_, err := Open(context.Background(), other)
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "this network namespace is that of host host-a") {
+		t.Errorf("Open of another host: %v", err)
+	}
+}
+
 // What is wrong with the host itself is a problem, not an error: its ENIs still reach each other.
 func TestProblemsOfTheHost(t *testing.T) {
 	w := newWorld(t)

@@ -45,7 +45,7 @@ func (a *app) teardownHost(ctx context.Context, yes bool) error {
 		}
 	}
 	if err := a.teardown(ctx, loader.Options{Host: host, BPFFS: a.bpffs, StateDir: a.stateDir}); err != nil {
-		return fmt.Errorf("tear down host %s: %w", host, err)
+		return err
 	}
 	if err := os.RemoveAll(state); err != nil {
 		return fmt.Errorf("remove the state of host %s: %w", host, err)
