@@ -217,8 +217,9 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 		return REASON_NO_FLOW;
 	nh = nexthop_find(w->flow.nexthop);
 	w->stale = w->flow.generation != w->generation || !nh ||
-		   (w->flow.state == FLOW_BLOCKED ? flow_lost_peer(&w->flow) :
-						    w->flow.nexthop_generation != nh->generation);
+		   (w->flow.state == FLOW_BLOCKED ?
+			    flow_lost_peer(&w->flow) :
+			    w->flow.nexthop_generation != nh->generation || nh->kind == NH_NONE);
 	if (w->stale)
 		return REASON_CONTINUE;
 	if (w->flow.state == FLOW_BLOCKED)
@@ -333,10 +334,13 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 	bool internet = class_bits & CLASS_INTERNET;
 	struct flow *f = &w->flow;
 	__u8 dir = f->flags & FLOW_OPENED_BY_PEER ? DIR_IN : DIR_OUT;
-	const struct nexthop *nh = NULL;
+	const struct nexthop *nh = nexthop_find(f->nexthop);
+	__u32 sender = f->nexthop;
 	enum reason reason;
 
-	reason = track_judge(p, &w->judge, dir, class_bits, f->nexthop, v6);
+	if (!nh || nh->generation != f->nexthop_generation)
+		sender = NEXTHOP_NONE; /* another ENI by now, maybe of another VPC */
+	reason = track_judge(p, &w->judge, dir, class_bits, sender, v6);
 	if (reason == REASON_CONTINUE) {
 		nh = nexthop_find(w->judge.nexthop);
 		if (!nh || nh->kind == NH_NONE)
