@@ -306,6 +306,10 @@ func TestMapGet(t *testing.T) {
 	if len(rows) != 1 || rows[0]["nextHop"] != "blue-0" {
 		t.Errorf("rows %v", rows)
 	}
+	got = h.run("map", "dump", "endpoints4", "-o", "name")
+	if want := "endpoints4/red/10.0.1.10\nendpoints4/red/10.0.2.10\nendpoints4/blue/10.0.2.10\n"; got.out != want {
+		t.Errorf("names:\n%s", got.out)
+	}
 }
 
 func TestValidate(t *testing.T) {
