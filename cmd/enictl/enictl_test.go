@@ -216,6 +216,22 @@ EIP           ENI    PRIVATE-IP  ANNOUNCED
 	}
 }
 
+// TestFeedAgeOfDeadAgent: what a dead agent said of its feed grows old.
+func TestFeedAgeOfDeadAgent(t *testing.T) {
+	h := newHost(t)
+	path := filepath.Join(h.state, "host-a", "status.json")
+	text := `{"host": "host-a", "feed": {"source": "dir:/feed", "heard": "2026-01-02T02:00:00Z"}, "updated": "2026-01-02T03:00:00Z"}`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.run("status"); !strings.Contains(got.out, "dir:/feed, last change 2026-01-02T02:00:00Z; nobody has listened for 4m5s") {
+		t.Error(got.out)
+	}
+	if got := h.run("status", "-o", "json"); !strings.Contains(got.out, `"feedAgeSeconds": 245`) {
+		t.Error(got.out)
+	}
+}
+
 func TestCounters(t *testing.T) {
 	h := newHost(t)
 	got := h.run("counters", "--eni", "web-0")

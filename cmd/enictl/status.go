@@ -51,7 +51,11 @@ func (a *app) status() error {
 	if s.AgentRunning, err = agent.Running(dir); err != nil {
 		s.Problems = append(s.Problems, err.Error())
 	}
-	s.FeedAge = s.Age(a.now()).Seconds()
+	age := s.Age(a.now())
+	if !s.AgentRunning { // nobody has listened since
+		age = max(age, a.now().Sub(s.Updated))
+	}
+	s.FeedAge = age.Seconds()
 	err = a.withMaps(true, func(m pinnedMaps, _ compile.Names) (err error) {
 		s.InForce, _, err = m.Active()
 		return err
@@ -76,7 +80,7 @@ func (a *app) printStatus(s *hostStatus) error {
 		line("agent", "not running; last heard of %s. What is in force stays in force", s.Updated.Format(time.RFC3339))
 	}
 	line("revision", "%s", revisionLine(s))
-	line("feed", "%s", a.feedLine(s))
+	line("feed", "%s", feedLine(s))
 	line("uplinks", "%s", dash(strings.Join(s.Uplinks, ", ")))
 	line("enis", "%s", phaseCounts(s.ENIs))
 	for _, p := range s.Problems {
@@ -130,13 +134,15 @@ func revisionLine(s *hostStatus) string {
 	return text
 }
 
-func (a *app) feedLine(s *hostStatus) string {
-	age := s.Age(a.now()).Truncate(time.Second)
+func feedLine(s *hostStatus) string {
+	age := time.Duration(s.FeedAge) * time.Second
 	switch {
 	case s.Feed.Error != "":
 		return fmt.Sprintf("%s, nothing usable for %s: %s", s.Feed.Source, age, s.Feed.Error)
 	case s.Feed.Heard.IsZero():
 		return fmt.Sprintf("%s, nothing heard for %s", s.Feed.Source, age)
+	case !s.AgentRunning:
+		return fmt.Sprintf("%s, last change %s; nobody has listened for %s", s.Feed.Source, s.Feed.Heard.Format(time.RFC3339), age)
 	}
 	return fmt.Sprintf("%s, last change %s", s.Feed.Source, s.Feed.Heard.Format(time.RFC3339))
 }
