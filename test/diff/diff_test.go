@@ -25,8 +25,8 @@ const (
 
 // A world plays about this many packets, with a change of the feed now and then.
 const (
-	packetsPerWorld = 300
-	changeEvery     = 50
+	packetsPerWorld = 400
+	changeEvery     = 70
 )
 
 // limits of a run.
@@ -37,7 +37,7 @@ type limits struct {
 }
 
 func limitsOf(t *testing.T) limits {
-	l := limits{packets: 300_000, seed: 1}
+	l := limits{packets: 800_000, seed: 1}
 	for _, v := range []struct {
 		name string
 		set  func(string) error
@@ -112,9 +112,11 @@ func (p *player) fuzz(t *testing.T, seed uint64) error {
 	return nil
 }
 
+func newGen(seed uint64) gen { return gen{rand.New(rand.NewPCG(seed, 1))} }
+
 // random draws and plays a case, until both sides differ.
 func (p *player) random(seed uint64) (c *Case, diff string, err error) {
-	g := gen{rand.New(rand.NewPCG(seed, 1))}
+	g := newGen(seed)
 	c = &Case{Worlds: []*api.Objects{g.world()}}
 	if err := p.start(c.Worlds[0]); err != nil {
 		return c, "", err
