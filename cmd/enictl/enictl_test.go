@@ -427,6 +427,10 @@ func TestTeardown(t *testing.T) {
 	if got := h.run("teardown"); got.code != exitError || len(h.tornDown) != 0 {
 		t.Errorf("not confirmed: exit code %d, %v", got.code, h.tornDown)
 	}
+	if got := h.run("teardown", "--yes", "--host", "host-z"); got.code != exitDone || !strings.Contains(got.err, "nothing of this host is here") ||
+		strings.Contains(got.err, "is clean") {
+		t.Errorf("wrong name: exit code %d, %s", got.code, got.err)
+	}
 	if got := h.run("teardown", "--yes"); got.code != exitDone || len(h.tornDown) != 1 || h.tornDown[0].Host != "host-a" {
 		t.Errorf("exit code %d, %v, %s", got.code, h.tornDown, got.err)
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -191,6 +192,9 @@ func (h *host) run(line ...string) result {
 		},
 		check: func(string) []feature { return h.features },
 		teardown: func(_ context.Context, o loader.Options) error {
+			if o.Host != "host-a" {
+				return fmt.Errorf("%w: no pins", loader.ErrNothing)
+			}
 			h.tornDown = append(h.tornDown, o)
 			return nil
 		},

@@ -44,7 +44,12 @@ func (a *app) teardownHost(ctx context.Context, yes bool) error {
 			return err
 		}
 	}
-	if err := a.teardown(ctx, loader.Options{Host: host, BPFFS: a.bpffs, StateDir: a.stateDir}); err != nil {
+	err = a.teardown(ctx, loader.Options{Host: host, BPFFS: a.bpffs, StateDir: a.stateDir})
+	if errors.Is(err, loader.ErrNothing) { // a second run is no mistake, a wrong name is: say what was found
+		fmt.Fprintln(a.err, err)
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	if err := os.RemoveAll(state); err != nil {
