@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
 )
 
 const example = "../../examples/two-hosts.yaml"
@@ -178,6 +180,11 @@ func TestMissingPinsAreExplained(t *testing.T) {
 			t.Errorf("%s: exit code %d, %s", line, got.code, got.err)
 		}
 	}
+	h.openErr = &fs.PathError{Op: "open", Path: "/x", Err: unix.EPERM}
+	if got := h.run("counters"); got.code != exitError || !strings.Contains(got.err, "(this needs root)") {
+		t.Errorf("not root: exit code %d, %s", got.code, got.err)
+	}
+	h.openErr = errors.New("no dataplane is loaded under /x: has enid run?")
 	// The status is worth reading without maps, and says what they hold before the agent has applied any.
 	fresh := newHost(t)
 	if err := os.WriteFile(filepath.Join(fresh.state, "host-a", "status.json"), []byte(`{"host": "host-a"}`), 0o600); err != nil {
