@@ -21,7 +21,7 @@ T ?= 10m
 SEED ?= $(shell date +%s)000
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate test demo test-kernel fuzz bench soak lint fmt clean root
+.PHONY: help build generate test demo test-kernel fuzz mutants bench soak lint fmt clean root
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ test-kernel: ## run tests on a Debian 6.12 kernel in QEMU: make test-kernel PKG=
 fuzz: root ## compare the programs with the reference model on random packets for T=10m: make fuzz T=8h SEED=1
 	ENIPLANE_ROOT_TESTS=1 ENIPLANE_DIFF_PACKETS=0 ENIPLANE_DIFF_TIME=$(T) ENIPLANE_DIFF_SEED=$(SEED) \
 		go test -count=1 -timeout 0 -run TestDifferential -v ./test/diff
+
+mutants: root ## prove that the tests find bugs: put those of test/mutants/list in, one by one
+	@deploy/install-deps.sh generate
+	go run ./test/mutants
 
 bench: root ## run the benchmarks (see bench/README.md)
 	@$(MAKE) --no-print-directory build

@@ -21,6 +21,7 @@ const (
 	envPackets = "ENIPLANE_DIFF_PACKETS" // how many packets, 0 = until envTime is over
 	envTime    = "ENIPLANE_DIFF_TIME"    // how long at most
 	envSeed    = "ENIPLANE_DIFF_SEED"    // of the first world
+	envShrink  = "ENIPLANE_DIFF_SHRINK"  // 0 = report what differs as it is
 )
 
 // A world plays about this many packets, with a change of the feed now and then.
@@ -106,7 +107,10 @@ func (p *player) fuzz(t *testing.T, seed uint64) error {
 		return fmt.Errorf("seed %d: %w", seed, err)
 	}
 	if diff != "" {
-		small, diff := p.shrink(c, diff)
+		small := c
+		if os.Getenv(envShrink) != "0" {
+			small, diff = p.shrink(c, diff)
+		}
 		t.Errorf("seed %d: model and programs differ:\n%s\n%s", seed, diff, small)
 	}
 	return nil
