@@ -141,7 +141,8 @@ func chainsOf(table *nftables.Table) []*nftables.Chain {
 // same transaction.
 func (g guard) add(conn *nftables.Conn, family nftables.TableFamily, names []string) error {
 	table := conn.AddTable(&nftables.Table{Name: g.table, Family: family})
-	set := &nftables.Set{Table: table, Name: portSet, KeyType: nftables.TypeIFName}
+	// The byte order matters only to nft, which shows the names by it.
+	set := &nftables.Set{Table: table, Name: portSet, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
 	if err := conn.AddSet(set, nil); err != nil {
 		return fmt.Errorf("make nftables set: %w", err)
 	}

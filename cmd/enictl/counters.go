@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -47,6 +48,7 @@ func newCountersCommand(a *app) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error { return a.counters(enis) },
 	}
 	c.Flags().StringSliceVar(&enis, "eni", nil, "only these ENIs")
+	a.completeENIs(c)
 	return c
 }
 
@@ -61,6 +63,18 @@ func (a *app) counters(enis []string) error {
 			return err
 		}
 		return a.print(accountList(accounts))
+	})
+}
+
+// completeENIs offers the ENIs of this host for --eni.
+func (a *app) completeENIs(c *cobra.Command) {
+	_ = c.RegisterFlagCompletionFunc("eni", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		dir, err := a.hostDir()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		names, _ := dataplane.LoadNames(dir) // what cannot be read offers nothing
+		return slices.Sorted(maps.Values(names.ENIs)), cobra.ShellCompDirectiveNoFileComp
 	})
 }
 

@@ -454,6 +454,9 @@ func TestCompletion(t *testing.T) {
 		{[]string{"get", ""}, "securitygroup\n"},
 		{[]string{"--feed", "dir:FEED", "get", "eni", ""}, "blue-0\ndb-0\nweb-0\n"},
 		{[]string{"map", "dump", ""}, "endpoints4\n"},
+		{[]string{"status", "--host", ""}, "host-a\n"},
+		{[]string{"counters", "--eni", ""}, "db-0\nweb-0\n"},
+		{[]string{"flow", "list", "--eni", ""}, "db-0\nweb-0\n"},
 		{[]string{"status", "-o", ""}, "wide\n"},
 	} {
 		got := newHost(t).run(append([]string{"__complete"}, tt.line...)...)

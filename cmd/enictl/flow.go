@@ -48,6 +48,7 @@ func newFlowCommand(a *app) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error { return a.flowList(&listed) },
 	}
 	listed.flags(ls)
+	a.completeENIs(ls)
 	get := &cobra.Command{
 		Use: "get PROTOCOL ADDRESS:PORT [>] ADDRESS:PORT", Short: "Print the flows between two ends",
 		Long: "Print the flows between two ends, whichever of them opened it. An end without a port stands\n" +
@@ -64,6 +65,7 @@ func newFlowCommand(a *app) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error { return a.flowFlush(&flushed, all, yes) },
 	}
 	flushed.flags(flush)
+	a.completeENIs(flush)
 	flush.Flags().BoolVar(&all, "all", false, "without a filter: all flows of the host")
 	flush.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return group("flow", "The connections that the programs know", ls, get, flush)

@@ -46,8 +46,11 @@ func newRootCommand(a *app) *cobra.Command {
 	flags.StringVar(&a.feed, "feed", "", "read objects from this source (dir:PATH) instead of the last good revision")
 	flags.VarP(&a.output, "output", "o", "table, wide, json, yaml or name")
 	flags.StringVar(&a.color, "color", "auto", "auto, always or never; NO_COLOR counts too")
+	// The error, here and below, is for a flag that does not exist.
+	_ = root.RegisterFlagCompletionFunc("host", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return a.hosts(), cobra.ShellCompDirectiveNoFileComp
+	})
 	for name, words := range map[string][]string{"output": formats, "color": colors} {
-		// The error is for a flag that does not exist.
 		_ = root.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 	}
 	return root
@@ -79,7 +82,7 @@ func (a *app) oneHost() (string, error) {
 	if a.host != "" {
 		return a.host, nil
 	}
-	hosts := slices.Compact(slices.Sorted(slices.Values(append(subdirs(a.bpffs), subdirs(a.stateDir)...))))
+	hosts := a.hosts()
 	switch len(hosts) {
 	case 1:
 		return hosts[0], nil
@@ -89,6 +92,11 @@ func (a *app) oneHost() (string, error) {
 	default:
 		return "", usagef("several hosts are here, choose one with --host: %s", strings.Join(hosts, ", "))
 	}
+}
+
+// hosts lists the hosts that have pins or state here.
+func (a *app) hosts() []string {
+	return slices.Compact(slices.Sorted(slices.Values(append(subdirs(a.bpffs), subdirs(a.stateDir)...))))
 }
 
 // hostDir returns the host's state directory.
