@@ -39,8 +39,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, getenv fu
 			err = serve(ctx, cfg, log)
 		}
 	}
+	return exitCode(ctx, err, stderr)
+}
+
+// exitCode says why enid ends. A signal that meets the start is no failure.
+func exitCode(ctx context.Context, err error, stderr io.Writer) int {
 	switch {
-	case err == nil:
+	case err == nil, ctx.Err() != nil && errors.Is(err, ctx.Err()):
 		return 0
 	case errors.As(err, &usageError{}):
 		fmt.Fprintf(stderr, "enid: %v\nRun 'enid --help' for usage.\n", err)

@@ -5,6 +5,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -32,5 +34,21 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("exit code %d, want %d; %q %q", code, tt.code, out.String(), errs.String())
 			}
 		})
+	}
+}
+
+func TestSignalDuringTheStart(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	err := fmt.Errorf("open host host-a: %w", context.Canceled)
+	var out strings.Builder
+	if code := exitCode(ctx, err, &out); code != 1 {
+		t.Errorf("without a signal: exit code %d", code)
+	}
+	cancel()
+	if code := exitCode(ctx, err, &out); code != 0 {
+		t.Errorf("after a signal: exit code %d", code)
+	}
+	if code := exitCode(ctx, errors.New("close the maps"), &out); code != 1 {
+		t.Errorf("another error after a signal: exit code %d", code)
 	}
 }
