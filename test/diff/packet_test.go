@@ -482,7 +482,7 @@ func (g *packets) transport(src, dst netip.Addr) (proto byte, body []byte) {
 		if src.Is6() {
 			proto, typ = 58, pick(g.gen, []byte{128, 128, 128, 129, 139, 133, 134, 135, 136, 137, 143, 130, 200})
 		}
-		return proto, append([]byte{typ, 0, 0, 0, 0, byte(g.IntN(3)), 0, 1}, payload...)
+		return proto, append([]byte{typ, byte(g.IntN(8) / 7), 0, 0, 0, byte(g.IntN(3)), 0, 1}, payload...)
 	}
 	return pick(g.gen, []byte{0, 2, 4, 41, 47, 50, 51, 59, 112, 132, 136, 255, 1, 58}), append(make([]byte, 8), payload...)
 }

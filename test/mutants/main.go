@@ -88,6 +88,7 @@ func run(list, only string, packets int, share float64) error {
 	}
 	defer os.RemoveAll(l.dir)
 	found, tried := 0, 0
+	var broken []error
 	for _, m := range mutants {
 		if !strings.Contains(m.name, only) {
 			continue
@@ -96,7 +97,8 @@ func run(list, only string, packets int, share float64) error {
 		begin := time.Now()
 		by, err := l.try(m)
 		if err != nil {
-			return fmt.Errorf("bug %q: %w", m.name, err)
+			broken = append(broken, fmt.Errorf("bug %q: %w", m.name, err))
+			continue
 		}
 		if by != "" {
 			found++
@@ -105,9 +107,9 @@ func run(list, only string, packets int, share float64) error {
 	}
 	fmt.Printf("%d of %d found\n", found, tried)
 	if float64(found) < share*float64(tried) {
-		return fmt.Errorf("%d of %d bugs were missed: write a row for each, or let the differential test draw what shows it", tried-found, tried)
+		broken = append(broken, fmt.Errorf("%d of %d bugs were not found: write a row for each, or let the differential test draw what shows it", tried-found, tried))
 	}
-	return nil
+	return errors.Join(broken...)
 }
 
 func result(by string) string {
