@@ -162,14 +162,6 @@ func requestOf(typ uint8, v6 bool) uint8 {
 	return typ - 1
 }
 
-func replyOf(typ uint8, v6 bool) uint8 {
-	request := requestOf(typ, v6)
-	if !v6 && request == 8 {
-		return 0
-	}
-	return request + 1
-}
-
 // isICMPError: about another packet.
 func (p *packet) isICMPError() bool {
 	if p.v6 {

@@ -222,7 +222,6 @@ type run struct {
 	eni    string // whose port is being crossed
 	dir    Direction
 	tooBig int // with TooBig: what would have fitted; 0 = nobody is told
-	answer bool
 }
 
 // enter: from here on the packet is at this ENI, in this direction.
