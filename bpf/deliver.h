@@ -3,8 +3,9 @@
 #pragma once
 
 #include "eni.h"
+#include "fragment.h"
+#include "related.h"
 #include "rewrite.h"
-#include "track.h"
 
 /* From where a packet reaches an ENI; decides what its sender must prove. */
 enum origin {
@@ -49,21 +50,36 @@ static __always_inline enum reason overlay_sender(const struct pkt *p, const str
 	return m->flags & MAC_FOREIGN ? REASON_CONTINUE : REASON_VXLAN_SENDER;
 }
 
+/* What a packet that no flow vouches for must prove of its sender. */
+static __always_inline enum reason arrival_sender(const struct pkt *p, const struct eni_conf *conf,
+						  struct arrival *a, enum origin from,
+						  const bool v6)
+{
+	if (from == FROM_OVERLAY)
+		return overlay_sender(p, conf, a, v6);
+	if (from == FROM_INTERNET)
+		return internet_source(route_find(conf->routes, p->src, v6), p->src, v6);
+	return REASON_CONTINUE;
+}
+
 /* The flow of a packet to an ENI, made if need be. */
 static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_conf *conf,
 						struct work *w, struct arrival *a, enum origin from,
-						const bool v6)
+						const bool v6, const bool xdp)
 {
 	__u32 class = from == FROM_INTERNET ? CLASS_INTERNET : 0;
 	enum reason reason;
 
+	if (p->fragment == FRAGMENT_LATER || icmp_error(p, v6)) {
+		TRY(arrival_sender(p, conf, a, from, v6));
+		if (p->fragment == FRAGMENT_LATER)
+			return fragment_later(p, w, class, v6);
+		return related(p, w, class ? a->eip : NULL, class, v6, xdp);
+	}
 	reason = track_flow(p, w, conf->vni, class, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
-	if (from == FROM_OVERLAY)
-		TRY(overlay_sender(p, conf, a, v6));
-	if (from == FROM_INTERNET)
-		TRY(internet_source(route_find(conf->routes, p->src, v6), p->src, v6));
+	TRY(arrival_sender(p, conf, a, from, v6));
 	return track_open(p, w, conf->vni, class, a->sender_nexthop, v6);
 }
 
@@ -83,7 +99,9 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	w = work_of(p, conf);
 	if (!w)
 		return REASON_HELPER;
-	TRY(arrival_flow(p, conf, w, a, from, v6));
+	TRY(arrival_flow(p, conf, w, a, from, v6, xdp));
+	if (p->fragment == FRAGMENT_FIRST)
+		fragment_first(p, w, from == FROM_INTERNET, v6);
 	if (p->ip_len > device->mtu)
 		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))

@@ -7,6 +7,29 @@
 #include "neighbour.h"
 #include "spoof.h"
 
+/* A later fragment goes where the first one went. */
+static __always_inline enum reason port_fragment(struct pkt *p, const struct eni_conf *conf,
+						 struct work *w, const bool v6)
+{
+	if (!eni_owns(p->slot, conf, p->src, v6))
+		TRY(spoof_foreign(conf, p->src, v6));
+	return fragment_later(p, w, false, v6);
+}
+
+/* An ICMP error is about a packet from the VPC or from the internet. */
+static __always_inline enum reason port_error(struct pkt *p, const struct eni_conf *conf,
+					      struct work *w, const bool v6)
+{
+	enum reason reason;
+
+	if (!eni_owns(p->slot, conf, p->src, v6))
+		TRY(spoof_foreign(conf, p->src, v6));
+	reason = related(p, w, NULL, 0, v6, false);
+	if (reason != REASON_ICMP_UNRELATED)
+		return reason;
+	return related(p, w, NULL, CLASS_INTERNET, v6, false);
+}
+
 /*
  * The flow of a packet from an ENI: one with the VPC, one with the internet, or, if the source is
  * not the ENI's own, one in transit; else a new one.
@@ -16,6 +39,10 @@ static __always_inline enum reason port_flow(struct pkt *p, const struct eni_con
 {
 	enum reason reason;
 
+	if (p->fragment == FRAGMENT_LATER)
+		return port_fragment(p, conf, w, v6);
+	if (icmp_error(p, v6))
+		return port_error(p, conf, w, v6);
 	reason = track_flow(p, w, conf->vni, 0, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
@@ -84,6 +111,8 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	if (!w)
 		return REASON_HELPER;
 	TRY(port_flow(p, conf, w, v6));
+	if (p->fragment == FRAGMENT_FIRST)
+		fragment_first(p, w, false, v6);
 	nh = nexthop_find(w->flow.nexthop);
 	if (!nh)
 		return REASON_NO_NEXTHOP;

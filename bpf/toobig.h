@@ -46,9 +46,9 @@ static __always_inline __u64 quote_sum(struct pkt *p, struct too_big *t, const b
 	if (header != (v6 ? 40 : 20) || !field)
 		return bpf_csum_diff(NULL, 0, (__be32 *)t->quote, QUOTE, 0);
 	partial = *(__u16 *)(t->quote + (v6 ? 40 : 20) +
-			     (p->protocol == PROTO_TCP	 ? 16
-			      : p->protocol == PROTO_UDP ? 6
-							 : 2));
+			     (p->protocol == PROTO_TCP ? 16 :
+			      p->protocol == PROTO_UDP ? 6 :
+							 2));
 	pseudo = bpf_csum_diff(NULL, 0, (__be32 *)(t->quote + (v6 ? 8 : 12)), v6 ? 32 : 8,
 			       bpf_htonl(p->protocol));
 	pseudo = csum_fold((__u64)pseudo + bpf_htons(p->len - p->l4));

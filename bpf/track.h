@@ -115,6 +115,8 @@ struct work {
 	__u32 eni;
 	__u32 incarnation;
 	__u32 generation;
+	__u32 vni;
+	__u32 related; /* an ICMP error asks: nothing of the flow changes */
 	__u8 dir;
 	__u8 protocol;
 	__u8 tcp_flags;
@@ -143,6 +145,8 @@ static __always_inline struct work *work_of(const struct pkt *p, const struct en
 	w->eni = p->eni;
 	w->incarnation = conf->incarnation;
 	w->generation = conf->generation;
+	w->vni = conf->vni;
+	w->related = 0;
 	w->dir = p->dir;
 	w->protocol = p->protocol;
 	w->tcp_flags = p->tcp_flags;
@@ -197,7 +201,8 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 		TRY(flow_find(&w->key4, w->now, &w->flow, &ref, false));
 	if (w->flow.eni != w->eni || w->flow.incarnation != w->incarnation)
 		return REASON_NO_FLOW;
-	if (w->protocol == PROTO_TCP && w->flow.state == FLOW_CLOSING && tcp_opens(w->tcp_flags))
+	if (w->protocol == PROTO_TCP && w->flow.state == FLOW_CLOSING && tcp_opens(w->tcp_flags) &&
+	    !w->related)
 		return REASON_NO_FLOW;
 	nh = nexthop_find(w->flow.nexthop);
 	w->stale = w->flow.generation != w->generation || !nh ||
@@ -206,6 +211,8 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 		return REASON_CONTINUE;
 	if (w->flow.state == FLOW_BLOCKED)
 		return w->flow.reason;
+	if (w->related)
+		return REASON_CONTINUE;
 	TRY(flow_step(w, &ref));
 	flow_touch(&ref, w->now, w->dir, w->packets, w->bytes);
 	return REASON_CONTINUE;
@@ -275,6 +282,7 @@ static __always_inline enum reason track_judge(const struct pkt *p, struct judge
 	bool out = p->dir == DIR_OUT, opener = p->dir == dir;
 
 	j->slot = p->slot;
+	j->error = 0;
 	j->eni = p->eni;
 	j->sender_nexthop = sender_nexthop;
 	j->protocol = p->protocol;
@@ -360,8 +368,6 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	struct flow *f = &w->flow;
 	const struct nexthop *nh;
 
-	if (icmp_error(p, v6))
-		return REASON_ICMP_UNRELATED;
 	TRY(track_may_open(p, v6));
 	TRY(track_judge(p, &w->judge, p->dir, class_bits, sender_nexthop, v6));
 	nh = nexthop_find(w->judge.nexthop);
