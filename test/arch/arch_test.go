@@ -31,7 +31,7 @@ var layers = []string{"pkg/api", "pkg/compile", "pkg/dataplane", "loader", "pkg/
 // bounds are packages beside the layers: what of the module each may import.
 var bounds = map[string][]string{
 	"pkg/feed":     {"pkg/api"},
-	"pkg/testroot": {},
+	"pkg/testroot": {"pkg/lab/netnsdir"},
 	"pkg/pkttest":  {"pkg/api", "pkg/compile", "pkg/dataplane", "pkg/testroot"},
 }
 

@@ -24,13 +24,17 @@ type kernel struct {
 
 // fetchKernel finds the newest cloud kernel of the version in the configured Debian sources and unpacks it.
 func fetchKernel(ctx context.Context, cache, version string) (*kernel, error) {
-	names, err := output(ctx, "apt-cache", "pkgnames", "linux-image-"+version)
+	name, err := findKernel(ctx, version)
+	if err == nil && name == "" { // the package lists may be absent or old
+		if _, err = output(ctx, "apt-get", "-qq", "update"); err == nil {
+			name, err = findKernel(ctx, version)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	name := newestCloudKernel(strings.Fields(names), version)
 	if name == "" {
-		return nil, fmt.Errorf("find a package linux-image-%s.*-cloud-amd64: the configured Debian sources have none (apt-get update?)", version)
+		return nil, fmt.Errorf("find a package linux-image-%s.*-cloud-amd64: the configured Debian sources have none", version)
 	}
 	dir, err := unpack(ctx, cache, name)
 	if err != nil {
@@ -50,6 +54,12 @@ func fetchKernel(ctx context.Context, cache, version string) (*kernel, error) {
 		modules = filepath.Join(dir, "usr/lib/modules", release)
 	}
 	return &kernel{release: release, image: filepath.Join(dir, "boot/vmlinuz-"+release), modules: modules, busybox: busybox}, nil
+}
+
+// findKernel looks for the package in the lists that are here; "" if it is not in them.
+func findKernel(ctx context.Context, version string) (string, error) {
+	names, err := output(ctx, "apt-cache", "pkgnames", "linux-image-"+version)
+	return newestCloudKernel(strings.Fields(names), version), err
 }
 
 // newestCloudKernel picks the highest signed cloud kernel among package names; "" if there is none.

@@ -269,7 +269,7 @@ static __always_inline int step(__u32 i, struct work *work, const __u32 op, cons
 		work.chain = 0;                                                                    \
 		count = work.run.count;                                                            \
 		barrier_var(count); /* all 64 bits: the inlined bpf_loop compares them */          \
-		bpf_loop(count, name##_step, &work, 0);                                   \
+		bpf_loop(count, name##_step, &work, 0);                                            \
 		run = (void *)(long)ctx->data;                                                     \
 		if ((void *)(run + 1) > (void *)(long)ctx->data_end)                               \
 			return XDP_ABORTED;                                                        \

@@ -74,16 +74,17 @@ static __always_inline enum reason hash_insert(const void *key, const struct flo
 	struct hash_flow6 value = {
 		.control = flow_control(0, flow->state, flow->flags),
 		.expires = now + flow_timeout(*(const __u32 *)key & 255, flow->state),
-		.body = {
-			.eni = flow->eni,
-			.incarnation = flow->incarnation,
-			.generation = flow->generation,
-			.nexthop = flow->nexthop,
-			.nexthop_generation = flow->nexthop_generation,
-			.rule = flow->rule,
-			.opened = now,
-			.reason = flow->reason,
-		},
+		.body =
+			{
+				.eni = flow->eni,
+				.incarnation = flow->incarnation,
+				.generation = flow->generation,
+				.nexthop = flow->nexthop,
+				.nexthop_generation = flow->nexthop_generation,
+				.rule = flow->rule,
+				.opened = now,
+				.reason = flow->reason,
+			},
 	};
 	struct hash_flow4 value4 = {};
 
