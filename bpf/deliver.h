@@ -21,6 +21,35 @@ struct arrival {
 	__u8 eip[16]; /* FROM_INTERNET: the destination before translation */
 };
 
+/* The outer headers of a VXLAN packet, and who sent it. */
+struct outer {
+	__u8 ip[20] __attribute__((aligned(4))); /* struct iphdr */
+	__be32 udp[2];
+	__be32 vxlan[2];
+	struct vtep_key source;
+};
+
+/* What would crowd the stack; per CPU. */
+struct scratch {
+	__u8 tunnel[64] __attribute__((aligned(8))); /* struct bpf_tunnel_key */
+	struct outer outer;
+	__u32 group_policy; /* the VXLAN header's, always 0 in this version */
+	__u32 pad;
+	struct arrival arrival; /* of a packet that an ENI sends */
+	__u8 nat[16]; /* the sender's EIP */
+	__u8 fib[64] __attribute__((aligned(8))); /* struct bpf_fib_lookup */
+};
+_Static_assert(sizeof(struct bpf_tunnel_key) <= 64 && sizeof(struct bpf_fib_lookup) <= 64, "fits");
+
+MAP(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct scratch, 1, 0);
+
+static __always_inline struct scratch *scratch_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratches, &zero);
+}
+
 static __always_inline enum reason too_big_for(struct pkt *p, __u32 mtu)
 {
 	p->mtu = mtu;
@@ -112,33 +141,6 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 		return REASON_HELPER;
 	p->out_ifindex = device->ifindex;
 	return REASON_DELIVERED;
-}
-
-/* The outer headers of a VXLAN packet, and who sent it. */
-struct outer {
-	__u8 ip[20] __attribute__((aligned(4))); /* struct iphdr */
-	__be32 udp[2];
-	__be32 vxlan[2];
-	struct vtep_key source;
-};
-
-/* What would crowd the stack; per CPU. */
-struct scratch {
-	__u8 tunnel[64] __attribute__((aligned(8))); /* struct bpf_tunnel_key */
-	struct outer outer;
-	__u32 group_policy; /* the VXLAN header's, always 0 in this version */
-	__u32 pad;
-	__u8 fib[64] __attribute__((aligned(8))); /* struct bpf_fib_lookup */
-};
-_Static_assert(sizeof(struct bpf_tunnel_key) <= 64 && sizeof(struct bpf_fib_lookup) <= 64, "fits");
-
-MAP(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct scratch, 1, 0);
-
-static __always_inline struct scratch *scratch_get(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&scratches, &zero);
 }
 
 /* To another host: the kernel's VXLAN device writes the outer headers and finds the way. */

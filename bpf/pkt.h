@@ -62,6 +62,12 @@ struct pkt {
 	__u8 dst[16] __attribute__((aligned(8)));
 };
 
+/* Keeps the struct in one piece: clang would spill each field into a stack slot of 8 bytes. */
+static __always_inline void keep(struct pkt *p)
+{
+	asm volatile("" : : "r"(p) : "memory");
+}
+
 /* Addresses are aligned to 4 bytes everywhere; clang would copy them byte by byte. */
 static __always_inline void addr_copy(__u8 *to, const __u8 *from, const bool v6)
 {

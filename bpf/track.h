@@ -228,28 +228,24 @@ __noinline int hit6(struct work *w)
 	return w ? flow_hit(w, true) : REASON_HELPER;
 }
 
-/* Stores w->flow under its key; the packet counts in it if it makes it. */
-static __always_inline enum reason work_store(struct work *w, bool made, const bool v6)
+/* Stores w->flow under its key. */
+static __always_inline enum reason work_store(struct work *w, const bool v6)
 {
 	struct flow_ref ref;
 
 	if (v6)
-		TRY(flow_insert(&w->key6, &w->flow, w->now, &ref, true));
-	else
-		TRY(flow_insert(&w->key4, &w->flow, w->now, &ref, false));
-	if (made)
-		flow_touch(&ref, w->now, w->dir, w->packets, w->bytes);
-	return REASON_CONTINUE;
+		return flow_insert(&w->key6, &w->flow, w->now, &ref, true);
+	return flow_insert(&w->key4, &w->flow, w->now, &ref, false);
 }
 
 __noinline int store4(struct work *w)
 {
-	return w ? work_store(w, !w->stale, false) : REASON_HELPER;
+	return w ? work_store(w, false) : REASON_HELPER;
 }
 
 __noinline int store6(struct work *w)
 {
-	return w ? work_store(w, !w->stale, true) : REASON_HELPER;
+	return w ? work_store(w, true) : REASON_HELPER;
 }
 
 static __always_inline enum reason track_find(const struct pkt *p, struct work *w, __u32 scope,
@@ -382,6 +378,9 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	f->flags = p->dir == DIR_IN ? FLOW_OPENED_BY_PEER : 0;
 	f->reason = 0;
 	f->seen = 0;
+	f->dir = w->dir;
+	f->packets = w->packets;
+	f->bytes = w->bytes;
 	track_settle(w, nh, v6);
 	w->stale = 0;
 	if (v6) {
