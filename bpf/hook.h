@@ -51,6 +51,32 @@ static __always_inline bool pkt_store(struct pkt *p, __u32 off, void *from, __u3
 	return !bpf_skb_store_bytes(p->ctx, off, from, n, 0);
 }
 
+/* What we read of the kernel's own view of a packet. */
+struct sk_buff {
+	unsigned char *head;
+	unsigned char *data;
+	__u16 csum_start;
+	__u16 csum_offset;
+	__u8 ip_summed : 2;
+} __attribute__((preserve_access_index));
+
+#define CHECKSUM_PARTIAL 3
+
+extern void *bpf_cast_to_kern_ctx(void *) __ksym;
+
+/*
+ * A sender may leave a checksum to a device further on: two bytes that are written after we have
+ * looked. Their offset in the frame, 0 = there are none. Only TC sees such packets.
+ */
+static __always_inline __u32 pkt_late_bytes(const struct pkt *p)
+{
+	const struct sk_buff *skb = bpf_cast_to_kern_ctx(p->ctx);
+
+	if (BPF_CORE_READ_BITFIELD(skb, ip_summed) != CHECKSUM_PARTIAL)
+		return 0;
+	return (__u32)skb->csum_start + skb->csum_offset - (__u32)(skb->data - skb->head);
+}
+
 /* Sets the length of the frame. */
 static __always_inline bool pkt_resize(struct pkt *p, __u32 len, const bool xdp)
 {

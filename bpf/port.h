@@ -99,6 +99,7 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	struct work *w;
 
 	TRY(parse_ip(p, v6, false));
+	TRY(spoof_checksum(p, v6));
 	TRY(spoof_service(p, v6));
 	if (v6)
 		TRY(nd_from_eni(p, host, conf));

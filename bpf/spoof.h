@@ -4,6 +4,7 @@
 
 #include "eni.h"
 #include "parse.h"
+#include "rewrite.h"
 
 /* A source address that is not the ENI's own. */
 static __always_inline enum reason spoof_foreign(const struct eni_conf *conf, const __u8 *src,
@@ -12,6 +13,24 @@ static __always_inline enum reason spoof_foreign(const struct eni_conf *conf, co
 	if ((conf->flags & ENI_NO_SOURCE_CHECK) || eni_allowed(conf, src, v6))
 		return REASON_CONTINUE;
 	return REASON_SPOOFED_IP;
+}
+
+/*
+ * A checksum that the sender leaves to a device (virtio's NEEDS_CSUM) lands where the sender says.
+ * On anything that we judge or translate it would make another packet of it behind our back: it may
+ * only be the transport's own checksum, or belong to what the packet carries.
+ */
+static __always_inline enum reason spoof_checksum(const struct pkt *p, const bool v6)
+{
+	__u32 at = pkt_late_bytes(p), field = l4_csum_offset(p, v6), judged = p->l4;
+
+	if (p->protocol == PROTO_TCP)
+		judged += 20;
+	else if (p->protocol == PROTO_UDP || p->protocol == PROTO_ICMP || p->protocol == PROTO_ICMPV6)
+		judged += 8;
+	if (!at || at == field || at >= judged)
+		return REASON_CONTINUE;
+	return REASON_MALFORMED;
 }
 
 /*

@@ -23,6 +23,7 @@ const example = "../../examples/two-hosts.yaml"
 var nouns = [][]string{
 	{"get", "hosts", "--feed", "dir:FEED"},
 	{"get", "eni", "web-0", "--feed", "dir:FEED"},
+	{"get", "all", "--feed", "dir:FEED"},
 	{"map", "list"},
 	{"map", "dump", "endpoints4"},
 	{"map", "dump", "eip_in4"},
@@ -111,6 +112,7 @@ func TestExitCodes(t *testing.T) {
 		{"flow flush", exitUsage, "say which flows"},
 		{"flow flush --all --eni web-0", exitUsage, "say which flows"},
 		{"get thing", exitUsage, `no kind "thing"`},
+		{"get all web-0 --feed dir:FEED", exitUsage, "name the kind"},
 		{"get eni none --feed dir:FEED", exitError, `no ENI "none"`},
 		{"get eni --feed etcd:http://x", exitUsage, "not supported by this version"},
 		{"get eni", exitError, "no agent has applied a revision"},
@@ -299,21 +301,32 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// TestGetReadsBack: what `get -o yaml` prints is a feed, state included.
+// TestGetReadsBack: what `get` prints as YAML or JSON is a feed, state included: kind by kind and all
+// at once.
 func TestGetReadsBack(t *testing.T) {
-	h, dir := newHost(t), t.TempDir()
-	for _, kind := range strings.Fields("host instancetype instance vpc rtb pl nacl subnet sg enis eips") {
-		got := h.run("get", kind, "-o", "yaml", "--feed", "dir:FEED")
-		if got.code != exitDone {
-			t.Fatalf("%s: %s", kind, got.err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, kind+".yaml"), []byte(got.out), 0o600); err != nil {
-			t.Fatal(err)
+	for _, format := range []string{"yaml", "json"} {
+		for _, kinds := range []string{"region host instancetype instance vpc rtb pl nacl subnet sg enis eips", "all"} {
+			h, dir := newHost(t), t.TempDir()
+			for _, kind := range strings.Fields(kinds) {
+				got := h.run("get", kind, "-o", format, "--feed", "dir:FEED")
+				if got.code != exitDone {
+					t.Fatalf("%s: %s", kind, got.err)
+				}
+				if err := os.WriteFile(filepath.Join(dir, kind+"."+format), []byte(got.out), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := h.run("get", "all", "-o", "yaml", "--feed", "dir:FEED")
+			got := h.run("get", "all", "-o", "yaml", "--feed", "dir:"+dir)
+			if got.code != exitDone {
+				t.Error(got.err)
+			}
+			if diff := cmp.Diff(want.out, got.out); diff != "" {
+				t.Error(diff)
+			}
 		}
 	}
-	if got := h.run("validate", "-f", dir); got.code != exitDone {
-		t.Error(got.err)
-	}
+	h := newHost(t)
 	if got := h.run("get", "eni", "web-0", "-o", "json", "--feed", "dir:FEED"); !strings.Contains(got.out, `"state": "Ready"`) {
 		t.Errorf("no state in %s", got.out)
 	}

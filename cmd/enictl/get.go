@@ -22,9 +22,11 @@ func newGetCommand(a *app) *cobra.Command {
 		Use: "get KIND [NAME]", Short: "Show objects of the last good revision, or of --feed",
 		Long: "Show objects of the revision that the agent applied last, or with --feed those that the feed holds.\n" +
 			"KIND is one of " + strings.ToLower(strings.Join(api.Kinds(), ", ")) + ", a plural,\n" +
-			"or a short name: it, rtb, pl, nacl, sg. ENIs of this host show the state that the agent saw last.",
-		Example: "  enictl get enis\n  enictl get sg web -o yaml\n  enictl get subnets --feed dir:/etc/eniplane/feed",
-		Args:    args(cobra.RangeArgs(1, 2)),
+			"or a short name: it, rtb, pl, nacl, sg; or all. ENIs of this host show the state that the agent saw\n" +
+			"last. What -o json and -o yaml print can be read back: by a feed, or by enictl validate.",
+		Example: "  enictl get enis\n  enictl get sg web -o yaml\n  enictl get subnets --feed dir:/etc/eniplane/feed\n" +
+			"  enictl get all -o yaml > feed.yaml",
+		Args: args(cobra.RangeArgs(1, 2)),
 		ValidArgsFunction: func(_ *cobra.Command, got []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return a.completeObject(got), cobra.ShellCompDirectiveNoFileComp
 		},
@@ -43,6 +45,7 @@ func (a *app) completeObject(got []string) []string {
 	var words []string
 	switch len(got) {
 	case 0:
+		words = append(words, strings.ToLower(allKinds))
 		for _, kind := range api.Kinds() {
 			words = append(words, strings.ToLower(kind))
 		}
@@ -64,9 +67,15 @@ func (a *app) completeObject(got []string) []string {
 	return words
 }
 
+// allKinds stands for every kind.
+const allKinds = "All"
+
 // parseKind finds a kind by its name in any case, its plural or its short name.
 func parseKind(word string) (string, error) {
 	word = strings.ToLower(word)
+	if word == strings.ToLower(allKinds) {
+		return allKinds, nil
+	}
 	short := map[string]string{
 		"it": "InstanceType", "rtb": "RouteTable", "pl": "PrefixList", "nacl": "NetworkACL", "sg": "SecurityGroup",
 	}
@@ -80,13 +89,16 @@ func parseKind(word string) (string, error) {
 			}
 		}
 	}
-	return "", usagef("no kind %q; there are %s", word, strings.ToLower(strings.Join(api.Kinds(), ", ")))
+	return "", usagef("no kind %q; there are all, %s", word, strings.ToLower(strings.Join(api.Kinds(), ", ")))
 }
 
 func (a *app) get(word, name string) error {
 	kind, err := parseKind(word)
 	if err != nil {
 		return err
+	}
+	if kind == allKinds && name != "" {
+		return usagef("name the kind of %q", name)
 	}
 	objects, err := a.objects()
 	if err != nil {
@@ -98,12 +110,15 @@ func (a *app) get(word, name string) error {
 	}
 	l := list{columns: objectColumns(kind), empty: "no " + kind}
 	for _, o := range objects.All() {
-		if o.Kind() != kind || name != "" && o.Meta().Name != name {
+		if kind != allKinds && o.Kind() != kind || name != "" && o.Meta().Name != name {
 			continue
 		}
 		r, err := objectRow(objects, o, states)
 		if err != nil {
 			return err
+		}
+		if kind == allKinds {
+			r.cells = []string{o.Kind(), o.Meta().Name}
 		}
 		l.rows = append(l.rows, r)
 	}
@@ -119,9 +134,14 @@ func (a *app) get(word, name string) error {
 	return a.printOne(l.rows[0], nil)
 }
 
-// printObjects prints YAML as documents, so that the feed can read them back; the rest as any list.
+// printObjects prints JSON as a List and YAML as documents, so that the feed can read them back; the
+// rest as any list.
 func (a *app) printObjects(l list) error {
-	if a.output != "yaml" {
+	switch a.output {
+	case "json":
+		return writeJSON(a.out, api.NewList(l.values()))
+	case "yaml":
+	default:
 		return a.print(l)
 	}
 	for i, v := range l.values() {

@@ -15,6 +15,8 @@ import (
 // objectColumns are the columns of a kind; objectCells fills them.
 func objectColumns(kind string) []column {
 	switch kind {
+	case allKinds:
+		return columns("KIND", "NAME")
 	case "Region":
 		return columns("NAME", "GATEWAY-MAC", "MTU", "INFRA-CIDRS")
 	case "Host":

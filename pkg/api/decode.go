@@ -108,12 +108,39 @@ func syntaxError(err error) (line int, msg string) {
 	return line, "is not valid YAML or JSON: " + msg + " (correct the text)"
 }
 
-// decodeDocument reads one object and keeps it, also if it has errors: what refers to it shall not
-// be reported as dangling.
+// decodeDocument reads an object or a List of them.
 func (r *revision) decodeDocument(file string, n *yaml.Node) {
 	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" {
 		return // only comments
 	}
+	if i := keyIndex(n, "kind"); i >= 0 && n.Content[i+1].Value == listKind {
+		r.decodeList(file, n)
+		return
+	}
+	r.decodeObject(file, n)
+}
+
+// decodeList reads the objects of a List: how kubectl writes many objects as one value, and so do we
+// (see List).
+func (r *revision) decodeList(file string, n *yaml.Node) {
+	d := &document{file: file, node: n, kind: listKind, errs: &r.errs}
+	root := (&field{doc: d, line: n.Line, node: n}).mapping()
+	version := root.need("apiVersion")
+	if v := version.text(); v != "" && v != listVersion && v != Version {
+		version.errorf("%q is not known (use %s)", v, listVersion)
+	}
+	root.skip("kind", "metadata")
+	list(root.need("items"), func(item *field) struct{} {
+		r.decodeObject(file, item.node)
+		return struct{}{}
+	})
+	root.done()
+	r.opaque = r.opaque || d.bad
+}
+
+// decodeObject reads one object and keeps it, also if it has errors: what refers to it shall not be
+// reported as dangling.
+func (r *revision) decodeObject(file string, n *yaml.Node) {
 	d := &document{file: file, node: n, errs: &r.errs}
 	root := (&field{doc: d, line: n.Line, node: n}).mapping()
 	if root == nil {

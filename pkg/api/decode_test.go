@@ -190,6 +190,54 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+// TestList: a List of all objects says the same as the objects.
+func TestList(t *testing.T) {
+	want, errs := decodeText(readBase(t))
+	if errs != nil {
+		t.Fatal(api.Errors(errs))
+	}
+	var items []any
+	for _, o := range want.All() {
+		item, err := api.MarshalJSON(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		items = append(items, json.RawMessage(item))
+	}
+	text, err := json.MarshalIndent(api.NewList(items), "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, errs := api.Decode([]api.File{{Name: "all.json", Data: text}})
+	if errs != nil {
+		t.Fatal(api.Errors(errs))
+	}
+	if diff := cmp.Diff(want, got, sameAddrs); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestListErrors(t *testing.T) {
+	vpc := "{apiVersion: eniplane.io/v1alpha1, kind: VPC, metadata: {name: a}, spec: {vni: 0, cidrs: [10.0.0.0/16]}}"
+	for _, tt := range []struct{ name, text, want string }{
+		{"empty", "{apiVersion: v1, kind: List, metadata: {resourceVersion: ''}, items: []}", ""},
+		{"in an item", "apiVersion: v1\nkind: List\nitems:\n- " + vpc, `base.yaml:4: VPC/a: spec.vni: "0" is not a number of 1 to 16777215`},
+		{"no items", "{apiVersion: v1, kind: List}", "base.yaml:1: List: items: is missing (add it)"},
+		{"unknown field", "{apiVersion: v1, kind: List, items: [], spec: {}}", "base.yaml:1: List: spec: is not a field of this kind (remove it)"},
+		{"of another version", "{apiVersion: v2, kind: List, items: []}", `base.yaml:1: List: apiVersion: "v2" is not known (use v1)`},
+		{"nothing as an item", "apiVersion: v1\nkind: List\nitems:\n-\n", "base.yaml:4: is nothing, not a mapping (write its fields as `name: value`)"},
+		{"a List in a List", "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: List, items: []}",
+			`base.yaml:4: List: apiVersion: "v1" is not known (use eniplane.io/v1alpha1)`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, errs := decodeText(tt.text)
+			if got := strings.Join(messages(errs), "\n"); got != tt.want {
+				t.Errorf("got:\n%s\nwant:\n%s", got, tt.want)
+			}
+		})
+	}
+}
+
 // TestHostileText gives the parser what it must survive in bounded time and memory.
 func TestHostileText(t *testing.T) {
 	var bomb strings.Builder

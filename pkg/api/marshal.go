@@ -36,6 +36,24 @@ func MarshalJSON(o Object) ([]byte, error) {
 	return b, nil
 }
 
+// The List that kubectl writes.
+const (
+	listKind    = "List"
+	listVersion = "v1"
+)
+
+// List is many objects as one JSON value that Decode reads: the form in which kubectl writes them.
+type List struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Items      []any  `json:"items"`
+}
+
+// NewList makes a List of objects as JSON values.
+func NewList(items []any) List {
+	return List{APIVersion: listVersion, Kind: listKind, Items: items}
+}
+
 // tree is a mapping whose fields keep their order. Values are strings, integers, booleans, trees
 // and lists of them ([]any).
 type tree []entry
