@@ -31,7 +31,8 @@ struct fragment_entry {
 	__u32 expires; /* tick */
 	__u32 generation;
 	__u32 nexthop;
-	__u32 first_len; /* bytes of payload in the first fragment */
+	__u32 nexthop_generation;
+	__u32 first_len; /* bytes in the first fragment */
 	struct fragment_key key;
 	__u8 nat[16];
 };
@@ -43,7 +44,7 @@ MAP(fragments, BPF_MAP_TYPE_ARRAY, __u32, struct fragment_entry, MAX_ENIS *FRAGM
 struct fragment_ask {
 	struct fragment_key key;
 	__u32 index;
-	__u32 offset; /* of a later fragment; of the first one its length */
+	__u32 offset; /* p->fragment_offset */
 	__u32 store; /* 1 = the first fragment was let through */
 };
 
@@ -70,6 +71,7 @@ static __always_inline enum reason fragment_store(struct work *w, const struct f
 	e->expires = w->now + FRAGMENT_TICKS;
 	e->generation = w->generation;
 	e->nexthop = w->flow.nexthop;
+	e->nexthop_generation = w->flow.nexthop_generation;
 	e->first_len = ask->offset;
 	bpf_spin_unlock(&e->lock);
 	return REASON_CONTINUE;
@@ -78,15 +80,20 @@ static __always_inline enum reason fragment_store(struct work *w, const struct f
 static __always_inline enum reason fragment_find(struct work *w, const struct fragment_ask *ask,
 						 struct fragment_entry *e)
 {
+	const struct nexthop *nh;
 	__u32 found;
 
 	bpf_spin_lock(&e->lock);
 	found = fragment_same(&e->key, &ask->key) && e->expires > w->now &&
 		e->generation == w->generation && ask->offset >= e->first_len;
 	w->flow.nexthop = e->nexthop;
+	w->flow.nexthop_generation = e->nexthop_generation;
 	__builtin_memcpy(w->flow.nat, e->nat, sizeof(e->nat));
 	bpf_spin_unlock(&e->lock);
-	return found ? REASON_CONTINUE : REASON_FRAGMENT;
+	nh = nexthop_find(w->flow.nexthop);
+	if (!found || !nh || nh->generation != w->flow.nexthop_generation)
+		return REASON_FRAGMENT;
+	return REASON_CONTINUE;
 }
 
 /* A function of its own: verified once, its stack is not the programs'. */
@@ -120,7 +127,7 @@ fragment_ask_of(const struct pkt *p, const struct work *w, bool internet, const 
 	ask->key.incarnation = w->incarnation;
 	ask->key.dir = p->dir;
 	ask->key.internet = internet;
-	ask->key.protocol = p->protocol;
+	ask->key.protocol = v6 ? 0 : p->protocol; /* RFC 8200: only the first one's counts */
 	ask->key.v6 = v6;
 	addr_copy(ask->key.src, p->src, v6);
 	addr_copy(ask->key.dst, p->dst, v6);
@@ -150,7 +157,6 @@ static __always_inline void fragment_first(const struct pkt *p, struct work *w, 
 
 	if (!ask)
 		return;
-	ask->offset = p->ip_len - (p->l4 - ETH_LEN);
 	ask->store = 1;
 	fragment_table(w);
 }

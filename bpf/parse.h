@@ -32,6 +32,16 @@ enum tcp_flag {
 	TCP_ACK = 0x10,
 };
 
+/* An ICMP error quotes a packet; RFC 4443 §2.1, and those of RFC 792. */
+static __always_inline bool icmp_error(const struct pkt *p, const bool v6)
+{
+	__u8 t = p->icmp_type;
+
+	if (v6)
+		return p->protocol == PROTO_ICMPV6 && t < 128;
+	return p->protocol == PROTO_ICMP && (t == 3 || t == 4 || t == 5 || t == 11 || t == 12);
+}
+
 /* Length of all headers of a GSO packet; a guess where it cannot be read, the same guess always. */
 static __always_inline __u32 gso_headers(struct pkt *p)
 {
@@ -186,17 +196,22 @@ static __always_inline enum reason parse_addresses(struct pkt *p, const bool v6)
 }
 
 /*
- * A fragment: `offset` bytes into a packet that goes on if `more`. One that is not the last has a
- * multiple of 8 bytes, and none reaches beyond the largest packet (RFC 791, RFC 8200 §4.5).
+ * A fragment: `offset` bytes into a packet that goes on if `more`, after `head` bytes that count in
+ * that packet's length. One that is not the last has a multiple of 8 bytes, and none reaches beyond
+ * the largest packet (RFC 791, RFC 8200 §4.5). A quoted one may have been cut off.
  */
-static __always_inline enum reason parse_fragment(struct pkt *p, __u32 offset, bool more)
+static __always_inline enum reason parse_fragment(struct pkt *p, __u32 offset, bool more,
+						  __u32 head, const bool quoted)
 {
 	__u32 payload = p->ip_len - (p->l4 - ETH_LEN);
 
-	if (!payload || payload > 0xffff || (more && (payload & 7)) || offset + payload > 0xffff)
-		return REASON_MALFORMED;
 	p->fragment = offset ? FRAGMENT_LATER : FRAGMENT_FIRST;
-	p->fragment_offset = offset;
+	p->fragment_offset = offset ? offset : payload;
+	if (quoted)
+		return REASON_CONTINUE;
+	if (!payload || payload > 0xffff || (more && (payload & 7)) ||
+	    head + offset + payload > 0xffff)
+		return REASON_MALFORMED;
 	return REASON_CONTINUE;
 }
 
@@ -223,13 +238,14 @@ static __always_inline enum reason parse_ip4(struct pkt *p, const bool xdp)
 		__u32 where = bpf_ntohs(ip->frag_off);
 
 		p->fragment_id = ip->id;
-		TRY(parse_fragment(p, (where & IP4_OFFSET) * 8, where & IP4_MORE));
+		TRY(parse_fragment(p, (where & IP4_OFFSET) * 8, where & IP4_MORE, header, false));
 	}
 	return parse_l4(p, false, xdp);
 }
 
 /* An IPv6 fragment header; one of a whole packet means nothing (RFC 6946). */
-static __always_inline enum reason parse_fragment6(struct pkt *p, const __u8 *head)
+static __always_inline enum reason parse_fragment6(struct pkt *p, const __u8 *head,
+						   const bool quoted)
 {
 	__u32 where = head[2] << 8 | head[3];
 
@@ -238,11 +254,13 @@ static __always_inline enum reason parse_fragment6(struct pkt *p, const __u8 *he
 	if (p->fragment != FRAGMENT_NONE)
 		return REASON_EXTENSION;
 	p->fragment_id = head[4] | head[5] << 8 | head[6] << 16 | (__u32)head[7] << 24;
-	return parse_fragment(p, where & 0xfff8, where & 1);
+	return parse_fragment(p, where & 0xfff8, where & 1,
+			      p->l4 - ETH_LEN - sizeof(struct ipv6hdr) - 8, quoted);
 }
 
 /* Follows the extension headers up to the transport header (RFC 8200 §4; RFC 5095: no source routes). */
-static __always_inline enum reason parse_extensions(struct pkt *p, const bool xdp)
+static __always_inline enum reason parse_extensions(struct pkt *p, const bool quoted,
+						    const bool xdp)
 {
 	__u8 head[8];
 
@@ -269,7 +287,7 @@ static __always_inline enum reason parse_extensions(struct pkt *p, const bool xd
 		if (p->l4 > 200)
 			return REASON_EXTENSION;
 		if (p->protocol == PROTO_FRAGMENT)
-			TRY(parse_fragment6(p, head));
+			TRY(parse_fragment6(p, head, quoted));
 		p->protocol = head[0];
 		if (p->fragment == FRAGMENT_LATER)
 			return REASON_CONTINUE;
@@ -295,7 +313,7 @@ static __always_inline enum reason parse_ip6(struct pkt *p, const bool xdp)
 	p->protocol = ip->nexthdr;
 	p->ip_len = total;
 	p->l4 = ETH_LEN + sizeof(*ip);
-	TRY(parse_extensions(p, xdp));
+	TRY(parse_extensions(p, false, xdp));
 	if (p->l4 > ETH_LEN + total)
 		return REASON_MALFORMED;
 	return parse_l4(p, true, xdp);

@@ -44,7 +44,7 @@ struct pkt {
 	__u16 ethertype; /* host order */
 	__u16 ip_len; /* IP header to end of payload, of one wire packet */
 	__u16 l4; /* offset of the transport header in the frame */
-	__u16 fragment_offset; /* bytes */
+	__u16 fragment_offset; /* bytes in front of a later fragment; in the first one itself */
 	__u32 fragment_id; /* as in the packet */
 	__u16 sport; /* ports; ICMP: identifier, and type << 8 | code; else 0 */
 	__u16 dport;

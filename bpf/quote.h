@@ -54,7 +54,8 @@ static __always_inline enum reason quote_ip(struct pkt *p, struct quote *q, cons
 		p->ip_len = q->end - ETH_LEN;
 		if (head[0] >> 4 != 6)
 			return REASON_ICMP_UNRELATED;
-		return parse_extensions(p, xdp) == REASON_CONTINUE && !p->fragment ?
+		return parse_extensions(p, true, xdp) == REASON_CONTINUE &&
+				       p->fragment != FRAGMENT_LATER ?
 			       REASON_CONTINUE :
 			       REASON_ICMP_UNRELATED;
 	}
@@ -62,7 +63,7 @@ static __always_inline enum reason quote_ip(struct pkt *p, struct quote *q, cons
 	addr_copy(q->dst, head + 16, false);
 	p->protocol = head[9];
 	p->l4 = q->start + (head[0] & 15) * 4;
-	if (head[0] >> 4 != 4 || (head[0] & 15) < 5 || (head[6] & 0x1f) || head[7])
+	if (head[0] >> 4 != 4 || (head[0] & 15) < 5 || (head[6] & 0x1f) || head[7]) /* a later fragment */
 		return REASON_ICMP_UNRELATED;
 	return REASON_CONTINUE;
 }
@@ -105,18 +106,38 @@ static __always_inline int quote_parse(void *ctx, struct quote *q, const bool v6
 	return quote_l4(&p, q, v6, xdp);
 }
 
-/* Adds a difference to a checksum in the quote. Zero means none in UDP over IPv4. */
-static __always_inline bool quote_csum(struct pkt *p, __u32 off, __u32 diff, bool zero_is_none,
-				       const bool xdp)
+/* Adds the difference to the checksum of the quoted IPv4 header. */
+static __always_inline bool quote_csum_ip4(struct pkt *p, const struct quote *q, const bool xdp)
 {
 	__u16 csum;
 
-	if (!pkt_load(p, off, &csum, sizeof(csum), xdp))
+	if (!pkt_load(p, q->start + 10, &csum, sizeof(csum), xdp))
 		return false;
-	if (zero_is_none && !csum)
+	csum = csum_apply(csum, q->diff);
+	return pkt_store(p, q->start + 10, &csum, sizeof(csum), xdp);
+}
+
+/*
+ * Takes the difference from the quoted transport checksum, if it was quoted and is one: zero means
+ * none in UDP over IPv4. `rest` is by how much the sum of the whole quote has changed then.
+ */
+static __always_inline bool quote_csum_l4(struct pkt *p, const struct quote *q, __u32 *rest,
+					  const bool v6, const bool xdp)
+{
+	bool udp = q->protocol == PROTO_UDP;
+	__u16 csum;
+
+	if (!q->csum)
 		return true;
-	csum = csum_apply(csum, diff);
-	return pkt_store(p, off, &csum, sizeof(csum), xdp);
+	if (!pkt_load(p, q->csum, &csum, sizeof(csum), xdp))
+		return false;
+	if (!v6 && udp && !csum)
+		return true;
+	csum = csum_apply(csum, q->diff);
+	if (udp && !csum)
+		csum = 0xffff;
+	*rest = v6 ? 0 : ~q->diff;
+	return pkt_store(p, q->csum, &csum, sizeof(csum), xdp);
 }
 
 /*
@@ -135,13 +156,10 @@ static __always_inline int quote_replace(void *ctx, struct quote *q, const bool 
 	rest = v6 ? q->diff : 0;
 	if (!pkt_store(&p, off, q->new, v6 ? 16 : 4, xdp))
 		return REASON_HELPER;
-	if (!v6 && !quote_csum(&p, q->start + 10, q->diff, false, xdp))
+	if (!v6 && !quote_csum_ip4(&p, q, xdp))
 		return REASON_HELPER;
-	if (q->csum) {
-		if (!quote_csum(&p, q->csum, q->diff, !v6, xdp))
-			return REASON_HELPER;
-		rest = v6 ? 0 : ~q->diff;
-	}
+	if (!quote_csum_l4(&p, q, &rest, v6, xdp))
+		return REASON_HELPER;
 	return csum_icmp(&p, q->icmp_csum, rest, xdp) ? REASON_CONTINUE : REASON_HELPER;
 }
 

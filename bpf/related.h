@@ -106,7 +106,7 @@ static __always_inline enum reason related(struct pkt *p, struct work *w, const 
 	if (!o || !q)
 		return REASON_HELPER;
 	if (p->fragment || (!v6 && (p->icmp_type == 4 || p->icmp_type == 5)) ||
-	    (v6 && p->icmp_type > 4))
+	    (v6 && (!p->icmp_type || p->icmp_type > 4)))
 		return REASON_ICMP_UNRELATED;
 	q->start = p->l4 + 8;
 	q->end = ETH_LEN + p->ip_len;

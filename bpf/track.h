@@ -38,15 +38,6 @@ static __always_inline __u8 icmp_answer(__u8 type, const bool v6)
 	return !v6 && request == 8 ? 0 : request + 1;
 }
 
-static __always_inline bool icmp_error(const struct pkt *p, const bool v6)
-{
-	__u8 t = p->icmp_type;
-
-	if (v6)
-		return p->protocol == PROTO_ICMPV6 && t < 128;
-	return p->protocol == PROTO_ICMP && (t == 3 || t == 4 || t == 5 || t == 11 || t == 12);
-}
-
 static __always_inline bool is_icmp(const struct pkt *p, const bool v6)
 {
 	return p->protocol == (v6 ? PROTO_ICMPV6 : PROTO_ICMP);
@@ -331,6 +322,11 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 		else if ((w->judge.nexthop == NEXTHOP_INTERNET) != internet)
 			reason = REASON_NO_ROUTE; /* it would be another flow now */
 	}
+	if (w->related) { /* asks for the verdict, and leaves the flow as it is */
+		if (reason == REASON_CONTINUE && nh)
+			track_settle(w, nh, v6);
+		return reason;
+	}
 	f->generation = w->generation;
 	if (reason == REASON_CONTINUE && nh) {
 		if (f->state == FLOW_BLOCKED)
@@ -354,6 +350,8 @@ static __always_inline enum reason track_flow(const struct pkt *p, struct work *
 	if (!w->stale)
 		return REASON_CONTINUE;
 	TRY(track_again(p, w, class_bits, v6));
+	if (w->related)
+		return REASON_CONTINUE;
 	return track_find(p, w, scope, class_bits, v6);
 }
 

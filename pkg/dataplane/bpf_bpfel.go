@@ -220,11 +220,12 @@ type bpfFragmentEntry struct {
 		_   structs.HostLayout
 		Val uint32
 	}
-	Expires    uint32
-	Generation uint32
-	Nexthop    uint32
-	FirstLen   uint32
-	Key        struct {
+	Expires           uint32
+	Generation        uint32
+	Nexthop           uint32
+	NexthopGeneration uint32
+	FirstLen          uint32
+	Key               struct {
 		_           structs.HostLayout
 		Id          uint32
 		Incarnation uint32
