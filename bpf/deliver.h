@@ -135,7 +135,8 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
-	nh = nexthop_find(w->flow.nexthop);
+	/* An error may come from a third party; all else comes from the flow's peer. */
+	nh = nexthop_find(p->quotes && from != FROM_INTERNET ? a->sender_nexthop : w->flow.nexthop);
 	if (!nh || !rewrite_macs(p, conf->mac,
 				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
 		return REASON_HELPER;
