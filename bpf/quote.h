@@ -63,7 +63,8 @@ static __always_inline enum reason quote_ip(struct pkt *p, struct quote *q, cons
 	addr_copy(q->dst, head + 16, false);
 	p->protocol = head[9];
 	p->l4 = q->start + (head[0] & 15) * 4;
-	if (head[0] >> 4 != 4 || (head[0] & 15) < 5 || (head[6] & 0x1f) || head[7]) /* a later fragment */
+	if (head[0] >> 4 != 4 || (head[0] & 15) < 5 || (head[6] & 0x1f) ||
+	    head[7]) /* a later fragment */
 		return REASON_ICMP_UNRELATED;
 	return REASON_CONTINUE;
 }

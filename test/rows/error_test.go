@@ -181,6 +181,7 @@ func errorFormRows() []Row {
 		}}
 	}
 	back := frame(open0, open1)
+	zero := zeroSum(outward(web0, client).UDP(40000, 53), web0.ip)
 	admits := func(name string, in, want Packet) Row {
 		return Row{Name: name, Steps: []Step{
 			send(web0, toNet, translated(toNet, web0)), {At: fromUplink, In: in, Want: admitted(want, web0)},
@@ -198,6 +199,7 @@ func errorFormRows() []Row {
 		admits("through an EIP, the error has options", err(ins.Options4(1, 1, 1, 1), seen), err(ins.Options4(1, 1, 1, 1), toNet)),
 		admits("through an EIP, the error is behind other headers",
 			err(ins.Extension(DestOptions), seen), err(ins.Extension(DestOptions), toNet)),
+		admits("through an EIP, a quoted udp checksum becomes zero", err(ins, zero.From(web0.eip)), err(ins, zero)),
 		admits("through an EIP, the quote has another ttl", err(ins, seen.TTL(3)), err(ins, toNet.TTL(3))),
 		admits("through an EIP, an extension follows the quote", err(ins, seen).Payload(13), err(ins, toNet).Payload(13)),
 		admits("through an EIP, a quote that is as wrong as before", err(ins, seen.BadChecksum()), err(ins, toNet.BadChecksum())),
