@@ -3,8 +3,9 @@
 #pragma once
 
 #include "eni.h"
+#include "fragment.h"
+#include "related.h"
 #include "rewrite.h"
-#include "track.h"
 
 /* From where a packet reaches an ENI; decides what its sender must prove. */
 enum origin {
@@ -19,6 +20,35 @@ struct arrival {
 	__u32 vtep; /* FROM_OVERLAY: the host that sent it, network order */
 	__u8 eip[16]; /* FROM_INTERNET: the destination before translation */
 };
+
+/* The outer headers of a VXLAN packet, and who sent it. */
+struct outer {
+	__u8 ip[20] __attribute__((aligned(4))); /* struct iphdr */
+	__be32 udp[2];
+	__be32 vxlan[2];
+	struct vtep_key source;
+};
+
+/* What would crowd the stack; per CPU. */
+struct scratch {
+	__u8 tunnel[64] __attribute__((aligned(8))); /* struct bpf_tunnel_key */
+	struct outer outer;
+	__u32 group_policy; /* the VXLAN header's, always 0 in this version */
+	__u32 pad;
+	struct arrival arrival; /* of a packet that an ENI sends */
+	__u8 nat[16]; /* the sender's EIP */
+	__u8 fib[64] __attribute__((aligned(8))); /* struct bpf_fib_lookup */
+};
+_Static_assert(sizeof(struct bpf_tunnel_key) <= 64 && sizeof(struct bpf_fib_lookup) <= 64, "fits");
+
+MAP(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct scratch, 1, 0);
+
+static __always_inline struct scratch *scratch_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratches, &zero);
+}
 
 static __always_inline enum reason too_big_for(struct pkt *p, __u32 mtu)
 {
@@ -49,21 +79,36 @@ static __always_inline enum reason overlay_sender(const struct pkt *p, const str
 	return m->flags & MAC_FOREIGN ? REASON_CONTINUE : REASON_VXLAN_SENDER;
 }
 
+/* What a packet that no flow vouches for must prove of its sender. */
+static __always_inline enum reason arrival_sender(const struct pkt *p, const struct eni_conf *conf,
+						  struct arrival *a, enum origin from,
+						  const bool v6)
+{
+	if (from == FROM_OVERLAY)
+		return overlay_sender(p, conf, a, v6);
+	if (from == FROM_INTERNET)
+		return internet_source(route_find(conf->routes, p->src, v6), p->src, v6);
+	return REASON_CONTINUE;
+}
+
 /* The flow of a packet to an ENI, made if need be. */
 static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_conf *conf,
 						struct work *w, struct arrival *a, enum origin from,
-						const bool v6)
+						const bool v6, const bool xdp)
 {
 	__u32 class = from == FROM_INTERNET ? CLASS_INTERNET : 0;
 	enum reason reason;
 
+	if (p->fragment == FRAGMENT_LATER || icmp_error(p, v6)) {
+		TRY(arrival_sender(p, conf, a, from, v6));
+		if (p->fragment == FRAGMENT_LATER)
+			return fragment_later(p, w, class, v6);
+		return related(p, w, class ? a->eip : NULL, class, v6, xdp);
+	}
 	reason = track_flow(p, w, conf->vni, class, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
-	if (from == FROM_OVERLAY)
-		TRY(overlay_sender(p, conf, a, v6));
-	if (from == FROM_INTERNET)
-		TRY(internet_source(route_find(conf->routes, p->src, v6), p->src, v6));
+	TRY(arrival_sender(p, conf, a, from, v6));
 	return track_open(p, w, conf->vni, class, a->sender_nexthop, v6);
 }
 
@@ -83,44 +128,20 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	w = work_of(p, conf);
 	if (!w)
 		return REASON_HELPER;
-	TRY(arrival_flow(p, conf, w, a, from, v6));
+	TRY(arrival_flow(p, conf, w, a, from, v6, xdp));
+	if (p->fragment == FRAGMENT_FIRST)
+		fragment_first(p, w, from == FROM_INTERNET, v6);
 	if (p->ip_len > device->mtu)
 		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
-	nh = nexthop_find(w->flow.nexthop);
+	/* An error may come from a third party; all else comes from the flow's peer. */
+	nh = nexthop_find(p->quotes && from != FROM_INTERNET ? a->sender_nexthop : w->flow.nexthop);
 	if (!nh || !rewrite_macs(p, conf->mac,
 				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
 		return REASON_HELPER;
 	p->out_ifindex = device->ifindex;
 	return REASON_DELIVERED;
-}
-
-/* The outer headers of a VXLAN packet, and who sent it. */
-struct outer {
-	__u8 ip[20] __attribute__((aligned(4))); /* struct iphdr */
-	__be32 udp[2];
-	__be32 vxlan[2];
-	struct vtep_key source;
-};
-
-/* What would crowd the stack; per CPU. */
-struct scratch {
-	__u8 tunnel[64] __attribute__((aligned(8))); /* struct bpf_tunnel_key */
-	struct outer outer;
-	__u32 group_policy; /* the VXLAN header's, always 0 in this version */
-	__u32 pad;
-	__u8 fib[64] __attribute__((aligned(8))); /* struct bpf_fib_lookup */
-};
-_Static_assert(sizeof(struct bpf_tunnel_key) <= 64 && sizeof(struct bpf_fib_lookup) <= 64, "fits");
-
-MAP(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct scratch, 1, 0);
-
-static __always_inline struct scratch *scratch_get(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&scratches, &zero);
 }
 
 /* To another host: the kernel's VXLAN device writes the outer headers and finds the way. */

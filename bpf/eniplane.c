@@ -46,6 +46,7 @@ int port(struct __sk_buff *skb)
 	struct pkt p = {};
 	enum reason reason;
 
+	keep(&p);
 	pkt_init_tc(&p, skb);
 	slot_read(&p);
 	p.now = flow_now();
@@ -63,6 +64,7 @@ int vxlan(struct __sk_buff *skb)
 	struct pkt p = {};
 	enum reason reason;
 
+	keep(&p);
 	pkt_init_tc(&p, skb);
 	slot_read(&p);
 	p.now = flow_now();
@@ -79,6 +81,7 @@ int uplink(struct __sk_buff *skb)
 	struct pkt p = {};
 	enum reason reason;
 
+	keep(&p);
 	pkt_init_tc(&p, skb);
 	slot_read(&p);
 	p.now = flow_now();
@@ -96,6 +99,7 @@ int uplink_xdp(struct xdp_md *ctx)
 	struct pkt p = {};
 	enum reason reason;
 
+	keep(&p);
 	pkt_init_xdp(&p, ctx);
 	slot_read(&p);
 	p.now = flow_now();

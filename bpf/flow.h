@@ -220,6 +220,8 @@ static __always_inline void flow_write(struct flow_line *line, __u32 i, const vo
 		body->opened = now;
 		body->packets[DIR_OUT] = body->packets[DIR_IN] = 0;
 		body->bytes[DIR_OUT] = body->bytes[DIR_IN] = 0;
+		body->packets[flow->dir & 1] = flow->packets;
+		body->bytes[flow->dir & 1] = flow->bytes;
 	}
 	body->eni = flow->eni;
 	body->incarnation = flow->incarnation;

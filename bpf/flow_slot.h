@@ -22,7 +22,9 @@ struct flow {
 	__u8 state; /* enum flow_state */
 	__u8 flags; /* enum flow_flag */
 	__u8 reason; /* why it is blocked */
-	__u8 pad;
+	__u8 dir; /* of a new connection's first packet, with what it counts: enum direction */
+	__u32 packets;
+	__u32 bytes;
 	__u32 seen; /* set by flow_find; flow_insert: 0 = a new connection, else the found one goes on */
 	__u8 nat[16]; /* the EIP of the local address; IPv4 in the first four bytes */
 };
@@ -167,7 +169,9 @@ static __always_inline __u32 flow_copy(void *slot, struct flow *flow, const bool
 	flow->nexthop_generation = flow_load(&body->nexthop_generation);
 	flow->rule = flow_load(&body->rule);
 	flow->reason = *(volatile __u8 *)&body->reason;
-	flow->pad = 0;
+	flow->dir = 0;
+	flow->packets = 0;
+	flow->bytes = 0;
 	bits = flow->eni | flow->incarnation | flow->generation | flow->nexthop |
 	       flow->nexthop_generation | flow->rule | flow->reason;
 #pragma clang loop unroll(full)

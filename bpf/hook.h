@@ -141,3 +141,13 @@ static __always_inline bool csum_l4(struct pkt *p, __u32 off, __u32 diff, bool u
 		return true; /* older kernels refuse the flag and change nothing */
 	return !bpf_l4_csum_replace(p->ctx, off, 0, diff, flags);
 }
+
+/* The checksum of an ICMP error after its payload has changed by `diff`. */
+static __always_inline bool csum_icmp(struct pkt *p, __u32 off, __u32 diff, const bool xdp)
+{
+	if (!diff || diff == 0xffffffff)
+		return true;
+	if (xdp)
+		return csum_apply_xdp(p, off, diff, false);
+	return !bpf_l4_csum_replace(p->ctx, off, 0, diff, 0);
+}

@@ -281,12 +281,19 @@ static __always_inline enum reason nd_advert(struct pkt *p, const struct eni_con
 	return REASON_CONSUMED;
 }
 
+static __always_inline bool nd_type(__u8 type)
+{
+	return (type >= ND_MLD_QUERY && type <= ND_REDIRECT) || type == ND_MLD2_REPORT;
+}
+
 /* Neighbour discovery and multicast listener discovery of an ENI; CONTINUE = another packet. */
 static __always_inline enum reason nd_from_eni(struct pkt *p, const struct host_conf *host,
 					       const struct eni_conf *conf)
 {
-	if (p->protocol != PROTO_ICMPV6)
+	if (p->protocol != PROTO_ICMPV6 || p->fragment == FRAGMENT_LATER)
 		return REASON_CONTINUE;
+	if (p->fragment && nd_type(p->icmp_type))
+		return REASON_FRAGMENT; /* RFC 6980 */
 	switch (p->icmp_type) {
 	case ND_SOLICIT:
 		return nd_solicit(p, host, conf);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "deliver.h"
+#include "neighbour.h"
 
 #define VXLAN_PORT 4789
 #define VXLAN_LEN 8
@@ -68,6 +69,9 @@ static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_c
 	if (addr_multicast(p->dst, v6))
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
+	if (v6 && p->protocol == PROTO_ICMPV6 && p->fragment != FRAGMENT_LATER &&
+	    nd_type(p->icmp_type))
+		return REASON_STRAY_ND;
 	return to_eni(p, host, eni, &a, FROM_OVERLAY, v6, false);
 }
 

@@ -8,6 +8,8 @@
 #include "hook.h"
 
 #define IP4_FRAGMENT 0x3fff /* more fragments, or an offset */
+#define IP4_MORE 0x2000
+#define IP4_OFFSET 0x1fff
 #define EXT_HEADERS 6
 #define PULL_LEN (ETH_LEN + 60 + 60)
 
@@ -29,6 +31,16 @@ enum tcp_flag {
 	TCP_RST = 0x04,
 	TCP_ACK = 0x10,
 };
+
+/* An ICMP error quotes a packet; RFC 4443 §2.1, and those of RFC 792. */
+static __always_inline bool icmp_error(const struct pkt *p, const bool v6)
+{
+	__u8 t = p->icmp_type;
+
+	if (v6)
+		return p->protocol == PROTO_ICMPV6 && t < 128;
+	return p->protocol == PROTO_ICMP && (t == 3 || t == 4 || t == 5 || t == 11 || t == 12);
+}
 
 /* Length of all headers of a GSO packet; a guess where it cannot be read, the same guess always. */
 static __always_inline __u32 gso_headers(struct pkt *p)
@@ -126,7 +138,7 @@ static __always_inline enum reason parse_udp(struct pkt *p, const __u8 *l4, __u3
 {
 	__u32 length = l4[4] << 8 | l4[5];
 
-	if (length < 8 || length > room)
+	if (length < 8 || (length > room && p->fragment == FRAGMENT_NONE))
 		return REASON_MALFORMED;
 	p->sport = l4[0] << 8 | l4[1];
 	p->dport = l4[2] << 8 | l4[3];
@@ -144,6 +156,8 @@ static __always_inline enum reason parse_l4(struct pkt *p, const bool v6, const 
 
 	p->sport = 0;
 	p->dport = 0;
+	if (p->fragment == FRAGMENT_LATER)
+		return REASON_CONTINUE;
 	if (p->protocol != PROTO_TCP && p->protocol != PROTO_UDP &&
 	    p->protocol != (v6 ? PROTO_ICMPV6 : PROTO_ICMP)) {
 		if (p->protocol == (v6 ? PROTO_ICMP : PROTO_ICMPV6))
@@ -181,6 +195,26 @@ static __always_inline enum reason parse_addresses(struct pkt *p, const bool v6)
 	return REASON_CONTINUE;
 }
 
+/*
+ * A fragment: `offset` bytes into a packet that goes on if `more`, after `head` bytes that count in
+ * that packet's length. One that is not the last has a multiple of 8 bytes, and none reaches beyond
+ * the largest packet (RFC 791, RFC 8200 §4.5). A quoted one may have been cut off.
+ */
+static __always_inline enum reason parse_fragment(struct pkt *p, __u32 offset, bool more,
+						  __u32 head, const bool quoted)
+{
+	__u32 payload = p->ip_len - (p->l4 - ETH_LEN);
+
+	p->fragment = offset ? FRAGMENT_LATER : FRAGMENT_FIRST;
+	p->fragment_offset = offset ? offset : payload;
+	if (quoted)
+		return REASON_CONTINUE;
+	if (!payload || payload > 0xffff || (more && (payload & 7)) ||
+	    head + offset + payload > 0xffff)
+		return REASON_MALFORMED;
+	return REASON_CONTINUE;
+}
+
 static __always_inline enum reason parse_ip4(struct pkt *p, const bool xdp)
 {
 	void *data, *end;
@@ -195,31 +229,50 @@ static __always_inline enum reason parse_ip4(struct pkt *p, const bool xdp)
 	total = bpf_ntohs(ip->tot_len);
 	if (ip->version != 4 || header < 20 || total < header || total + ETH_LEN > p->len)
 		return REASON_MALFORMED;
-	if (ip->frag_off & bpf_htons(IP4_FRAGMENT))
-		return REASON_FRAGMENT;
 	__builtin_memcpy(p->src, &ip->saddr, 4);
 	__builtin_memcpy(p->dst, &ip->daddr, 4);
 	p->protocol = ip->protocol;
 	p->ip_len = total;
 	p->l4 = ETH_LEN + header;
+	if (ip->frag_off & bpf_htons(IP4_FRAGMENT)) {
+		__u32 where = bpf_ntohs(ip->frag_off);
+
+		p->fragment_id = ip->id;
+		TRY(parse_fragment(p, (where & IP4_OFFSET) * 8, where & IP4_MORE, header, false));
+	}
 	return parse_l4(p, false, xdp);
 }
 
-/* Follows the extension headers up to the transport header (RFC 8200 §4; RFC 5095: no source routes). */
-static __always_inline enum reason parse_extensions(struct pkt *p, const bool xdp)
+/* An IPv6 fragment header; one of a whole packet means nothing (RFC 6946). */
+static __always_inline enum reason parse_fragment6(struct pkt *p, const __u8 *head,
+						   const bool quoted)
 {
-	__u8 head[4];
+	__u32 where = head[2] << 8 | head[3];
+
+	if (!(where & 0xfff9))
+		return REASON_CONTINUE;
+	if (p->fragment != FRAGMENT_NONE)
+		return REASON_EXTENSION;
+	p->fragment_id = head[4] | head[5] << 8 | head[6] << 16 | (__u32)head[7] << 24;
+	return parse_fragment(p, where & 0xfff8, where & 1,
+			      p->l4 - ETH_LEN - sizeof(struct ipv6hdr) - 8, quoted);
+}
+
+/* Follows the extension headers up to the transport header (RFC 8200 §4; RFC 5095: no source routes). */
+static __always_inline enum reason parse_extensions(struct pkt *p, const bool quoted,
+						    const bool xdp)
+{
+	__u8 head[8];
 
 	for (int i = 0; i < EXT_HEADERS; i++) {
 		switch (p->protocol) {
-		case PROTO_FRAGMENT:
-			return REASON_FRAGMENT;
 		case PROTO_HOPOPTS:
 			if (i)
 				return REASON_EXTENSION;
 			break;
 		case PROTO_ROUTING:
 		case PROTO_DSTOPTS:
+		case PROTO_FRAGMENT:
 			break;
 		case PROTO_MOBILITY:
 			return REASON_EXTENSION;
@@ -230,10 +283,14 @@ static __always_inline enum reason parse_extensions(struct pkt *p, const bool xd
 			return REASON_MALFORMED;
 		if (p->protocol == PROTO_ROUTING && head[3])
 			return REASON_EXTENSION;
-		p->protocol = head[0];
-		p->l4 += (head[1] + 1) * 8;
+		p->l4 += p->protocol == PROTO_FRAGMENT ? 8 : (head[1] + 1) * 8;
 		if (p->l4 > 200)
 			return REASON_EXTENSION;
+		if (p->protocol == PROTO_FRAGMENT)
+			TRY(parse_fragment6(p, head, quoted));
+		p->protocol = head[0];
+		if (p->fragment == FRAGMENT_LATER)
+			return REASON_CONTINUE;
 	}
 	return REASON_EXTENSION;
 }
@@ -256,7 +313,7 @@ static __always_inline enum reason parse_ip6(struct pkt *p, const bool xdp)
 	p->protocol = ip->nexthdr;
 	p->ip_len = total;
 	p->l4 = ETH_LEN + sizeof(*ip);
-	TRY(parse_extensions(p, xdp));
+	TRY(parse_extensions(p, false, xdp));
 	if (p->l4 > ETH_LEN + total)
 		return REASON_MALFORMED;
 	return parse_l4(p, true, xdp);

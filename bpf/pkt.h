@@ -23,6 +23,12 @@ enum out {
 	OUT_NEIGHBOUR = 1, /* the kernel writes the next hop's MAC */
 };
 
+enum fragment {
+	FRAGMENT_NONE = 0,
+	FRAGMENT_FIRST = 1, /* has the transport header, but not all of the payload */
+	FRAGMENT_LATER = 2, /* has no transport header */
+};
+
 struct pkt {
 	void *ctx;
 	__u32 ifindex;
@@ -38,6 +44,8 @@ struct pkt {
 	__u16 ethertype; /* host order */
 	__u16 ip_len; /* IP header to end of payload, of one wire packet */
 	__u16 l4; /* offset of the transport header in the frame */
+	__u16 fragment_offset; /* bytes in front of a later fragment; in the first one itself */
+	__u32 fragment_id; /* as in the packet */
 	__u16 sport; /* ports; ICMP: identifier, and type << 8 | code; else 0 */
 	__u16 dport;
 	__u8 dir; /* enum direction */
@@ -46,11 +54,19 @@ struct pkt {
 	__u8 icmp_type;
 	__u8 icmp_code;
 	__u8 out; /* enum out */
+	__u8 fragment; /* enum fragment */
+	__u8 quotes; /* an ICMP error; struct quote says of what */
 	__u8 smac[6];
 	__u8 dmac[6];
 	__u8 src[16] __attribute__((aligned(8)));
 	__u8 dst[16] __attribute__((aligned(8)));
 };
+
+/* Keeps the struct in one piece: clang would spill each field into a stack slot of 8 bytes. */
+static __always_inline void keep(struct pkt *p)
+{
+	asm volatile("" : : "r"(p) : "memory");
+}
 
 /* Addresses are aligned to 4 bytes everywhere; clang would copy them byte by byte. */
 static __always_inline void addr_copy(__u8 *to, const __u8 *from, const bool v6)
@@ -64,6 +80,15 @@ static __always_inline void addr_copy(__u8 *to, const __u8 *from, const bool v6)
 		t[2] = f[2];
 		t[3] = f[3];
 	}
+}
+
+static __always_inline bool addr_equal(const __u8 *a, const __u8 *b, const bool v6)
+{
+	const __u32 *x = (const __u32 *)a, *y = (const __u32 *)b;
+
+	if (!v6)
+		return x[0] == y[0];
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3];
 }
 
 static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)

@@ -7,6 +7,29 @@
 #include "neighbour.h"
 #include "spoof.h"
 
+/* A later fragment goes where the first one went. */
+static __always_inline enum reason port_fragment(struct pkt *p, const struct eni_conf *conf,
+						 struct work *w, const bool v6)
+{
+	if (!eni_owns(p->slot, conf, p->src, v6))
+		TRY(spoof_foreign(conf, p->src, v6));
+	return fragment_later(p, w, false, v6);
+}
+
+/* An ICMP error is about a packet from the VPC or from the internet. */
+static __always_inline enum reason port_error(struct pkt *p, const struct eni_conf *conf,
+					      struct work *w, const bool v6)
+{
+	enum reason reason;
+
+	if (!eni_owns(p->slot, conf, p->src, v6))
+		TRY(spoof_foreign(conf, p->src, v6));
+	reason = related(p, w, NULL, 0, v6, false);
+	if (reason != REASON_ICMP_UNRELATED)
+		return reason;
+	return related(p, w, NULL, CLASS_INTERNET, v6, false);
+}
+
 /*
  * Into how many wire packets one of a guest may be cut. The guest names their size: by 1, a packet of
  * 60 kB keeps a CPU of the host busy for 0.2 s. TCP's smallest segments (IPv4 carries 68 bytes) stay
@@ -23,6 +46,10 @@ static __always_inline enum reason port_flow(struct pkt *p, const struct eni_con
 {
 	enum reason reason;
 
+	if (p->fragment == FRAGMENT_LATER)
+		return port_fragment(p, conf, w, v6);
+	if (icmp_error(p, v6))
+		return port_error(p, conf, w, v6);
 	reason = track_flow(p, w, conf->vni, 0, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
@@ -57,15 +84,14 @@ static __always_inline enum reason port_hairpin(struct pkt *p, const struct host
 
 /* Out through the sender's EIP. */
 static __always_inline enum reason port_eip(struct pkt *p, const struct host_conf *host,
-					    const __u8 *nat, const bool v6)
+					    const __u8 *nat, struct arrival *a, const bool v6)
 {
-	struct arrival a = {};
 	enum reason reason;
 	__u32 eni;
 
-	addr_copy(a.eip, p->dst, v6);
+	addr_copy(a->eip, p->dst, v6);
 	if (eip_find(p, p->dst, &eni, v6))
-		return port_hairpin(p, host, nat, eni, &a, v6);
+		return port_hairpin(p, host, nat, eni, a, v6);
 	reason = to_internet(p, host, nat, v6);
 	if (reason == REASON_DELIVERED && !rewrite_addr(p, p->src, nat, true, v6, false))
 		return REASON_HELPER;
@@ -75,10 +101,9 @@ static __always_inline enum reason port_eip(struct pkt *p, const struct host_con
 static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf *host,
 					   const struct eni_conf *conf, const bool v6)
 {
+	struct scratch *s = scratch_get();
 	const struct nexthop *nh;
-	struct arrival a = {};
 	struct work *w;
-	__u8 nat[16] __attribute__((aligned(8)));
 
 	TRY(parse_ip(p, v6, false));
 	TRY(spoof_checksum(p, v6));
@@ -89,23 +114,25 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
 	w = work_of(p, conf);
-	if (!w)
+	if (!w || !s)
 		return REASON_HELPER;
 	TRY(port_flow(p, conf, w, v6));
+	if (p->fragment == FRAGMENT_FIRST)
+		fragment_first(p, w, false, v6);
 	nh = nexthop_find(w->flow.nexthop);
 	if (!nh)
 		return REASON_NO_NEXTHOP;
 	switch (nh->kind) {
 	case NH_LOCAL:
-		a.sender_nexthop = conf->nexthop;
+		s->arrival.sender_nexthop = conf->nexthop;
 		count(p, REASON_DELIVERED);
 		count_enter(p, nh->eni, DIR_IN);
-		return to_eni(p, host, nh->eni, &a, FROM_LOCAL, v6, false);
+		return to_eni(p, host, nh->eni, &s->arrival, FROM_LOCAL, v6, false);
 	case NH_VTEP:
 		return to_overlay(p, host, conf, nh);
 	case NH_INTERNET:
-		addr_copy(nat, w->flow.nat, v6); /* to_eni uses `work` again */
-		return port_eip(p, host, nat, v6);
+		addr_copy(s->nat, w->flow.nat, v6); /* to_eni uses `work` again */
+		return port_eip(p, host, s->nat, &s->arrival, v6);
 	}
 	return REASON_NO_NEXTHOP;
 }

@@ -4,6 +4,7 @@
 
 #include "hook.h"
 #include "parse.h"
+#include "quote.h"
 
 static __always_inline bool rewrite_macs(struct pkt *p, const __u8 *dst, const __u8 *src,
 					 const bool xdp)
@@ -34,6 +35,8 @@ static __always_inline __u32 addr_diff(const __u8 *old, const __u8 *new, const b
 /* Offset of the checksum that covers the addresses, 0 = there is none. */
 static __always_inline __u32 l4_csum_offset(const struct pkt *p, const bool v6)
 {
+	if (p->fragment == FRAGMENT_LATER)
+		return 0;
 	switch (p->protocol) {
 	case PROTO_TCP:
 		return p->l4 + 16;
@@ -45,6 +48,21 @@ static __always_inline __u32 l4_csum_offset(const struct pkt *p, const bool v6)
 	return 0;
 }
 
+/* The same address in the packet that an ICMP error quotes. */
+static __always_inline bool rewrite_quote(struct pkt *p, const __u8 *new, bool source, __u32 diff,
+					  const bool v6, const bool xdp)
+{
+	struct quote *q = quote_get();
+
+	if (!q)
+		return false;
+	q->source = source;
+	q->diff = diff;
+	q->icmp_csum = p->l4 + 2;
+	addr_copy(q->new, new, v6);
+	return quote_rewrite(p, q, v6, xdp) == REASON_CONTINUE;
+}
+
 /* Replaces the source (or destination) address of the packet. */
 static __always_inline bool rewrite_addr(struct pkt *p, const __u8 *old, const __u8 *new,
 					 bool source, const bool v6, const bool xdp)
@@ -54,6 +72,8 @@ static __always_inline bool rewrite_addr(struct pkt *p, const __u8 *old, const _
 	__u8 addr[16] __attribute__((aligned(8)));
 
 	addr_copy(addr, new, v6);
+	if (p->quotes && !rewrite_quote(p, new, !source, diff, v6, xdp))
+		return false;
 	if (csum && !csum_l4(p, csum, diff, p->protocol == PROTO_UDP, v6, xdp))
 		return false;
 	if (!v6 && !csum_ip4(p, diff, xdp))

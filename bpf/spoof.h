@@ -29,6 +29,8 @@ static __always_inline enum reason spoof_checksum(const struct pkt *p, const boo
 	else if (p->protocol == PROTO_UDP || p->protocol == PROTO_ICMP ||
 		 p->protocol == PROTO_ICMPV6)
 		judged += 8;
+	if (icmp_error(p, v6) && p->fragment != FRAGMENT_LATER)
+		judged = ETH_LEN + p->ip_len; /* what it quotes is judged too */
 	if (!at || at == field || at >= judged)
 		return REASON_CONTINUE;
 	return REASON_MALFORMED;

@@ -132,6 +132,8 @@ static __always_inline enum reason too_big(struct pkt *p)
 {
 	enum reason reason;
 
+	if (p->fragment == FRAGMENT_LATER || p->quotes)
+		return REASON_TOO_BIG; /* never about an error or what only continues (RFC 1122 §3.2.2) */
 	reason = p->ethertype == ETH_P_IPV6 ? too_big_answer(p, true) : too_big_answer(p, false);
 	if (reason != REASON_ANSWERED)
 		return reason;

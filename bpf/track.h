@@ -38,15 +38,6 @@ static __always_inline __u8 icmp_answer(__u8 type, const bool v6)
 	return !v6 && request == 8 ? 0 : request + 1;
 }
 
-static __always_inline bool icmp_error(const struct pkt *p, const bool v6)
-{
-	__u8 t = p->icmp_type;
-
-	if (v6)
-		return p->protocol == PROTO_ICMPV6 && t < 128;
-	return p->protocol == PROTO_ICMP && (t == 3 || t == 4 || t == 5 || t == 11 || t == 12);
-}
-
 static __always_inline bool is_icmp(const struct pkt *p, const bool v6)
 {
 	return p->protocol == (v6 ? PROTO_ICMPV6 : PROTO_ICMP);
@@ -115,6 +106,8 @@ struct work {
 	__u32 eni;
 	__u32 incarnation;
 	__u32 generation;
+	__u32 vni;
+	__u32 related; /* an ICMP error asks: nothing of the flow changes */
 	__u8 dir;
 	__u8 protocol;
 	__u8 tcp_flags;
@@ -143,6 +136,8 @@ static __always_inline struct work *work_of(const struct pkt *p, const struct en
 	w->eni = p->eni;
 	w->incarnation = conf->incarnation;
 	w->generation = conf->generation;
+	w->vni = conf->vni;
+	w->related = 0;
 	w->dir = p->dir;
 	w->protocol = p->protocol;
 	w->tcp_flags = p->tcp_flags;
@@ -213,7 +208,8 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 		TRY(flow_find(&w->key4, w->now, &w->flow, &ref, false));
 	if (w->flow.eni != w->eni || w->flow.incarnation != w->incarnation)
 		return REASON_NO_FLOW;
-	if (w->protocol == PROTO_TCP && w->flow.state == FLOW_CLOSING && tcp_opens(w->tcp_flags))
+	if (w->protocol == PROTO_TCP && w->flow.state == FLOW_CLOSING && tcp_opens(w->tcp_flags) &&
+	    !w->related)
 		return REASON_NO_FLOW;
 	nh = nexthop_find(w->flow.nexthop);
 	w->stale = w->flow.generation != w->generation || !nh ||
@@ -224,6 +220,8 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 		return REASON_CONTINUE;
 	if (w->flow.state == FLOW_BLOCKED)
 		return w->flow.reason;
+	if (w->related)
+		return REASON_CONTINUE;
 	TRY(flow_step(w, &ref));
 	flow_touch(&ref, w->now, w->dir, w->packets, w->bytes);
 	return REASON_CONTINUE;
@@ -239,28 +237,24 @@ __noinline int hit6(struct work *w)
 	return w ? flow_hit(w, true) : REASON_HELPER;
 }
 
-/* Stores w->flow under its key; the packet counts in it if it makes it. */
-static __always_inline enum reason work_store(struct work *w, bool made, const bool v6)
+/* Stores w->flow under its key. */
+static __always_inline enum reason work_store(struct work *w, const bool v6)
 {
 	struct flow_ref ref;
 
 	if (v6)
-		TRY(flow_insert(&w->key6, &w->flow, w->now, &ref, true));
-	else
-		TRY(flow_insert(&w->key4, &w->flow, w->now, &ref, false));
-	if (made)
-		flow_touch(&ref, w->now, w->dir, w->packets, w->bytes);
-	return REASON_CONTINUE;
+		return flow_insert(&w->key6, &w->flow, w->now, &ref, true);
+	return flow_insert(&w->key4, &w->flow, w->now, &ref, false);
 }
 
 __noinline int store4(struct work *w)
 {
-	return w ? work_store(w, !w->stale, false) : REASON_HELPER;
+	return w ? work_store(w, false) : REASON_HELPER;
 }
 
 __noinline int store6(struct work *w)
 {
-	return w ? work_store(w, !w->stale, true) : REASON_HELPER;
+	return w ? work_store(w, true) : REASON_HELPER;
 }
 
 static __always_inline enum reason track_find(const struct pkt *p, struct work *w, __u32 scope,
@@ -293,6 +287,7 @@ static __always_inline enum reason track_judge(const struct pkt *p, struct judge
 	bool out = p->dir == DIR_OUT, opener = p->dir == dir;
 
 	j->slot = p->slot;
+	j->error = 0;
 	j->eni = p->eni;
 	j->sender_nexthop = sender_nexthop;
 	j->protocol = p->protocol;
@@ -348,6 +343,11 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 		else if ((w->judge.nexthop == NEXTHOP_INTERNET) != internet)
 			reason = REASON_NO_ROUTE; /* it would be another flow now */
 	}
+	if (w->related) { /* asks for the verdict, and leaves the flow as it is */
+		if (reason == REASON_CONTINUE && nh)
+			track_settle(w, nh, v6);
+		return reason;
+	}
 	f->generation = w->generation;
 	if (reason == REASON_CONTINUE && nh) {
 		if (f->state == FLOW_BLOCKED)
@@ -377,6 +377,8 @@ static __always_inline enum reason track_flow(const struct pkt *p, struct work *
 	if (!w->stale)
 		return REASON_CONTINUE;
 	TRY(track_again(p, w, class_bits, v6));
+	if (w->related)
+		return REASON_CONTINUE;
 	TRY(track_find(p, w, scope, class_bits, v6));
 	if (!w->stale)
 		return REASON_CONTINUE;
@@ -395,8 +397,6 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	struct flow *f = &w->flow;
 	const struct nexthop *nh;
 
-	if (icmp_error(p, v6))
-		return REASON_ICMP_UNRELATED;
 	TRY(track_may_open(p, v6));
 	TRY(track_judge(p, &w->judge, p->dir, class_bits, sender_nexthop, v6));
 	nh = nexthop_find(w->judge.nexthop);
@@ -411,6 +411,9 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	f->flags = p->dir == DIR_IN ? FLOW_OPENED_BY_PEER : 0;
 	f->reason = 0;
 	f->seen = 0;
+	f->dir = w->dir;
+	f->packets = w->packets;
+	f->bytes = w->bytes;
 	track_settle(w, nh, v6);
 	w->stale = 0;
 	if (v6) {

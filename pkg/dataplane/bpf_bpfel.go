@@ -196,6 +196,49 @@ type bpfFlowTable struct {
 	Pad   [3]uint32
 }
 
+type bpfFragmentAsk struct {
+	_   structs.HostLayout
+	Key struct {
+		_           structs.HostLayout
+		Id          uint32
+		Incarnation uint32
+		Dir         uint8
+		Internet    uint8
+		Protocol    uint8
+		V6          uint8
+		Src         [16]uint8
+		Dst         [16]uint8
+	}
+	Index  uint32
+	Offset uint32
+	Store  uint32
+}
+
+type bpfFragmentEntry struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Expires           uint32
+	Generation        uint32
+	Nexthop           uint32
+	NexthopGeneration uint32
+	FirstLen          uint32
+	Key               struct {
+		_           structs.HostLayout
+		Id          uint32
+		Incarnation uint32
+		Dir         uint8
+		Internet    uint8
+		Protocol    uint8
+		V6          uint8
+		Src         [16]uint8
+		Dst         [16]uint8
+	}
+	Nat [16]uint8
+}
+
 type bpfGroupKey struct {
 	_        structs.HostLayout
 	Ruleset  uint32
@@ -291,10 +334,42 @@ type bpfNexthop struct {
 	Pad2       [2]uint8
 }
 
+type bpfOutside struct {
+	_        structs.HostLayout
+	Src      [16]uint8
+	Dst      [16]uint8
+	Sport    uint16
+	Dport    uint16
+	Protocol uint8
+	IcmpType uint8
+	IcmpCode uint8
+	Dir      uint8
+}
+
 type bpfPort struct {
 	_           structs.HostLayout
 	Eni         uint32
 	Incarnation uint32
+}
+
+type bpfQuote struct {
+	_        structs.HostLayout
+	Start    uint32
+	End      uint32
+	Csum     uint32
+	Sport    uint16
+	Dport    uint16
+	Protocol uint8
+	IcmpType uint8
+	IcmpCode uint8
+	Pad      uint8
+	Src      [16]uint8
+	Dst      [16]uint8
+	Source   uint32
+	Diff     uint32
+	IcmpCsum uint32
+	New      [16]uint8
+	Head     [40]uint8
 }
 
 type bpfRoute struct {
@@ -315,8 +390,15 @@ type bpfScratch struct {
 	}
 	GroupPolicy uint32
 	Pad         uint32
-	_           [4]byte
-	Fib         [64]uint8
+	Arrival     struct {
+		_             structs.HostLayout
+		SenderNexthop uint32
+		Vtep          uint32
+		Eip           [16]uint8
+	}
+	Nat [16]uint8
+	_   [4]byte
+	Fib [64]uint8
 }
 
 type bpfServiceKey struct {
@@ -371,6 +453,8 @@ type bpfWork struct {
 	Eni         uint32
 	Incarnation uint32
 	Generation  uint32
+	Vni         uint32
+	Related     uint32
 	Dir         uint8
 	Protocol    uint8
 	TcpFlags    uint8
@@ -387,7 +471,9 @@ type bpfWork struct {
 		State             uint8
 		Flags             uint8
 		Reason            uint8
-		Pad               uint8
+		Dir               uint8
+		Packets           uint32
+		Bytes             uint32
 		Seen              uint32
 		Nat               [16]uint8
 	}
@@ -419,6 +505,8 @@ type bpfWork struct {
 		Dir           uint8
 		Internet      uint8
 		Transit       uint8
+		Error         uint8
+		Pad           [3]uint8
 		Local         [16]uint8
 		Remote        [16]uint8
 		Rule          uint32
@@ -448,15 +536,19 @@ const (
 	bpfMapFlowTables     = "flow_tables"
 	bpfMapFlows4         = "flows4"
 	bpfMapFlows6         = "flows6"
+	bpfMapFragmentAsks   = "fragment_asks"
+	bpfMapFragments      = "fragments"
 	bpfMapGroups         = "groups"
 	bpfMapHostConf       = "host_conf"
 	bpfMapLive           = "live"
 	bpfMapMacs           = "macs"
 	bpfMapNdFrames       = "nd_frames"
 	bpfMapNexthops       = "nexthops"
+	bpfMapOutsides       = "outsides"
 	bpfMapPorts          = "ports"
 	bpfMapProgsTc        = "progs_tc"
 	bpfMapProgsXdp       = "progs_xdp"
+	bpfMapQuotes         = "quotes"
 	bpfMapRoutes4        = "routes4"
 	bpfMapRoutes6        = "routes6"
 	bpfMapScratches      = "scratches"
@@ -533,38 +625,42 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Active     *ebpf.MapSpec `ebpf:"active"`
-	Addrs4     *ebpf.MapSpec `ebpf:"addrs4"`
-	Addrs6     *ebpf.MapSpec `ebpf:"addrs6"`
-	Counters   *ebpf.MapSpec `ebpf:"counters"`
-	EipIn4     *ebpf.MapSpec `ebpf:"eip_in4"`
-	EipIn6     *ebpf.MapSpec `ebpf:"eip_in6"`
-	EipOut4    *ebpf.MapSpec `ebpf:"eip_out4"`
-	EipOut6    *ebpf.MapSpec `ebpf:"eip_out6"`
-	Endpoints4 *ebpf.MapSpec `ebpf:"endpoints4"`
-	Endpoints6 *ebpf.MapSpec `ebpf:"endpoints6"`
-	Enis       *ebpf.MapSpec `ebpf:"enis"`
-	FlowTables *ebpf.MapSpec `ebpf:"flow_tables"`
-	Flows4     *ebpf.MapSpec `ebpf:"flows4"`
-	Flows6     *ebpf.MapSpec `ebpf:"flows6"`
-	Groups     *ebpf.MapSpec `ebpf:"groups"`
-	HostConf   *ebpf.MapSpec `ebpf:"host_conf"`
-	Live       *ebpf.MapSpec `ebpf:"live"`
-	Macs       *ebpf.MapSpec `ebpf:"macs"`
-	NdFrames   *ebpf.MapSpec `ebpf:"nd_frames"`
-	Nexthops   *ebpf.MapSpec `ebpf:"nexthops"`
-	Ports      *ebpf.MapSpec `ebpf:"ports"`
-	ProgsTc    *ebpf.MapSpec `ebpf:"progs_tc"`
-	ProgsXdp   *ebpf.MapSpec `ebpf:"progs_xdp"`
-	Routes4    *ebpf.MapSpec `ebpf:"routes4"`
-	Routes6    *ebpf.MapSpec `ebpf:"routes6"`
-	Scratches  *ebpf.MapSpec `ebpf:"scratches"`
-	Services   *ebpf.MapSpec `ebpf:"services"`
-	TooBigs    *ebpf.MapSpec `ebpf:"too_bigs"`
-	Uplinks    *ebpf.MapSpec `ebpf:"uplinks"`
-	Verdicts   *ebpf.MapSpec `ebpf:"verdicts"`
-	Vteps      *ebpf.MapSpec `ebpf:"vteps"`
-	Works      *ebpf.MapSpec `ebpf:"works"`
+	Active       *ebpf.MapSpec `ebpf:"active"`
+	Addrs4       *ebpf.MapSpec `ebpf:"addrs4"`
+	Addrs6       *ebpf.MapSpec `ebpf:"addrs6"`
+	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	EipIn4       *ebpf.MapSpec `ebpf:"eip_in4"`
+	EipIn6       *ebpf.MapSpec `ebpf:"eip_in6"`
+	EipOut4      *ebpf.MapSpec `ebpf:"eip_out4"`
+	EipOut6      *ebpf.MapSpec `ebpf:"eip_out6"`
+	Endpoints4   *ebpf.MapSpec `ebpf:"endpoints4"`
+	Endpoints6   *ebpf.MapSpec `ebpf:"endpoints6"`
+	Enis         *ebpf.MapSpec `ebpf:"enis"`
+	FlowTables   *ebpf.MapSpec `ebpf:"flow_tables"`
+	Flows4       *ebpf.MapSpec `ebpf:"flows4"`
+	Flows6       *ebpf.MapSpec `ebpf:"flows6"`
+	FragmentAsks *ebpf.MapSpec `ebpf:"fragment_asks"`
+	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
+	Groups       *ebpf.MapSpec `ebpf:"groups"`
+	HostConf     *ebpf.MapSpec `ebpf:"host_conf"`
+	Live         *ebpf.MapSpec `ebpf:"live"`
+	Macs         *ebpf.MapSpec `ebpf:"macs"`
+	NdFrames     *ebpf.MapSpec `ebpf:"nd_frames"`
+	Nexthops     *ebpf.MapSpec `ebpf:"nexthops"`
+	Outsides     *ebpf.MapSpec `ebpf:"outsides"`
+	Ports        *ebpf.MapSpec `ebpf:"ports"`
+	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
+	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
+	Quotes       *ebpf.MapSpec `ebpf:"quotes"`
+	Routes4      *ebpf.MapSpec `ebpf:"routes4"`
+	Routes6      *ebpf.MapSpec `ebpf:"routes6"`
+	Scratches    *ebpf.MapSpec `ebpf:"scratches"`
+	Services     *ebpf.MapSpec `ebpf:"services"`
+	TooBigs      *ebpf.MapSpec `ebpf:"too_bigs"`
+	Uplinks      *ebpf.MapSpec `ebpf:"uplinks"`
+	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
+	Vteps        *ebpf.MapSpec `ebpf:"vteps"`
+	Works        *ebpf.MapSpec `ebpf:"works"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -594,38 +690,42 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Active     *ebpf.Map `ebpf:"active"`
-	Addrs4     *ebpf.Map `ebpf:"addrs4"`
-	Addrs6     *ebpf.Map `ebpf:"addrs6"`
-	Counters   *ebpf.Map `ebpf:"counters"`
-	EipIn4     *ebpf.Map `ebpf:"eip_in4"`
-	EipIn6     *ebpf.Map `ebpf:"eip_in6"`
-	EipOut4    *ebpf.Map `ebpf:"eip_out4"`
-	EipOut6    *ebpf.Map `ebpf:"eip_out6"`
-	Endpoints4 *ebpf.Map `ebpf:"endpoints4"`
-	Endpoints6 *ebpf.Map `ebpf:"endpoints6"`
-	Enis       *ebpf.Map `ebpf:"enis"`
-	FlowTables *ebpf.Map `ebpf:"flow_tables"`
-	Flows4     *ebpf.Map `ebpf:"flows4"`
-	Flows6     *ebpf.Map `ebpf:"flows6"`
-	Groups     *ebpf.Map `ebpf:"groups"`
-	HostConf   *ebpf.Map `ebpf:"host_conf"`
-	Live       *ebpf.Map `ebpf:"live"`
-	Macs       *ebpf.Map `ebpf:"macs"`
-	NdFrames   *ebpf.Map `ebpf:"nd_frames"`
-	Nexthops   *ebpf.Map `ebpf:"nexthops"`
-	Ports      *ebpf.Map `ebpf:"ports"`
-	ProgsTc    *ebpf.Map `ebpf:"progs_tc"`
-	ProgsXdp   *ebpf.Map `ebpf:"progs_xdp"`
-	Routes4    *ebpf.Map `ebpf:"routes4"`
-	Routes6    *ebpf.Map `ebpf:"routes6"`
-	Scratches  *ebpf.Map `ebpf:"scratches"`
-	Services   *ebpf.Map `ebpf:"services"`
-	TooBigs    *ebpf.Map `ebpf:"too_bigs"`
-	Uplinks    *ebpf.Map `ebpf:"uplinks"`
-	Verdicts   *ebpf.Map `ebpf:"verdicts"`
-	Vteps      *ebpf.Map `ebpf:"vteps"`
-	Works      *ebpf.Map `ebpf:"works"`
+	Active       *ebpf.Map `ebpf:"active"`
+	Addrs4       *ebpf.Map `ebpf:"addrs4"`
+	Addrs6       *ebpf.Map `ebpf:"addrs6"`
+	Counters     *ebpf.Map `ebpf:"counters"`
+	EipIn4       *ebpf.Map `ebpf:"eip_in4"`
+	EipIn6       *ebpf.Map `ebpf:"eip_in6"`
+	EipOut4      *ebpf.Map `ebpf:"eip_out4"`
+	EipOut6      *ebpf.Map `ebpf:"eip_out6"`
+	Endpoints4   *ebpf.Map `ebpf:"endpoints4"`
+	Endpoints6   *ebpf.Map `ebpf:"endpoints6"`
+	Enis         *ebpf.Map `ebpf:"enis"`
+	FlowTables   *ebpf.Map `ebpf:"flow_tables"`
+	Flows4       *ebpf.Map `ebpf:"flows4"`
+	Flows6       *ebpf.Map `ebpf:"flows6"`
+	FragmentAsks *ebpf.Map `ebpf:"fragment_asks"`
+	Fragments    *ebpf.Map `ebpf:"fragments"`
+	Groups       *ebpf.Map `ebpf:"groups"`
+	HostConf     *ebpf.Map `ebpf:"host_conf"`
+	Live         *ebpf.Map `ebpf:"live"`
+	Macs         *ebpf.Map `ebpf:"macs"`
+	NdFrames     *ebpf.Map `ebpf:"nd_frames"`
+	Nexthops     *ebpf.Map `ebpf:"nexthops"`
+	Outsides     *ebpf.Map `ebpf:"outsides"`
+	Ports        *ebpf.Map `ebpf:"ports"`
+	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
+	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
+	Quotes       *ebpf.Map `ebpf:"quotes"`
+	Routes4      *ebpf.Map `ebpf:"routes4"`
+	Routes6      *ebpf.Map `ebpf:"routes6"`
+	Scratches    *ebpf.Map `ebpf:"scratches"`
+	Services     *ebpf.Map `ebpf:"services"`
+	TooBigs      *ebpf.Map `ebpf:"too_bigs"`
+	Uplinks      *ebpf.Map `ebpf:"uplinks"`
+	Verdicts     *ebpf.Map `ebpf:"verdicts"`
+	Vteps        *ebpf.Map `ebpf:"vteps"`
+	Works        *ebpf.Map `ebpf:"works"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -644,15 +744,19 @@ func (m *bpfMaps) Close() error {
 		m.FlowTables,
 		m.Flows4,
 		m.Flows6,
+		m.FragmentAsks,
+		m.Fragments,
 		m.Groups,
 		m.HostConf,
 		m.Live,
 		m.Macs,
 		m.NdFrames,
 		m.Nexthops,
+		m.Outsides,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,
+		m.Quotes,
 		m.Routes4,
 		m.Routes6,
 		m.Scratches,

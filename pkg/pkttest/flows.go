@@ -107,6 +107,24 @@ func (w *World) clearFlows() error {
 	return w.prepareFlows()
 }
 
+// fragmentsMap follows fragments; FRAGMENTS of bpf/fragment.h is how many of each ENI.
+const (
+	fragmentsMap    = "fragments"
+	fragmentsPerENI = 64
+)
+
+// clearFragments forgets the first fragments that all ENIs have sent and received.
+func (w *World) clearFragments() error {
+	m := w.coll.Maps[fragmentsMap]
+	zero := make([]byte, m.ValueSize())
+	for i := range (w.lastENI + 1) * fragmentsPerENI {
+		if err := m.Put(i, zero); err != nil {
+			return fmt.Errorf("clear fragment %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
 // clearMap makes all entries of an array zero.
 func clearMap(m *ebpf.Map) error {
 	zero := make([]byte, m.ValueSize())

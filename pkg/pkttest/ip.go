@@ -248,6 +248,20 @@ func (p Packet) Extension(kind uint8, body ...byte) Packet {
 	return p.add(nil, extLayer{kind: kind, next: -1, body: body})
 }
 
+// FragmentID gives a fragment another identification; IPv4 takes the low 16 bits of it.
+func (p Packet) FragmentID(id uint32) Packet {
+	if !p.v4.absent {
+		p.v4 = change(Packet{v4: p.v4}, true, func(l ip4Layer) ip4Layer { l.id = uint16(id); return l }).v4
+	}
+	if !p.v6.absent {
+		p.v6 = change(Packet{v6: p.v6}, true, func(l extLayer) extLayer {
+			l.body = binary.BigEndian.AppendUint32(slices.Clone(l.body[:2]), id)
+			return l
+		}).v6
+	}
+	return p
+}
+
 // Fragment makes the packet a fragment that begins at offset (a multiple of 8). The L4 header that
 // follows is that of a first fragment, or bytes to ignore in a later one.
 func (p Packet) Fragment(offset int, more bool) Packet {

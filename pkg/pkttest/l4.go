@@ -118,18 +118,19 @@ func (p Packet) ICMP(type4, type6, code uint8, rest [4]byte) Packet {
 
 // Unreachable adds the error "port unreachable" that quotes another packet.
 func (p Packet) Unreachable(quoted Packet) Packet {
-	return p.add(icmpLayer{typ: 3, code: 3}, icmpLayer{v6: true, typ: 1, code: 4}).quote(quoted, -1)
+	return p.add(icmpLayer{typ: 3, code: 3}, icmpLayer{v6: true, typ: 1, code: 4}).Quote(quoted, -1)
 }
 
 // TooBig adds the error "fragmentation needed" or "packet too big" that quotes the first n bytes of
 // another packet.
 func (p Packet) TooBig(quoted Packet, n int, mtu uint16) Packet {
 	rest := [4]byte{2: byte(mtu >> 8), 3: byte(mtu)}
-	return p.add(icmpLayer{typ: 3, code: 4, rest: rest}, icmpLayer{v6: true, typ: 2, rest: rest}).quote(quoted, n)
+	return p.add(icmpLayer{typ: 3, code: 4, rest: rest}, icmpLayer{v6: true, typ: 2, rest: rest}).Quote(quoted, n)
 }
 
-// quote adds the first n bytes, or all, of a packet behind its Ethernet header.
-func (p Packet) quote(quoted Packet, n int) Packet {
+// Quote adds the first n bytes of a packet behind its Ethernet header, as ICMP errors carry them; -1
+// = all of it.
+func (p Packet) Quote(quoted Packet, n int) Packet {
 	for _, f := range Families() {
 		if !p.In(f) || !quoted.In(f) {
 			p = p.Only(V4 + V6 - f)
@@ -146,6 +147,19 @@ func (p Packet) quote(quoted Packet, n int) Packet {
 		}
 	}
 	return p
+}
+
+// QuoteLeast quotes only the IP header of a packet and the first 8 bytes behind it.
+func (p Packet) QuoteLeast(quoted Packet) Packet {
+	var byFamily [2]Packet
+	for i, f := range Families() {
+		least := 48
+		if f == V4 && quoted.In(V4) {
+			least = int(quoted.WithoutEthernet(V4)[0]&15)*4 + 8
+		}
+		byFamily[i] = p.Quote(quoted, least)
+	}
+	return Either(byFamily[0], byFamily[1])
 }
 
 // Ports gives the innermost TCP or UDP header other ports.

@@ -39,6 +39,7 @@ type Step struct {
 	Later  time.Duration      // passes before the packet
 	Revise func(*api.Objects) // a new revision comes into force before the packet
 	Poke   func(*World) error // changes maps behind the feed's back, before the packet
+	Ahead  []Packet           // come in where the packet does, before it, and nobody looks at them
 
 	Want Want
 }

@@ -31,7 +31,7 @@ func (w *World) Run(t *testing.T, row *Row, family Family, xdp bool) {
 }
 
 func (w *World) run(t *testing.T, row *Row, family Family, xdp bool) (err error) {
-	if err := w.clearFlows(); err != nil {
+	if err := errors.Join(w.clearFlows(), w.clearFragments()); err != nil {
 		return err
 	}
 	dirty := false
@@ -54,6 +54,9 @@ func (w *World) run(t *testing.T, row *Row, family Family, xdp bool) (err error)
 				return fmt.Errorf("step %d: %w", i+1, err)
 			}
 		}
+		if err := w.sendAhead(step, family, xdp, later); err != nil {
+			return fmt.Errorf("step %d: %w", i+1, err)
+		}
 		later += step.Later
 		got, err := w.send(step, family, xdp, later)
 		if err != nil {
@@ -67,6 +70,22 @@ func (w *World) run(t *testing.T, row *Row, family Family, xdp bool) (err error)
 	return nil
 }
 
+// sendAhead runs the packets that nobody looks at.
+func (w *World) sendAhead(step Step, family Family, xdp bool, later time.Duration) error {
+	for _, p := range step.Ahead {
+		ahead := step
+		ahead.In = p
+		if _, _, err := w.runProgram(ahead, family, xdp, later); err != nil {
+			return err
+		}
+	}
+	if len(step.Ahead) == 0 {
+		return nil
+	}
+	_, err := w.newCounts()
+	return err
+}
+
 // result is what one run of a program left.
 type result struct {
 	verdict Verdict
@@ -78,14 +97,36 @@ type result struct {
 	flows   []Flow
 }
 
-// send runs the program of the step's hook on its packet.
+// send runs the program of the step's hook on its packet and gathers all that came of it.
 func (w *World) send(step Step, family Family, xdp bool, later time.Duration) (result, error) {
+	got, code, err := w.runProgram(step, family, xdp, later)
+	if err != nil {
+		return result{}, err
+	}
+	if got.verdict, err = verdictOf(code, got.xdp); err != nil {
+		return result{}, err
+	}
+	if got.asked, err = w.unit.ask(); err != nil {
+		return result{}, err
+	}
+	if got.xdp && code == xdpTX {
+		got.asked.Ifindex = w.devices[step.At.Device]
+	}
+	if got.counts, err = w.newCounts(); err != nil {
+		return result{}, err
+	}
+	got.flows, err = w.flows(later)
+	return got, err
+}
+
+// runProgram runs the program of the step's hook on its packet.
+func (w *World) runProgram(step Step, family Family, xdp bool, later time.Duration) (result, uint32, error) {
 	ifindex, ok := w.devices[step.At.Device]
 	if !ok {
-		return result{}, fmt.Errorf("no device %s in this world", step.At.Device)
+		return result{}, 0, fmt.Errorf("no device %s in this world", step.At.Device)
 	}
 	if err := w.unit.give(step.Tunnel, w.base.Host.VTEP, later); err != nil {
-		return result{}, err
+		return result{}, 0, err
 	}
 	name := step.At.Program
 	if xdp && name == UplinkProgram {
@@ -93,7 +134,7 @@ func (w *World) send(step Step, family Family, xdp bool, later time.Duration) (r
 	}
 	p := w.coll.Programs[name]
 	if p == nil {
-		return result{}, fmt.Errorf("the object has no program %s", name)
+		return result{}, 0, fmt.Errorf("the object has no program %s", name)
 	}
 	xdp = p.Type() == ebpf.XDP
 	in := step.In.Bytes(family)
@@ -107,23 +148,9 @@ func (w *World) send(step Step, family Family, xdp bool, later time.Duration) (r
 	}
 	code, err := p.Run(opts)
 	if err != nil {
-		return result{}, fmt.Errorf("run program %s on %d bytes: %w", name, len(in), err)
+		return result{}, 0, fmt.Errorf("run program %s on %d bytes: %w", name, len(in), err)
 	}
-	got := result{frame: opts.DataOut, xdp: xdp, mark: binary.LittleEndian.Uint32(out[skbMark:])}
-	if got.verdict, err = verdictOf(code, xdp); err != nil {
-		return result{}, err
-	}
-	if got.asked, err = w.unit.ask(); err != nil {
-		return result{}, err
-	}
-	if xdp && code == xdpTX {
-		got.asked.Ifindex = ifindex
-	}
-	if got.counts, err = w.newCounts(); err != nil {
-		return result{}, err
-	}
-	got.flows, err = w.flows(later)
-	return got, err
+	return result{frame: opts.DataOut, xdp: xdp, mark: binary.LittleEndian.Uint32(out[skbMark:])}, code, nil
 }
 
 // Offsets in struct __sk_buff, which is kernel ABI.

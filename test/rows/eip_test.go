@@ -150,7 +150,6 @@ func internetRows() []Row {
 		forged("from a destination that is not routed to the internet", blackhole),
 		deny("from loopback", tcp(IP("127.0.0.1", "::1"), 443), dataplane.ReasonAddress),
 		deny("from multicast", tcp(IP("224.0.0.1", "ff02::1"), 443), dataplane.ReasonAddress),
-		deny("fragment", inward(client, web0).Fragment(0, true).UDP(1, 53).Payload(8), dataplane.ReasonFragment),
 		deny("malformed", tcp(client, 443).TCPWords(3), dataplane.ReasonMalformed),
 		deny("an error without a flow", inward(client, web0).Unreachable(outward(web0, client).From(web0.eip).UDP(1, 2)),
 			dataplane.ReasonICMPUnrelated),

@@ -83,8 +83,6 @@ func overlayRows() []Row {
 			dataplane.ReasonEthertype),
 		at("in, vlan", Eth(web9.mac, web0.mac).VLAN(0x8100, 3).IP(web9.ip, web0.ip).UDP(1, 53), red, hostB, web0,
 			dataplane.ReasonEthertype),
-		at("in, fragment", inner(web9, web0).Fragment(0, true).UDP(1, 53).Payload(8), red, hostB, web0,
-			dataplane.ReasonFragment),
 		at("in, malformed", inner(web9, web0).TCP(1, 443, SYN).TCPWords(2), red, hostB, web0, dataplane.ReasonMalformed),
 		at("in, from loopback", tcp(relay9, web0).From(IP("127.0.0.1", "::1")), red, hostB, web0, dataplane.ReasonAddress),
 		at("in, from the gateway's address", tcp(web9, web0).From(gateway), red, hostB, web0, sender),

@@ -19,9 +19,6 @@ func parseRows() []Row {
 		return row(name, from.port(), p, dropped(from, dataplane.ReasonMalformed))
 	}
 	fine := func(name string, p Packet) Row { return row(name, from.port(), p, delivered(p, from, to)) }
-	fragment := func(name string, p Packet) Row {
-		return row(name, from.port(), p, dropped(from, dataplane.ReasonFragment))
-	}
 	long := slices.Repeat([]byte{1}, 40)
 	return []Row{
 		bad("version of the other family", Either(tcp.Poke(14, 0x65), tcp.Poke(14, 0x40))),
@@ -49,11 +46,6 @@ func parseRows() []Row {
 		fine("ttl 1", tcp.TTL(1)),
 		fine("a wrong transport checksum is the receiver's business", tcp.BadChecksum()),
 		fine("no udp checksum", udp.Only(V4).NoChecksum()),
-		fragment("first fragment", frame(from, to).Fragment(0, true).UDP(40000, 53).Payload(16)),
-		fragment("later fragment", frame(from, to).Fragment(64, true).UDP(40000, 53).Payload(16)),
-		fragment("last fragment", frame(from, to).Fragment(128, false).UDP(40000, 53).Payload(16)),
-		fragment("tiny first fragment", frame(from, to).Fragment(0, true).Raw(0x9c, 0x40, 1, 0xbb, 0, 0, 0, 0).Carries(6)),
-		fragment("overlapping fragment", frame(from, to).Fragment(8, false).Payload(16).Carries(6)),
 		row("to loopback", from.port(), outward(from, IP("127.0.0.1", "::1")).UDP(1, 53),
 			dropped(from, dataplane.ReasonAddress)),
 		row("to 0/8", from.port(), outward(from, IP("0.0.0.0", "::")).UDP(1, 53), dropped(from, dataplane.ReasonAddress)),
@@ -86,8 +78,6 @@ func ip6Rows() []Row {
 		drop("a header of 256 bytes", ip.Extension(DestOptions, slices.Repeat([]byte{0}, 254)...).UDP(1, 53),
 			dataplane.ReasonExtension),
 		drop("mobility header", ip.Extension(135, 0, 0, 0, 0, 0, 0), dataplane.ReasonExtension),
-		drop("atomic fragment", ip.Fragment(0, false).UDP(1, 53).Only(V6), dataplane.ReasonFragment),
-		drop("fragment behind other headers", ip.Extension(DestOptions).Fragment(0, true).UDP(1, 53), dataplane.ReasonFragment),
 		drop("header beyond the packet", ip.Extension(DestOptions).UDP(1, 53).Poke(55, 9), dataplane.ReasonMalformed),
 		drop("header beyond the packet, before an unknown protocol",
 			ip.Extension(DestOptions).Raw(1, 2, 3, 4, 5, 6, 7, 8).Poke(54, 99, 9), dataplane.ReasonMalformed),

@@ -35,6 +35,12 @@ func stages() map[string][]Row {
 		"outer":     outerRows(),
 		"uplink":    uplinkRows(),
 		"revision":  revisionRows(),
+		"fragment":  fragmentRows(),
+		"pieces":    fragmentWayRows(),
+		"error":     errorRows(),
+		"unrelated": unrelatedRows(),
+		"told":      errorStateRows(),
+		"stray":     strayRows(),
 	}
 }
 
