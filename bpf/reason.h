@@ -64,5 +64,9 @@ enum reason {
 	REASON_VXLAN_SENDER = 40, /* inner source is not behind the VTEP that sent it */
 	REASON_ROUTE_LOOP = 41, /* the next hop is the sender itself */
 
+	REASON_STRAY_ND = 42, /* neighbour discovery that comes from beyond the subnet */
+
+	REASON_TCP_WINDOW = 43, /* RST far from what its sender last sent */
+
 	REASON_LAST,
 };

@@ -113,8 +113,12 @@ struct work {
 	__u32 packets;
 	__u32 bytes;
 	__u32 eni;
-	__u32 incarnation;
+	__u32 flows;
 	__u32 generation;
+	__u32 keep; /* ENI_KEEP */
+	struct flow_idle idle;
+	__u16 tcp_seq;
+	__u16 tcp_ack;
 	__u8 dir;
 	__u8 protocol;
 	__u8 tcp_flags;
@@ -141,14 +145,22 @@ static __always_inline struct work *work_of(const struct pkt *p, const struct en
 	w->packets = p->segments;
 	w->bytes = p->wire_bytes;
 	w->eni = p->eni;
-	w->incarnation = conf->incarnation;
+	w->flows = conf->flows;
 	w->generation = conf->generation;
+	w->keep = conf->flags & ENI_KEEP;
+	w->idle = conf->idle;
+	w->tcp_seq = p->tcp_seq;
+	w->tcp_ack = p->tcp_ack;
 	w->dir = p->dir;
 	w->protocol = p->protocol;
 	w->tcp_flags = p->tcp_flags;
 	w->icmp_type = p->icmp_type;
 	return w;
 }
+
+enum tcp_window {
+	TCP_NEAR = 256, /* of the upper halves of sequence numbers: 16 MiB */
+};
 
 static __always_inline bool tcp_opens(__u8 flags)
 {
@@ -162,6 +174,37 @@ static __always_inline bool tcp_opens(__u8 flags)
 static __always_inline bool tcp_challenges(__u8 flags)
 {
 	return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_ACK;
+}
+
+/* 16 MiB and less apart. */
+static __always_inline bool tcp_near(__u16 a, __u16 b)
+{
+	return (__u16)(a - b + TCP_NEAR) <= 2 * TCP_NEAR;
+}
+
+/*
+ * Where each direction is: where its sender has come to in small steps, or what the other side says
+ * to have received, which nobody else can move. A RST from elsewhere was not sent by the peer. To a
+ * SYN it must acknowledge the SYN (RFC 9293 §3.10.7.3); what answered before that was unheard.
+ */
+static __always_inline enum reason tcp_follow(const struct work *w, __u16 *seq, bool opening,
+					      bool opener)
+{
+	volatile __u16 *mine = &seq[w->dir & 1], *other = &seq[~w->dir & 1];
+	bool unheard = opening && !opener, acks = w->tcp_flags & TCP_ACK;
+	__u16 now = *mine;
+
+	if (w->tcp_flags & TCP_RST) {
+		if (unheard)
+			return acks && tcp_near(w->tcp_ack, *other) ? REASON_CONTINUE :
+								      REASON_TCP_WINDOW;
+		return tcp_near(w->tcp_seq, now) ? REASON_CONTINUE : REASON_TCP_WINDOW;
+	}
+	if (w->tcp_seq != now && (opening || tcp_near(w->tcp_seq, now)))
+		*mine = w->tcp_seq;
+	if (acks && !tcp_near(w->tcp_ack, *other))
+		*other = w->tcp_ack;
+	return REASON_CONTINUE;
 }
 
 /* Does the packet fit the state of its flow, and what does it do to it? */
@@ -180,6 +223,7 @@ static __always_inline enum reason flow_step(const struct work *w, struct flow_r
 			return REASON_NO_FLOW;
 	}
 	if (w->protocol == PROTO_TCP) {
+		TRY(tcp_follow(w, flow_seq(ref->body), f->state == FLOW_OPENING, opener));
 		if (w->tcp_flags & TCP_FIN)
 			flags |= w->dir == DIR_OUT ? FLOW_FIN_OUT : FLOW_FIN_IN;
 		if ((w->tcp_flags & TCP_RST) ||
@@ -211,7 +255,7 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 		TRY(flow_find(&w->key6, w->now, &w->flow, &ref, true));
 	else
 		TRY(flow_find(&w->key4, w->now, &w->flow, &ref, false));
-	if (w->flow.eni != w->eni || w->flow.incarnation != w->incarnation)
+	if (w->flow.eni != w->eni || w->flow.incarnation != w->flows)
 		return REASON_NO_FLOW;
 	if (w->protocol == PROTO_TCP && w->flow.state == FLOW_CLOSING && tcp_opens(w->tcp_flags))
 		return REASON_NO_FLOW;
@@ -224,7 +268,7 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 	if (w->flow.state == FLOW_BLOCKED)
 		return w->flow.reason;
 	TRY(flow_step(w, &ref));
-	flow_touch(&ref, w->now, w->dir, w->packets, w->bytes);
+	flow_touch(&ref, w->now, w->dir, w->packets, w->bytes, &w->idle);
 	return REASON_CONTINUE;
 }
 
@@ -238,28 +282,24 @@ __noinline int hit6(struct work *w)
 	return w ? flow_hit(w, true) : REASON_HELPER;
 }
 
-/* Stores w->flow under its key; the packet counts in it if it makes it. */
-static __always_inline enum reason work_store(struct work *w, bool made, const bool v6)
+/* Stores w->flow under its key. */
+static __always_inline enum reason work_store(struct work *w, const bool v6)
 {
 	struct flow_ref ref;
 
 	if (v6)
-		TRY(flow_insert(&w->key6, &w->flow, w->now, &ref, true));
-	else
-		TRY(flow_insert(&w->key4, &w->flow, w->now, &ref, false));
-	if (made)
-		flow_touch(&ref, w->now, w->dir, w->packets, w->bytes);
-	return REASON_CONTINUE;
+		return flow_insert(&w->key6, &w->flow, w->now, &ref, &w->idle, true);
+	return flow_insert(&w->key4, &w->flow, w->now, &ref, &w->idle, false);
 }
 
 __noinline int store4(struct work *w)
 {
-	return w ? work_store(w, !w->stale, false) : REASON_HELPER;
+	return w ? work_store(w, false) : REASON_HELPER;
 }
 
 __noinline int store6(struct work *w)
 {
-	return w ? work_store(w, !w->stale, true) : REASON_HELPER;
+	return w ? work_store(w, true) : REASON_HELPER;
 }
 
 static __always_inline enum reason track_find(const struct pkt *p, struct work *w, __u32 scope,
@@ -317,10 +357,19 @@ static __always_inline void track_settle(struct work *w, const struct nexthop *n
 
 	f->nexthop = w->judge.nexthop;
 	f->nexthop_generation = nh->generation;
-	f->rule = w->judge.rule;
+	f->rule = w->judge.rule ?: f->rule; /* kept: no rule was asked */
 	addr_copy(f->nat, w->judge.eip, v6);
-	f->flags =
-		(f->flags & ~FLOW_REPLY_DENIED) | (w->judge.reply_denied ? FLOW_REPLY_DENIED : 0);
+	f->flags = (f->flags & ~(FLOW_REPLY_DENIED | FLOW_KEPT)) |
+		   (w->judge.reply_denied ? FLOW_REPLY_DENIED : 0) | (w->keep ? FLOW_KEPT : 0);
+}
+
+/* Under ENI_KEEP the security groups judge a flow once, unless its peer may be another ENI now. */
+static __always_inline bool track_kept(const struct work *w)
+{
+	const struct nexthop *nh = nexthop_find(w->flow.nexthop);
+
+	return w->keep && (w->flow.flags & FLOW_KEPT) && nh &&
+	       nh->generation == w->flow.nexthop_generation;
 }
 
 /*
@@ -336,6 +385,7 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 	const struct nexthop *nh = NULL;
 	enum reason reason;
 
+	w->judge.kept = track_kept(w);
 	reason = track_judge(p, &w->judge, dir, class_bits, f->nexthop, v6);
 	if (reason == REASON_CONTINUE) {
 		nh = nexthop_find(w->judge.nexthop);
@@ -354,6 +404,8 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 	} else {
 		f->state = FLOW_BLOCKED;
 		f->reason = reason;
+		if (!w->judge.kept || reason == REASON_SG_DENIED)
+			f->flags &= ~FLOW_KEPT;
 	}
 	/* If another CPU has judged it meanwhile, that is as good: the packet has its verdict. */
 	if (v6)
@@ -394,6 +446,7 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	if (icmp_error(p, v6))
 		return REASON_ICMP_UNRELATED;
 	TRY(track_may_open(p, v6));
+	w->judge.kept = 0;
 	TRY(track_judge(p, &w->judge, p->dir, class_bits, sender_nexthop, v6));
 	nh = nexthop_find(w->judge.nexthop);
 	if (!nh || nh->kind == NH_NONE)
@@ -401,12 +454,16 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	if (w->judge.nexthop == NEXTHOP_INTERNET)
 		class_bits |= CLASS_INTERNET;
 	f->eni = w->eni;
-	f->incarnation = w->incarnation;
+	f->incarnation = w->flows;
 	f->generation = w->generation;
 	f->state = FLOW_OPENING;
 	f->flags = p->dir == DIR_IN ? FLOW_OPENED_BY_PEER : 0;
 	f->reason = 0;
 	f->seen = 0;
+	f->dir = w->dir;
+	f->packets = w->packets;
+	f->bytes = w->bytes;
+	f->tcp_seq = w->tcp_seq;
 	track_settle(w, nh, v6);
 	w->stale = 0;
 	if (v6) {
