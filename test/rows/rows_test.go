@@ -35,6 +35,9 @@ func stages() map[string][]Row {
 		"outer":     outerRows(),
 		"uplink":    uplinkRows(),
 		"revision":  revisionRows(),
+		"mode":      modeRows(),
+		"timeout":   timeoutRows(),
+		"reset":     resetRows(),
 	}
 }
 
@@ -92,6 +95,7 @@ var unreachable = map[dataplane.Reason]string{
 	dataplane.ReasonContinue:   "no outcome: it counts what came in, in every row",
 	dataplane.ReasonNotOurs:    "never counted: the rows whose packet passes the uplink untouched",
 	dataplane.ReasonRedirected: "sent only during a migration, which this version does not have",
+	dataplane.ReasonStrayNd:    "its number is reserved: no program gives it yet",
 	dataplane.ReasonHelper:     "the kernel refuses nothing that a packet of a row can ask for",
 }
 
