@@ -27,6 +27,18 @@ func TestTimeouts(t *testing.T) {
 	if diff := cmp.Diff(api.Timeouts{TCPEstablished: 600, UDP: 30, UDPStream: 90}, web.Timeouts); diff != "" || web.OnPolicyChange != api.Cut {
 		t.Errorf("%s (-want +got):\n%s", web.OnPolicyChange, diff)
 	}
+	written, err := api.MarshalYAML(web)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"onPolicyChange: cut\n", "tcpEstablished: 600\n", "udpStream: 90\n"} {
+		if !strings.Contains(string(written), want) {
+			t.Errorf("written without %q:\n%s", want, written)
+		}
+	}
+	if strings.Contains(string(written), "udp: ") {
+		t.Errorf("a default is written:\n%s", written)
+	}
 	if got := o.ENIs["web-1"]; got.Timeouts != api.DefaultTimeouts() || got.OnPolicyChange != api.Reevaluate {
 		t.Errorf("got %+v, %s without a word, want the defaults", got.Timeouts, got.OnPolicyChange)
 	}
