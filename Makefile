@@ -13,13 +13,15 @@ export BPF2GO_STRIP := llvm-strip-$(CLANG_VERSION)
 export BPF2GO_CFLAGS := -O2 -g -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/$(shell uname -m)-linux-gnu
 
 # What test-kernel runs without PKG: facts of the kernel, every program, the loader, and a short lab.
-SHORT_LAB := TestMatrix/across_hosts/.*/guest_on/|TestPortMadeAgain|TestAgentKilled
+SHORT_LAB := TestMatrix/across_hosts/uplink_tx_false/guest_on/|TestSecurityGroups|TestEIP|TestGuard|TestPortMadeAgain|TestAgentStopped
 PKG ?= ./test/kernel/smoke ./test/kernel/load ./loader './test/e2e=$(SHORT_LAB)'
 RUN ?=
 N ?= 10
+T ?= 10m
+SEED ?= $(shell date +%s)000
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate test demo test-kernel bench soak lint fmt clean root
+.PHONY: help build generate test demo test-kernel fuzz mutants bench soak lint fmt clean root
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,13 +34,12 @@ generate: ## compile the BPF object and write the generated Go (needs clang-19)
 	go generate ./...
 
 test: root ## run every test and check, as root; installs what it needs (at most 15 minutes)
-	@deploy/install-deps.sh generate test
+	@deploy/install-deps.sh generate
 	@$(MAKE) --no-print-directory build
 	@go build -o bin/ ./test/run
 	@exec bin/run -p 1 -timeout 12m ./...
 
 demo: root ## show two hosts, their ENIs and real traffic; leaves nothing behind (at most 3 minutes)
-	@deploy/install-deps.sh demo
 	@$(MAKE) --no-print-directory build
 	@exec bin/enictl lab demo
 
@@ -48,13 +49,21 @@ test-kernel: ## run tests on a Debian 6.12 kernel in QEMU: make test-kernel PKG=
 	@go build -o bin/ ./test/kernel
 	@exec bin/kernel -kernel 6.12 -run '$(RUN)' $(PKG)
 
+fuzz: root ## compare the programs with the reference model on random packets for T=10m: make fuzz T=8h SEED=1
+	ENIPLANE_ROOT_TESTS=1 ENIPLANE_DIFF_PACKETS=0 ENIPLANE_DIFF_TIME=$(T) ENIPLANE_DIFF_SEED=$(SEED) \
+		go test -count=1 -timeout 0 -run TestDifferential -v ./test/diff
+
+mutants: root ## prove that the tests find bugs: put those of test/mutants/list in, one by one
+	@deploy/install-deps.sh generate
+	go run ./test/mutants
+
 bench: root ## run the benchmarks (see bench/README.md)
 	@$(MAKE) --no-print-directory build
 	bin/enibench flowtable
 	go test -run '^$$' -bench . -p 1 ./pkg/...
 
 soak: root ## run the end-to-end tests N=10 times, then the proof on 6.12
-	@deploy/install-deps.sh generate test
+	@deploy/install-deps.sh generate
 	@$(MAKE) --no-print-directory build
 	@go build -o bin/ ./test/run
 	bin/run -p 1 -timeout 10h -count $(N) ./loader/... ./test/e2e/...

@@ -146,7 +146,7 @@ static __always_inline enum reason flow_find(const void *key, __u32 now, struct 
 
 /* Keeps the flow alive from now on. Writes only what moves the deadline by half a second. */
 static __always_inline void flow_refresh(struct flow_ref *ref, __u32 state, __u32 now,
-					  const struct flow_idle *idle)
+					 const struct flow_idle *idle)
 {
 	__u32 deadline = now + flow_timeout(ref->class, state, idle);
 
@@ -163,8 +163,7 @@ static __always_inline void flow_touch(struct flow_ref *ref, __u32 now, __u32 di
 
 	__sync_fetch_and_add(&body->packets[dir & 1], packets);
 	__sync_fetch_and_add(&body->bytes[dir & 1], bytes);
-	flow_refresh(ref, ref->seen >> FLOW_STATE_SHIFT & FLOW_STATE_MASK, now,
-		     idle);
+	flow_refresh(ref, ref->seen >> FLOW_STATE_SHIFT & FLOW_STATE_MASK, now, idle);
 }
 
 /*
@@ -299,7 +298,8 @@ static __always_inline enum reason flow_take(struct flow_line *line, __u64 slots
 				new = flow_control((old >> FLOW_VERSION_SHIFT) + 1, flow->state,
 						   flow->flags);
 				flow_refer(ref, line, i, new, *(const __u32 *)key, v6);
-				flow_store(expires, now + flow_timeout(ref->class, flow->state, idle));
+				flow_store(expires,
+					   now + flow_timeout(ref->class, flow->state, idle));
 				__sync_lock_test_and_set(control, new);
 				*((volatile __u8 *)&line->tags + i) = choice->tag;
 				return REASON_CONTINUE;

@@ -187,6 +187,7 @@ static __always_inline enum reason judge_flow(struct judge *j, const bool v6)
 		return REASON_NOT_READY;
 	j->rule = 0;
 	j->nexthop = NEXTHOP_NONE;
+	__builtin_memset(j->eip, 0, sizeof(j->eip)); /* that of another packet */
 	TRY(judge_local(j, conf, v6));
 	return j->dir == DIR_OUT ? judge_out(j, conf, v6) : judge_in(j, conf, v6);
 }

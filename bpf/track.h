@@ -261,8 +261,9 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 		return REASON_NO_FLOW;
 	nh = nexthop_find(w->flow.nexthop);
 	w->stale = w->flow.generation != w->generation || !nh ||
-		   (w->flow.state == FLOW_BLOCKED ? flow_lost_peer(&w->flow) :
-						    w->flow.nexthop_generation != nh->generation);
+		   (w->flow.state == FLOW_BLOCKED ?
+			    flow_lost_peer(&w->flow) :
+			    w->flow.nexthop_generation != nh->generation || nh->kind == NH_NONE);
 	if (w->stale)
 		return REASON_CONTINUE;
 	if (w->flow.state == FLOW_BLOCKED)
@@ -363,15 +364,6 @@ static __always_inline void track_settle(struct work *w, const struct nexthop *n
 		   (w->judge.reply_denied ? FLOW_REPLY_DENIED : 0) | (w->keep ? FLOW_KEPT : 0);
 }
 
-/* Under ENI_KEEP the security groups judge a flow once, unless its peer may be another ENI now. */
-static __always_inline bool track_kept(const struct work *w)
-{
-	const struct nexthop *nh = nexthop_find(w->flow.nexthop);
-
-	return w->keep && (w->flow.flags & FLOW_KEPT) && nh &&
-	       nh->generation == w->flow.nexthop_generation;
-}
-
 /*
  * The ENI's configuration or the next hop has changed since the flow was judged: the opening
  * direction is judged again. Denied means blocked, and kept, so that a later allow revives it.
@@ -382,11 +374,14 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 	bool internet = class_bits & CLASS_INTERNET;
 	struct flow *f = &w->flow;
 	__u8 dir = f->flags & FLOW_OPENED_BY_PEER ? DIR_IN : DIR_OUT;
-	const struct nexthop *nh = NULL;
+	const struct nexthop *nh = nexthop_find(f->nexthop);
+	__u32 sender = f->nexthop;
 	enum reason reason;
 
-	w->judge.kept = track_kept(w);
-	reason = track_judge(p, &w->judge, dir, class_bits, f->nexthop, v6);
+	if (!nh || nh->generation != f->nexthop_generation)
+		sender = NEXTHOP_NONE; /* another ENI by now, maybe of another VPC */
+	w->judge.kept = w->keep && sender && (f->flags & FLOW_KEPT);
+	reason = track_judge(p, &w->judge, dir, class_bits, sender, v6);
 	if (reason == REASON_CONTINUE) {
 		nh = nexthop_find(w->judge.nexthop);
 		if (!nh || nh->kind == NH_NONE)

@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Installs what the named jobs need from Debian's packages. Says nothing if nothing is missing.
 #
-#   deploy/install-deps.sh demo|test|generate|kernel...
+#   deploy/install-deps.sh generate|kernel...
+#
+# The lab, the demo and the tests themselves need nothing: they talk to the kernel without tools.
 set -euo pipefail
 
 packages() {
 	case $1 in
-	demo) ;; # the lab talks to the kernel itself
-	test) echo iproute2 nftables ;;
 	generate) echo clang-19 llvm-19 clang-format-19 libbpf-dev linux-libc-dev ;;
 	kernel) echo qemu-system-x86 ;;
 	*) echo "install-deps: unknown job $1" >&2 && return 2 ;;
@@ -17,7 +17,8 @@ packages() {
 
 missing=()
 for job in "$@"; do
-	for package in $(packages "$job"); do
+	list=$(packages "$job")
+	for package in $list; do
 		status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
 		[ "$status" = installed ] || missing+=("$package")
 	done

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -41,6 +42,9 @@ func (l *Loader) base(report *Report, st *compile.State) (devices, dataplane.Hos
 	}
 	mtu, err := l.ensureUplinks(report, st.Host, all)
 	if err != nil {
+		return nil, facts, err
+	}
+	if err := reportVTEP(report, st.Host.VTEP); err != nil {
 		return nil, facts, err
 	}
 	facts.OverlayMTU = uint32(mtu - overlayHeaders)
@@ -114,6 +118,9 @@ func (l *Loader) ensureUplinks(report *Report, host compile.HostConf, all device
 			report.Problems = append(report.Problems, fmt.Sprintf("uplink %s does not exist", name))
 			continue
 		}
+		if !isUp(device) {
+			report.Problems = append(report.Problems, fmt.Sprintf("uplink %s is down", name))
+		}
 		if err := l.ensureUplink(report, device); err != nil {
 			return 0, err
 		}
@@ -131,6 +138,21 @@ func (l *Loader) ensureUplinks(report *Report, host compile.HostConf, all device
 		return 0, err
 	}
 	return mtu, l.syncTable(dataplane.MapUplinks, want)
+}
+
+// reportVTEP: without its address the host neither receives the overlay nor sends as itself.
+func reportVTEP(report *Report, vtep netip.Addr) error {
+	byDevice, err := addressesByDevice()
+	if err != nil {
+		return err
+	}
+	for _, addrs := range byDevice {
+		if slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(vtep.AsSlice()) }) {
+			return nil
+		}
+	}
+	report.Problems = append(report.Problems, fmt.Sprintf("VTEP %s is not an address of this host", vtep))
+	return nil
 }
 
 func (l *Loader) ensureUplink(report *Report, device *netlink.LinkAttrs) error {

@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/eniplane/eniplane/pkg/dataplane"
+	"github.com/eniplane/eniplane/pkg/testroot"
 )
 
 // linkIDs returns the kernel's ids of all pinned links.
@@ -324,6 +325,27 @@ func TestTeardownOfNothing(t *testing.T) {
 	if entries, err := os.ReadDir(w.opts.StateDir); err != nil || len(entries) != 0 {
 		t.Errorf("made %v (%v)", entries, err)
 	}
+}
+
+// With the pins elsewhere a teardown would leave the programs.
+func TestTeardownNeedsThePins(t *testing.T) {
+	w := newWorld(t)
+	l := w.open()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	other := w.opts
+	other.BPFFS = testroot.Pins(t)
+	err := w.host.Do(func() error { return Teardown(context.Background(), other) })
+	if err == nil || !strings.Contains(err.Error(), "give the --bpffs of the agent") {
+		t.Errorf("Teardown with other pins: %v", err)
+	}
+	w.in(func() error {
+		if all, err := listDevices(); err != nil || all[VXLANDevice] == nil {
+			t.Errorf("something was torn down (%v)", err)
+		}
+		return nil
+	})
 }
 
 // Teardown leaves nothing of ours in the kernel or on disk, and what is not ours.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -20,9 +21,10 @@ import (
 // device exists, and netdev has a chain with policy drop on each device that exists.
 type guard struct{ table string }
 
-func newGuard(host string) guard { return guard{table: "eniplane_" + host} }
+func newGuard(host string) guard { return guard{table: tablePrefix + host} }
 
 const (
+	tablePrefix   = "eniplane_" // then the host's name
 	portSet       = "ports"
 	guardPriority = -400 // before connection tracking and everybody's rules
 	elementsAtOne = 1000 // of a set in one message, whose size is limited
@@ -287,6 +289,27 @@ func (g guard) exists() (bool, error) {
 
 // tables lists the tables of the host, of all families.
 func (g guard) tables() (*nftables.Conn, []*nftables.Table, error) {
+	conn, all, err := allTables()
+	return conn, slices.DeleteFunc(all, func(t *nftables.Table) bool { return t.Name != g.table }), err
+}
+
+// alone refuses a network namespace that is another host's: the two would take the VXLAN device and
+// the uplinks from each other.
+func (g guard) alone() error {
+	_, all, err := allTables()
+	if err != nil {
+		return err
+	}
+	for _, t := range all {
+		if other, ours := strings.CutPrefix(t.Name, tablePrefix); ours && t.Name != g.table {
+			return fmt.Errorf("this network namespace is that of host %s (nftables table %s): "+
+				"each host needs its own; if %s is no more, run enictl teardown --host %s", other, t.Name, other, other)
+		}
+	}
+	return nil
+}
+
+func allTables() (*nftables.Conn, []*nftables.Table, error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return nil, nil, fmt.Errorf("open nftables: %w", err)
@@ -295,5 +318,5 @@ func (g guard) tables() (*nftables.Conn, []*nftables.Table, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("list nftables tables: %w", err)
 	}
-	return conn, slices.DeleteFunc(tables, func(t *nftables.Table) bool { return t.Name != g.table }), nil
+	return conn, tables, nil
 }

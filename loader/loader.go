@@ -67,10 +67,13 @@ func Open(ctx context.Context, opts Options) (*Loader, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	l := &Loader{place: p, log: log, guard: newGuard(opts.Host), seen: map[int]hookSeen{}}
+	if err := l.guard.alone(); err != nil {
+		return nil, fmt.Errorf("open host %s: %w", opts.Host, err)
+	}
 	if err := p.prepare(); err != nil {
 		return nil, fmt.Errorf("open host %s: %w", opts.Host, err)
 	}
-	l := &Loader{place: p, log: log, guard: newGuard(opts.Host), seen: map[int]hookSeen{}}
 	if l.lock, err = p.lock(); err != nil {
 		return nil, err
 	}

@@ -77,6 +77,58 @@ func TestSecondAgentElsewhereIsRefused(t *testing.T) {
 	}
 }
 
+// Two hosts need two network namespaces.
+func TestSecondHostIsRefused(t *testing.T) {
+	w := newWorld(t)
+	w.open()
+	other := w.opts
+	other.Host = "host-b"
+	err := w.host.Do(func() error {
+		_, err := Open(context.Background(), other)
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "this network namespace is that of host host-a") {
+		t.Errorf("Open of another host: %v", err)
+	}
+}
+
+// What is wrong with the host itself is a problem, not an error: its ENIs still reach each other.
+func TestProblemsOfTheHost(t *testing.T) {
+	w := newWorld(t)
+	w.in(func() error {
+		uplink, err := netlink.LinkByName("uplink0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetDown(uplink)
+	})
+	l := w.open()
+	st := testState(5, 1)
+	st.Host.Uplinks = []string{"uplink0", "uplink1"}
+	report := w.apply(l, st)
+	want := []string{
+		"uplink uplink0 is down", "uplink uplink1 does not exist",
+		"VTEP " + st.Host.VTEP.String() + " is not an address of this host",
+	}
+	if diff := cmp.Diff(want, report.Problems); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	w.in(func() error {
+		uplink, err := netlink.LinkByName("uplink0")
+		if err != nil {
+			return err
+		}
+		return errors.Join(
+			netlink.LinkSetUp(uplink),
+			netlink.AddrAdd(uplink, &netlink.Addr{IPNet: netlink.NewIPNet(st.Host.VTEP.AsSlice())}),
+		)
+	})
+	want = []string{"uplink uplink1 does not exist"}
+	if diff := cmp.Diff(want, w.reconcile(l).Problems); diff != "" {
+		t.Errorf("after the repair (-want +got):\n%s", diff)
+	}
+}
+
 // In another network namespace the same numbers and names are other devices.
 func TestOtherNamespaceIsRefused(t *testing.T) {
 	w := newWorld(t)

@@ -11,7 +11,12 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/eniplane/eniplane/pkg/dataplane"
 )
 
 // Teardown removes everything of one host: links, pins, guards, the VXLAN device, run-time files.
@@ -33,7 +38,7 @@ func Teardown(ctx context.Context, opts Options) error {
 		return err
 	}
 	defer lock.Close()
-	if err := p.checkNamespace(); err != nil {
+	if err := errors.Join(p.checkNamespace(), checkPins(p)); err != nil {
 		return fmt.Errorf("tear down host %s: %w", p.host, err)
 	}
 	steps := []func(place) error{lowerPorts, removePins, removeOverlay, removeGuard, removeState}
@@ -65,6 +70,34 @@ func somethingIsHere(p place) error {
 	}
 	return fmt.Errorf("%w: no pins in %s, no state in %s, no nftables table in this network namespace; are the name and the directories right?",
 		ErrNothing, p.pins, p.state)
+}
+
+// checkPins refuses a teardown that would leave the programs: they run here, and their pins are
+// elsewhere.
+func checkPins(p place) error {
+	if _, err := os.Stat(p.pins); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	all, err := listDevices()
+	if err != nil {
+		return err
+	}
+	for name, device := range all {
+		result, err := link.QueryPrograms(link.QueryOptions{Target: device.Index, Attach: ebpf.AttachTCXIngress})
+		if errors.Is(err, unix.ENODEV) {
+			continue // it went meanwhile
+		}
+		if err != nil {
+			return fmt.Errorf("list tcx programs of %s: %w", name, err)
+		}
+		for _, attached := range result.Programs {
+			switch programName(attached.ID) {
+			case dataplane.StubPort, dataplane.StubVXLAN, dataplane.StubUplink:
+				return fmt.Errorf("programs of eniplane run on %s, but there are no pins in %s: give the --bpffs of the agent", name, p.pins)
+			}
+		}
+	}
+	return nil
 }
 
 // lowerPorts finds ports by the guards and by the links: either may have been lost.

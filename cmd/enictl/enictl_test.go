@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
 )
 
 const example = "../../examples/two-hosts.yaml"
@@ -178,7 +180,19 @@ func TestMissingPinsAreExplained(t *testing.T) {
 			t.Errorf("%s: exit code %d, %s", line, got.code, got.err)
 		}
 	}
-	// The status is worth reading without maps.
+	h.openErr = &fs.PathError{Op: "open", Path: "/x", Err: unix.EPERM}
+	if got := h.run("counters"); got.code != exitError || !strings.Contains(got.err, "(this needs root)") {
+		t.Errorf("not root: exit code %d, %s", got.code, got.err)
+	}
+	h.openErr = errors.New("no dataplane is loaded under /x: has enid run?")
+	// The status is worth reading without maps, and says what they hold before the agent has applied any.
+	fresh := newHost(t)
+	if err := os.WriteFile(filepath.Join(fresh.state, "host-a", "status.json"), []byte(`{"host": "host-a"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := fresh.run("status"); !strings.Contains(got.out, "revision  7 in the maps; this agent has applied none yet") {
+		t.Errorf("status of a fresh agent: %s, %s", got.out, got.err)
+	}
 	if got := h.run("status"); got.code != exitDone || !strings.Contains(got.out, "has enid run?") {
 		t.Errorf("status: exit code %d, %s", got.code, got.out)
 	}
@@ -192,6 +206,7 @@ revision  7 (0123456789ab), applied 2026-01-02T03:03:05Z
 feed      dir:/feed, nothing usable for 1m0s: syntax
 uplinks   uplink0
 enis      1 Ready, 1 Waiting, 0 Degraded
+problem   uplink uplink0 is down
 foreign   other (id 5) runs before ours at tcx ingress of uplink0
 error     2026-01-02T03:04:05Z first line
           second line
@@ -205,6 +220,22 @@ EIP           ENI    PRIVATE-IP  ANNOUNCED
 `
 	if diff := cmp.Diff(want, got.out); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestFeedAgeOfDeadAgent: what a dead agent said of its feed grows old.
+func TestFeedAgeOfDeadAgent(t *testing.T) {
+	h := newHost(t)
+	path := filepath.Join(h.state, "host-a", "status.json")
+	text := `{"host": "host-a", "feed": {"source": "dir:/feed", "heard": "2026-01-02T02:00:00Z"}, "updated": "2026-01-02T03:00:00Z"}`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.run("status"); !strings.Contains(got.out, "dir:/feed, last change 2026-01-02T02:00:00Z; nobody has listened for 4m5s") {
+		t.Error(got.out)
+	}
+	if got := h.run("status", "-o", "json"); !strings.Contains(got.out, `"feedAgeSeconds": 245`) {
+		t.Error(got.out)
 	}
 }
 
@@ -297,6 +328,10 @@ func TestMapGet(t *testing.T) {
 	}
 	if len(rows) != 1 || rows[0]["nextHop"] != "blue-0" {
 		t.Errorf("rows %v", rows)
+	}
+	got = h.run("map", "dump", "endpoints4", "-o", "name")
+	if want := "endpoints4/red/10.0.1.10\nendpoints4/red/10.0.2.10\nendpoints4/blue/10.0.2.10\n"; got.out != want {
+		t.Errorf("names:\n%s", got.out)
 	}
 }
 
@@ -398,6 +433,10 @@ func TestTeardown(t *testing.T) {
 	h.stdin = "\n"
 	if got := h.run("teardown"); got.code != exitError || len(h.tornDown) != 0 {
 		t.Errorf("not confirmed: exit code %d, %v", got.code, h.tornDown)
+	}
+	if got := h.run("teardown", "--yes", "--host", "host-z"); got.code != exitDone || !strings.Contains(got.err, "nothing of this host is here") ||
+		strings.Contains(got.err, "is clean") {
+		t.Errorf("wrong name: exit code %d, %s", got.code, got.err)
 	}
 	if got := h.run("teardown", "--yes"); got.code != exitDone || len(h.tornDown) != 1 || h.tornDown[0].Host != "host-a" {
 		t.Errorf("exit code %d, %v, %s", got.code, h.tornDown, got.err)

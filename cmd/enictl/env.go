@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -63,6 +64,9 @@ func run(ctx context.Context, e env, args []string) int {
 	case errors.As(err, &usageError{}):
 		fmt.Fprintf(e.err, "Error: %v\nRun '%s --help' for usage.\n", err, cmd.CommandPath())
 		return exitUsage
+	case errors.Is(err, fs.ErrPermission):
+		fmt.Fprintf(e.err, "Error: %v (this needs root)\n", err)
+		return exitError
 	default:
 		fmt.Fprintf(e.err, "Error: %v\n", err)
 		return exitError

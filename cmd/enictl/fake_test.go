@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -145,6 +146,7 @@ func newHost(t *testing.T) *host {
 		Revision: &agent.RevisionStatus{Number: 7, Hash: "0123456789abcdef", Applied: h.now.Add(-time.Minute)},
 		Feed:     agent.FeedStatus{Source: "dir:/feed", Heard: h.now.Add(-time.Minute), Error: "syntax"},
 		Uplinks:  []string{"uplink0"},
+		Problems: []string{"uplink uplink0 is down"},
 		ENIs: []agent.ENIStatus{
 			{Name: "db-0", Phase: loader.Waiting, Device: "eni-db-0", Index: 2, Reason: "no device eni-db-0"},
 			{Name: "web-0", Phase: loader.Ready, Device: "eni-web-0", Index: 1, Ifindex: 9},
@@ -190,6 +192,9 @@ func (h *host) run(line ...string) result {
 		},
 		check: func(string) []feature { return h.features },
 		teardown: func(_ context.Context, o loader.Options) error {
+			if o.Host != "host-a" {
+				return fmt.Errorf("%w: no pins", loader.ErrNothing)
+			}
 			h.tornDown = append(h.tornDown, o)
 			return nil
 		},

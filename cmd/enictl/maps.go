@@ -119,7 +119,7 @@ func (a *app) mapDump(name string, keys []string) error {
 				cells[i] = dash(cells[i])
 			}
 			if matches(fields, cells, keys) {
-				l.rows = append(l.rows, row{name: name + "/" + cells[0], cells: cells, value: value})
+				l.rows = append(l.rows, row{name: strings.TrimSuffix(name+"/"+dataplane.KeyOf(value), "/"), cells: cells, value: value})
 			}
 			return nil
 		})

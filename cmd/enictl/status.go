@@ -20,10 +20,9 @@ import (
 // hostStatus is what the agent wrote last, and what is true now whether it lives or not.
 type hostStatus struct {
 	*agent.Status
-	AgentRunning bool     `json:"agentRunning"`
-	InForce      uint64   `json:"inForce"`            // the revision that the programs judge by; 0 = none
-	FeedAge      float64  `json:"feedAgeSeconds"`     // how long the feed has given nothing usable
-	Problems     []string `json:"problems,omitempty"` // of this look
+	AgentRunning bool    `json:"agentRunning"`
+	InForce      uint64  `json:"inForce"`        // the revision that the programs judge by; 0 = none
+	FeedAge      float64 `json:"feedAgeSeconds"` // how long the feed has given nothing usable
 }
 
 func newStatusCommand(a *app) *cobra.Command {
@@ -52,7 +51,11 @@ func (a *app) status() error {
 	if s.AgentRunning, err = agent.Running(dir); err != nil {
 		s.Problems = append(s.Problems, err.Error())
 	}
-	s.FeedAge = s.Age(a.now()).Seconds()
+	age := s.Age(a.now())
+	if !s.AgentRunning { // nobody has listened since
+		age = max(age, a.now().Sub(s.Updated))
+	}
+	s.FeedAge = age.Seconds()
 	err = a.withMaps(true, func(m pinnedMaps, _ compile.Names) (err error) {
 		s.InForce, _, err = m.Active()
 		return err
@@ -77,7 +80,7 @@ func (a *app) printStatus(s *hostStatus) error {
 		line("agent", "not running; last heard of %s. What is in force stays in force", s.Updated.Format(time.RFC3339))
 	}
 	line("revision", "%s", revisionLine(s))
-	line("feed", "%s", a.feedLine(s))
+	line("feed", "%s", feedLine(s))
 	line("uplinks", "%s", dash(strings.Join(s.Uplinks, ", ")))
 	line("enis", "%s", phaseCounts(s.ENIs))
 	for _, p := range s.Problems {
@@ -115,6 +118,9 @@ func (a *app) printStatus(s *hostStatus) error {
 }
 
 func revisionLine(s *hostStatus) string {
+	if s.Revision == nil && s.InForce != 0 {
+		return fmt.Sprintf("%d in the maps; this agent has applied none yet", s.InForce)
+	}
 	if s.Revision == nil {
 		return "none applied yet"
 	}
@@ -128,13 +134,15 @@ func revisionLine(s *hostStatus) string {
 	return text
 }
 
-func (a *app) feedLine(s *hostStatus) string {
-	age := s.Age(a.now()).Truncate(time.Second)
+func feedLine(s *hostStatus) string {
+	age := time.Duration(s.FeedAge) * time.Second
 	switch {
 	case s.Feed.Error != "":
 		return fmt.Sprintf("%s, nothing usable for %s: %s", s.Feed.Source, age, s.Feed.Error)
 	case s.Feed.Heard.IsZero():
 		return fmt.Sprintf("%s, nothing heard for %s", s.Feed.Source, age)
+	case !s.AgentRunning:
+		return fmt.Sprintf("%s, last change %s; nobody has listened for %s", s.Feed.Source, s.Feed.Heard.Format(time.RFC3339), age)
 	}
 	return fmt.Sprintf("%s, last change %s", s.Feed.Source, s.Feed.Heard.Format(time.RFC3339))
 }

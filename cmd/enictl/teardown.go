@@ -44,8 +44,13 @@ func (a *app) teardownHost(ctx context.Context, yes bool) error {
 			return err
 		}
 	}
-	if err := a.teardown(ctx, loader.Options{Host: host, BPFFS: a.bpffs, StateDir: a.stateDir}); err != nil {
-		return fmt.Errorf("tear down host %s: %w", host, err)
+	err = a.teardown(ctx, loader.Options{Host: host, BPFFS: a.bpffs, StateDir: a.stateDir})
+	if errors.Is(err, loader.ErrNothing) { // a second run is no mistake, a wrong name is: say what was found
+		fmt.Fprintln(a.err, err)
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	if err := os.RemoveAll(state); err != nil {
 		return fmt.Errorf("remove the state of host %s: %w", host, err)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -44,6 +45,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, getenv fu
 	case errors.As(err, &usageError{}):
 		fmt.Fprintf(stderr, "enid: %v\nRun 'enid --help' for usage.\n", err)
 		return 2
+	case errors.Is(err, fs.ErrPermission):
+		fmt.Fprintf(stderr, "enid: %v (enid needs root)\n", err)
+		return 1
 	default:
 		fmt.Fprintf(stderr, "enid: %v\n", err)
 		return 1

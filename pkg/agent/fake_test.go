@@ -45,6 +45,7 @@ type fakeKernel struct {
 	applied    []*compile.State
 	reconciled int
 	waiting    map[string]bool
+	problems   []string
 	fail       error
 	onApply    func(*compile.State)
 }
@@ -75,7 +76,7 @@ func (k *fakeKernel) Reconcile(context.Context) (*loader.Report, error) {
 }
 
 func (k *fakeKernel) report() *loader.Report {
-	r := &loader.Report{ENIs: map[string]loader.ENIStatus{}}
+	r := &loader.Report{ENIs: map[string]loader.ENIStatus{}, Problems: k.problems}
 	if len(k.applied) == 0 {
 		return r
 	}

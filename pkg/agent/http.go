@@ -28,13 +28,17 @@ func (a *Agent) Handler(metrics http.Handler) http.Handler {
 // 200 from then on: neither a bad revision nor a single ENI makes a host unready.
 func (a *Agent) serveReady(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	r := a.revision()
-	if r == nil {
+	s := a.Status()
+	switch {
+	case s.Revision != nil:
+		fmt.Fprintf(w, "revision %s\n", s.Revision)
+	case s.Feed.Error != "":
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintf(w, "no revision has been applied yet: %s\n", s.Feed.Error)
+	default:
 		w.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprintln(w, "no revision has been applied yet")
-		return
 	}
-	fmt.Fprintf(w, "revision %s\n", r)
 }
 
 func (a *Agent) serveStatus(w http.ResponseWriter, _ *http.Request) {

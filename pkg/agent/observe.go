@@ -50,6 +50,8 @@ func (a *Agent) observe(report *loader.Report) {
 	}
 	a.status.ENIs = a.eniStatus(report)
 	a.status.Foreign = report.Foreign
+	a.logNew("problem of this host", a.status.Problems, report.Problems)
+	a.status.Problems = report.Problems
 	a.status.EIPs = a.eipStatus()
 	for _, e := range a.status.ENIs {
 		if old := before[e.Name]; old.Phase != e.Phase || old.Reason != e.Reason {
@@ -63,12 +65,17 @@ func (a *Agent) lookAround() {
 	found := a.Obstacles()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, o := range found {
-		if !slices.Contains(a.status.Obstacles, o) {
-			a.Log.Warn("in the way of the overlay", "what", o)
+	a.logNew("in the way of the overlay", a.status.Obstacles, found)
+	a.status.Obstacles = found
+}
+
+// logNew warns of what was not there at the last look.
+func (a *Agent) logNew(message string, before, now []string) {
+	for _, what := range now {
+		if !slices.Contains(before, what) {
+			a.Log.Warn(message, "what", what)
 		}
 	}
-	a.status.Obstacles = found
 }
 
 // eniStatus joins what the compiler and the loader say of each ENI. The caller holds mu.

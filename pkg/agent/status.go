@@ -35,6 +35,7 @@ type Status struct {
 	ENIs      []ENIStatus      `json:"enis"`
 	EIPs      []EIPStatus      `json:"eips"`
 	Uplinks   []string         `json:"uplinks"`
+	Problems  []string         `json:"problems,omitempty"` // of the host: an uplink that is missing, say
 	Foreign   []loader.Foreign `json:"foreign,omitempty"`
 	Obstacles []string         `json:"obstacles,omitempty"` // to the overlay: other devices, firewalls
 	Errors    []ErrorLine      `json:"errors,omitempty"`    // the last ones, newest first
@@ -113,7 +114,7 @@ func (s Status) clone() Status {
 	}
 	s.ENIs, s.EIPs = slices.Clone(s.ENIs), slices.Clone(s.EIPs)
 	s.Uplinks, s.Foreign, s.Errors = slices.Clone(s.Uplinks), slices.Clone(s.Foreign), slices.Clone(s.Errors)
-	s.Obstacles = slices.Clone(s.Obstacles)
+	s.Obstacles, s.Problems = slices.Clone(s.Obstacles), slices.Clone(s.Problems)
 	return s
 }
 

@@ -59,6 +59,17 @@ func TestDegraded(t *testing.T) {
 	}
 }
 
+func TestProblemsOfTheHostComeAndGo(t *testing.T) {
+	w := newWorld(t)
+	for _, problems := range [][]string{{"uplink uplink0 does not exist"}, nil} {
+		w.kernel.problems = problems
+		w.agent.reconcile(context.Background())
+		if diff := cmp.Diff(problems, w.agent.Status().Problems); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
 func TestObstaclesComeAndGo(t *testing.T) {
 	w := newWorld(t)
 	w.obstacles = []string{"a firewall"}
@@ -153,8 +164,8 @@ func TestReady(t *testing.T) {
 	}
 	w.kernel.fail = errors.New("no memory")
 	w.say(feed.Update{Revision: w.revision(1, objects(t, names(1, 2), nil))})
-	if code, _ := get("/readyz"); code != 503 {
-		t.Errorf("/readyz %d after a revision that failed", code)
+	if code, body := get("/readyz"); code != 503 || !strings.Contains(body, w.kernel.fail.Error()) {
+		t.Errorf("/readyz %d %q after a revision that failed", code, body)
 	}
 	w.kernel.fail, w.kernel.waiting = nil, map[string]bool{"eni-1": true, "eni-2": true}
 	w.agent.take(context.Background(), w.agent.waiting)

@@ -75,3 +75,16 @@ func Columns(row any) (names, values []string) {
 	}
 	return names, values
 }
+
+// KeyOf returns what tells a row that Dump made from the others of its table: its key fields, joined by
+// slashes. It is empty for a table of one entry.
+func KeyOf(row any) string {
+	v := reflect.ValueOf(row)
+	var parts []string
+	for i := range v.NumField() {
+		if v.Type().Field(i).Tag.Get("key") != "" {
+			parts = append(parts, fmt.Sprint(v.Field(i).Interface()))
+		}
+	}
+	return strings.Join(parts, "/")
+}

@@ -2,7 +2,8 @@
 
 package dataplane
 
-// The rows that Dump yields: one flat struct per table, ids as names.
+// The rows that Dump yields: one flat struct per table, ids as names. The fields marked as key tell the
+// entries of a table apart.
 
 // ActiveRow is the host word.
 type ActiveRow struct {
@@ -20,7 +21,7 @@ type HostRow struct {
 
 // ENIRow is an entry of enis.
 type ENIRow struct {
-	Index       uint32 `json:"index"`
+	Index       uint32 `json:"index" key:"true"`
 	ENI         string `json:"eni"`
 	VPC         string `json:"vpc"`
 	Subnet      string `json:"subnet"`
@@ -42,7 +43,7 @@ type ENIRow struct {
 
 // LiveRow is an entry of live.
 type LiveRow struct {
-	Index       uint32 `json:"index"`
+	Index       uint32 `json:"index" key:"true"`
 	ENI         string `json:"eni"`
 	Incarnation uint32 `json:"incarnation"`
 	Ifindex     uint32 `json:"ifindex"`
@@ -51,21 +52,21 @@ type LiveRow struct {
 
 // PortRow is an entry of ports.
 type PortRow struct {
-	Ifindex     uint32 `json:"ifindex"`
+	Ifindex     uint32 `json:"ifindex" key:"true"`
 	ENI         string `json:"eni"`
 	Incarnation uint32 `json:"incarnation"`
 }
 
 // UplinkRow is an entry of uplinks.
 type UplinkRow struct {
-	Ifindex uint32 `json:"ifindex"`
+	Ifindex uint32 `json:"ifindex" key:"true"`
 	MAC     string `json:"mac"`
 }
 
 // EndpointRow is an entry of endpoints4 or endpoints6.
 type EndpointRow struct {
-	VPC     string `json:"vpc"`
-	Address string `json:"address"`
+	VPC     string `json:"vpc" key:"true"`
+	Address string `json:"address" key:"true"`
 	NextHop string `json:"nextHop"`
 	Groups  string `json:"groups"`
 	Gateway bool   `json:"gateway"`
@@ -73,15 +74,15 @@ type EndpointRow struct {
 
 // MACRow is an entry of macs.
 type MACRow struct {
-	VPC     string `json:"vpc"`
-	MAC     string `json:"mac"`
+	VPC     string `json:"vpc" key:"true"`
+	MAC     string `json:"mac" key:"true"`
 	NextHop string `json:"nextHop"`
 	Foreign bool   `json:"foreign"` // may send from addresses that are not its own
 }
 
 // NextHopRow is an entry of nexthops.
 type NextHopRow struct {
-	Index      uint32 `json:"index"`
+	Index      uint32 `json:"index" key:"true"`
 	ENI        string `json:"eni"`
 	Kind       string `json:"kind"` // none, local, vtep, internet
 	Where      string `json:"where"`
@@ -93,60 +94,60 @@ type NextHopRow struct {
 
 // VTEPRow is an entry of vteps.
 type VTEPRow struct {
-	VPC  string `json:"vpc"`
-	VTEP string `json:"vtep"`
+	VPC  string `json:"vpc" key:"true"`
+	VTEP string `json:"vtep" key:"true"`
 	Host string `json:"host"`
 }
 
 // EIPInRow is an entry of eip_in4 or eip_in6.
 type EIPInRow struct {
-	EIP     string `json:"eip"`
+	EIP     string `json:"eip" key:"true"`
 	ENI     string `json:"eni"`
 	Private string `json:"private"`
 }
 
 // EIPOutRow is an entry of eip_out4 or eip_out6.
 type EIPOutRow struct {
-	VPC     string `json:"vpc"`
-	Private string `json:"private"`
+	VPC     string `json:"vpc" key:"true"`
+	Private string `json:"private" key:"true"`
 	EIP     string `json:"eip"`
 }
 
 // RouteRow is an entry of routes4 or routes6.
 type RouteRow struct {
-	Table  string `json:"table"`
-	Prefix string `json:"prefix"`
+	Table  string `json:"table" key:"true"`
+	Prefix string `json:"prefix" key:"true"`
 	Kind   string `json:"kind"`
 	Subnet string `json:"subnet"`
 }
 
 // PeerRow is an entry of addrs4 or addrs6.
 type PeerRow struct {
-	Ruleset string `json:"ruleset"`
-	Prefix  string `json:"prefix"`
+	Ruleset string `json:"ruleset" key:"true"`
+	Prefix  string `json:"prefix" key:"true"`
 	Class   uint32 `json:"class"`
 }
 
 // GroupRow is an entry of groups.
 type GroupRow struct {
-	Ruleset string `json:"ruleset"`
-	Groups  string `json:"groups"`
+	Ruleset string `json:"ruleset" key:"true"`
+	Groups  string `json:"groups" key:"true"`
 	Class   uint32 `json:"class"`
 }
 
 // ServiceRow is an entry of services.
 type ServiceRow struct {
-	Ruleset  string `json:"ruleset"`
-	Protocol string `json:"protocol"`
-	Port     string `json:"port"` // "any", a port or a range; ICMP: type and code
+	Ruleset  string `json:"ruleset" key:"true"`
+	Protocol string `json:"protocol" key:"true"`
+	Port     string `json:"port" key:"true"` // "any", a port or a range; ICMP: type and code
 	Class    uint32 `json:"class"`
 }
 
 // VerdictRow is an entry of verdicts.
 type VerdictRow struct {
-	Ruleset string `json:"ruleset"`
-	Peer    uint32 `json:"peer"`
-	Service uint32 `json:"service"`
+	Ruleset string `json:"ruleset" key:"true"`
+	Peer    uint32 `json:"peer" key:"true"`
+	Service uint32 `json:"service" key:"true"`
 	Allow   bool   `json:"allow"`
 	Rule    string `json:"rule"`
 }

@@ -156,6 +156,15 @@ func TestEncodeDecode(t *testing.T) {
 	if diff := cmp.Diff(want, decodeAll(t, tables)); diff != "" {
 		t.Errorf("rows (-want +got):\n%s", diff)
 	}
+	for name, rows := range want {
+		keys := map[string]bool{}
+		for _, row := range rows {
+			keys[KeyOf(row)] = true
+		}
+		if len(keys) != len(rows) {
+			t.Errorf("%s: the keys %v are those of several of %d rows", name, keys, len(rows))
+		}
+	}
 }
 
 // The bytes of a few entries, by hand from bpf/types.h: encode and decode may not agree on a mistake.
@@ -229,6 +238,16 @@ func TestNames(t *testing.T) {
 	}
 	if diff := cmp.Diff(fullNames, got); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
+	}
+}
+
+func TestKeyOf(t *testing.T) {
+	for want, row := range map[string]any{
+		"red/192.0.2.2": VTEPRow{VPC: "red", VTEP: "192.0.2.2", Host: "host-b"}, "7": PortRow{Ifindex: 7}, "": ActiveRow{Revision: 1},
+	} {
+		if got := KeyOf(row); got != want {
+			t.Errorf("%T: got %q, want %q", row, got, want)
+		}
 	}
 }
 

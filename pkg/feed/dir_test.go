@@ -85,7 +85,7 @@ func TestMarked(t *testing.T) {
 	}
 	b.write("a.yaml", vpc("a", 2))
 	b.silence(400 * time.Millisecond) // a writer at work, it seems
-	b.failure("refuse feed dir:" + b.dir + ": REVISION is still 7, but the content is not what it was (write a greater number when all files are complete) (waiting until nobody writes)")
+	b.failure("refuse feed dir:" + b.dir + ": REVISION is still 7, but the content is not what it was (write a greater number when all files are complete)")
 	b.write("REVISION", "6")
 	b.failure("refuse feed dir:" + b.dir + ": REVISION is 6, older than 7 which has been seen (write a greater number)")
 	b.write("REVISION", "eight")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/eniplane/eniplane/pkg/api"
@@ -86,7 +87,13 @@ func closed(view []stamp) bool {
 	return mark != 0 && newest <= mark
 }
 
-// changing is the error of a directory in which somebody writes right now.
+// changing is the error of a directory in which somebody writes right now. It says what to do, or that
+// there is nothing to do but wait.
 type changing string
 
-func (c changing) Error() string { return string(c) + " (waiting until nobody writes)" }
+func (c changing) Error() string {
+	if strings.HasSuffix(string(c), ")") {
+		return string(c)
+	}
+	return string(c) + " (waiting until nobody writes)"
+}

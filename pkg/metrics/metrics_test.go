@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/eniplane/eniplane/pkg/dataplane"
 	"github.com/eniplane/eniplane/pkg/testroot"
@@ -41,8 +42,8 @@ func (f *fakeMaps) Usage(fn func(Usage) bool) error {
 	return f.err
 }
 
-// scrape returns the lines of an exposition that are no comments, and the status code.
-func scrape(t *testing.T, m Maps, s Snapshot) (map[string]string, int) {
+// serve answers one scrape.
+func serve(t *testing.T, m Maps, s Snapshot) *httptest.ResponseRecorder {
 	t.Helper()
 	reg := prometheus.NewPedanticRegistry() // checks that what is collected was described
 	if err := reg.Register(NewCollector(m, func() Snapshot { return s }, Build{Version: "v1", Hash: "abc", Kernel: "6.6.0"})); err != nil {
@@ -50,6 +51,26 @@ func scrape(t *testing.T, m Maps, s Snapshot) (map[string]string, int) {
 	}
 	rec := httptest.NewRecorder()
 	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	return rec
+}
+
+// TestLint: names, units and help texts are as Prometheus asks for.
+func TestLint(t *testing.T) {
+	maps := &fakeMaps{usage: []Usage{{Map: "flows4", Entries: 1, MaxEntries: 2}}}
+	rec := serve(t, maps, Snapshot{ENIs: map[string]int{"Ready": 1}})
+	problems, err := promlint.New(rec.Body).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+// scrape returns the lines of an exposition that are no comments, and the status code.
+func scrape(t *testing.T, m Maps, s Snapshot) (map[string]string, int) {
+	t.Helper()
+	rec := serve(t, m, s)
 	lines := map[string]string{}
 	for _, line := range strings.Split(rec.Body.String(), "\n") {
 		if name, value, ok := strings.Cut(line, "} "); ok && !strings.HasPrefix(line, "#") {

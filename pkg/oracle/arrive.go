@@ -10,7 +10,7 @@ import (
 
 // arrival is what is known of a packet to a local ENI: exactly one of the fields.
 type arrival struct {
-	sender string     // the ENI of this host that sent it
+	sender identity   // the ENI of this host that sent it
 	vtep   netip.Addr // the host that sent it
 	eip    netip.Addr // from the internet: the destination, before it became the private IP
 }
@@ -61,15 +61,15 @@ func (r *run) flowIn(e *api.ENI, a arrival) (*flow, Reason) {
 
 // overlaySender: the source MAC must name an ENI behind the host that sent the packet, and the source IP must be that
 // ENI's, unless it may send others'.
-func (r *run) overlaySender(e *api.ENI, vtep netip.Addr) (string, Reason) {
+func (r *run) overlaySender(e *api.ENI, vtep netip.Addr) (identity, Reason) {
 	sender := r.eniOfMAC(r.vpcOf(e).VNI, r.p.smac)
 	if sender == nil || r.vtepOf(sender) != vtep {
-		return "", VXLANSender
+		return identity{}, VXLANSender
 	}
 	if !owns(sender, r.p.src) && sender.SourceDestCheck && len(sender.AllowedAddresses) == 0 {
-		return "", VXLANSender
+		return identity{}, VXLANSender
 	}
-	return sender.Name, goOn
+	return identify(sender), goOn
 }
 
 // overlay: a packet that the VXLAN device has decapsulated.

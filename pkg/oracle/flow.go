@@ -42,7 +42,7 @@ type flow struct {
 	life      int
 	opener    Direction // of the packets of the side that opened it
 	opening   service   // of its first packet
-	sender    string    // opened by a packet to the ENI: the ENI that sent it
+	sender    identity  // the ENI to which it led last: so it does as long as nobody owns the remote address
 	state     State
 	fin       map[Direction]bool
 	seq       map[Direction]uint32 // TCP: where its sender is, by what it sent or the other side acknowledged
@@ -243,7 +243,7 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 		}
 		f.keep(key, r.now)
 	}
-	f.rule, f.peer, f.nat = v.rule, v.peer, v.nat
+	f.rule, f.peer, f.nat, f.sender = v.rule, v.peer, v.nat, r.identity(v.peer)
 	r.out.Rule = v.rule
 	if reason := r.step(e, f); reason != goOn {
 		if fresh {
@@ -337,7 +337,7 @@ func (p *packet) remote(dir Direction) netip.Addr {
 }
 
 // open judges a packet without a flow and makes one.
-func (r *run) open(e *api.ENI, key flowKey, sender string) (*flow, Reason) {
+func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 	p := &r.p
 	if p.isICMPError() {
 		return nil, ICMPUnrelated
@@ -354,8 +354,9 @@ func (r *run) open(e *api.ENI, key flowKey, sender string) (*flow, Reason) {
 		return nil, NoNextHop
 	}
 	f := &flow{
-		eni: e.Name, life: r.lives[e.Name].number, opener: r.dir, opening: p.service(), sender: sender,
-		state: Opening, fin: map[Direction]bool{}, seq: map[Direction]uint32{r.dir: p.seq}, rule: v.rule, peer: v.peer, nat: v.nat,
+		eni: e.Name, life: r.lives[e.Name].number, opener: r.dir, opening: p.service(), sender: r.identity(v.peer),
+		state: Opening, fin: map[Direction]bool{}, seq: map[Direction]uint32{r.dir: p.seq},
+		rule: v.rule, peer: v.peer, nat: v.nat,
 		packets: map[Direction]int{r.dir: 1}, bytes: map[Direction]int{r.dir: len(p.frame)},
 		evaluated: r.revision,
 	}

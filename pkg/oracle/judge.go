@@ -3,7 +3,9 @@
 package oracle
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/eniplane/eniplane/pkg/api"
 )
@@ -16,11 +18,27 @@ type verdict struct {
 	nat    netip.Addr // the EIP of the local side, if the other one is on the internet
 }
 
+// identity is that of an ENI, wherever it is.
+type identity struct{ name, uid string }
+
+func identify(e *api.ENI) identity {
+	ips := slices.SortedFunc(slices.Values(e.IPs), netip.Addr.Compare)
+	return identity{e.Name, fmt.Sprint(e.UID, ips)}
+}
+
+// identity of the ENI of a name; the zero one if there is none.
+func (m *Model) identity(name string) identity {
+	if e := m.objs.ENIs[name]; e != nil {
+		return identify(e)
+	}
+	return identity{}
+}
+
 // nobody is the peer at the gateway's address: no ENI, and nothing can be answered.
 const nobody = "-"
 
 // judge judges a connection, for the packet that opened it, at one of its ENIs.
-func (m *Model) judge(e *api.ENI, k flowKey, dir Direction, s service, sender string) verdict {
+func (m *Model) judge(e *api.ENI, k flowKey, dir Direction, s service, sender identity) verdict {
 	if reason := m.localSide(e, k, dir); reason != goOn {
 		return verdict{reason: reason}
 	}
@@ -90,8 +108,8 @@ func (m *Model) way(e *api.ENI, k flowKey) verdict {
 	return verdict{reason: NoRoute}
 }
 
-func (m *Model) judgeIn(e *api.ENI, k flowKey, s service, sender string) verdict {
-	v := verdict{peer: sender}
+func (m *Model) judgeIn(e *api.ENI, k flowKey, s service, sender identity) verdict {
+	v := verdict{peer: m.still(sender)}
 	if k.internet {
 		if !m.onInternet(e, k.remote) {
 			return verdict{reason: EIPSource}
@@ -115,6 +133,14 @@ func (m *Model) judgeIn(e *api.ENI, k flowKey, s service, sender string) verdict
 	}
 	v.rule = rule
 	return v
+}
+
+// still gives the name of an ENI if it is the same one as when it was identified: one of the same name is another.
+func (m *Model) still(id identity) string {
+	if e := m.objs.ENIs[id.name]; e != nil && identify(e) == id {
+		return id.name
+	}
+	return nobody
 }
 
 // onInternet: a source that the ENI's subnet would send to the internet.

@@ -72,7 +72,7 @@ func (r *run) ipFromENI(e *api.ENI) Reason {
 	if r.isLocal(peer) {
 		r.end(Delivered)
 		r.enter(peer.Name, In)
-		return r.toENI(peer, arrival{sender: e.Name})
+		return r.toENI(peer, arrival{sender: identify(e)})
 	}
 	return r.toOverlay(e, peer)
 }
@@ -104,7 +104,7 @@ func (r *run) flowOut(e *api.ENI) (*flow, Reason) {
 		}
 	}
 	if owns(e, r.p.src) {
-		return r.open(e, r.p.key(Out, vni, "", false), "")
+		return r.open(e, r.p.key(Out, vni, "", false), identity{})
 	}
 	if e.SourceDestCheck && !contains(e.AllowedAddresses, r.p.src) {
 		return nil, SpoofedIP
@@ -113,7 +113,7 @@ func (r *run) flowOut(e *api.ENI) (*flow, Reason) {
 	if f, reason := r.pass(e, key); reason != NoFlow {
 		return f, reason
 	}
-	return r.open(e, key, "")
+	return r.open(e, key, identity{})
 }
 
 // toOverlay: to an ENI on another host.

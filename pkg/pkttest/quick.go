@@ -39,6 +39,7 @@ type Quick struct {
 	flowMem map[flowtable.Family]mapped
 	tables  map[flowtable.Family]*flowtable.Table
 	state   *compile.State
+	lastENI uint32 // highest index since the last Reset
 	vtep    netip.Addr
 	out     []byte
 	ctxOut  []byte
@@ -57,8 +58,8 @@ type QuickSetup struct {
 	Sets     uint32 // of each flow table
 }
 
-// QuickENIs is how many ENIs a Quick host counts packets of.
-const QuickENIs = 64
+// quickENIs is how many ENIs a Quick host counts packets of.
+const quickENIs = 64
 
 // NewQuick loads the programs and makes the devices.
 func NewQuick(t testing.TB, setup QuickSetup) *Quick {
@@ -99,7 +100,7 @@ func (q *Quick) load(t testing.TB, setup QuickSetup) error {
 		spec.Maps[name].MaxEntries = setup.Sets
 	}
 	counters := spec.Maps[dataplane.MapCounters]
-	counters.Type, counters.Flags, counters.MaxEntries = ebpf.Array, unix.BPF_F_MMAPABLE, QuickENIs*2*reasonsPerSide
+	counters.Type, counters.Flags, counters.MaxEntries = ebpf.Array, unix.BPF_F_MMAPABLE, quickENIs*2*reasonsPerSide
 	spec.Maps[unitMap].Flags |= unix.BPF_F_MMAPABLE
 	if q.coll, err = ebpf.NewCollection(spec); err != nil {
 		return fmt.Errorf("load the programs: %w", err)
@@ -115,10 +116,10 @@ func (q *Quick) mapMemory(t testing.TB, sets uint32) (err error) {
 	if q.unit, err = mapMap(t, q.coll.Maps[unitMap], q.offsets.size); err != nil {
 		return err
 	}
-	if q.counts, err = mapMap(t, q.coll.Maps[dataplane.MapCounters], QuickENIs*2*reasonsPerSide*16); err != nil {
+	if q.counts, err = mapMap(t, q.coll.Maps[dataplane.MapCounters], quickENIs*2*reasonsPerSide*16); err != nil {
 		return err
 	}
-	q.before = make([]uint64, QuickENIs*2*reasonsPerSide)
+	q.before = make([]uint64, quickENIs*2*reasonsPerSide)
 	for name, family := range flowMaps() {
 		m := q.coll.Maps[name]
 		if q.flowMem[family], err = mapMap(t, m, int(m.ValueSize()*sets)); err != nil {
@@ -187,7 +188,7 @@ func (q *Quick) Reset() {
 	for _, mem := range q.flowMem {
 		clear(mem)
 	}
-	q.state = nil
+	q.state, q.lastENI = nil, 0
 }
 
 // Apply brings a state into force: into the slot that does not count, which then counts. The other slot keeps what
@@ -204,6 +205,11 @@ func (q *Quick) Apply(st *compile.State, closed map[string]bool) error {
 		}
 	}
 	q.slot, q.state, q.vtep = slot, st, st.Host.VTEP
+	for i := range st.ENIs {
+		if q.lastENI = max(q.lastENI, st.ENIs[i].Index); q.lastENI >= quickENIs {
+			return fmt.Errorf("apply: ENI index %d is beyond the %d that a quick host counts", q.lastENI, quickENIs)
+		}
+	}
 	if err := q.coll.Maps[dataplane.MapActive].Put(u32(0), u64(st.Revision<<1|slot)); err != nil {
 		return fmt.Errorf("write active: %w", err)
 	}
@@ -370,13 +376,13 @@ func (q *Quick) ask(r *QuickResult, tx bool, device string) {
 // newCounts gives what was counted since the last packet.
 func (q *Quick) newCounts() []Count {
 	var delta []Count
-	for i := range q.before {
+	for i := range (q.lastENI + 1) * 2 * reasonsPerSide {
 		n := *(*uint64)(unsafe.Pointer(&q.counts[i*16]))
 		if n == q.before[i] {
 			continue
 		}
 		side := i / reasonsPerSide
-		delta = append(delta, Count{q.nameOf(uint32(side / 2)), dataplane.Direction(side % 2), dataplane.Reason(i % reasonsPerSide), n - q.before[i]})
+		delta = append(delta, Count{q.nameOf(side / 2), dataplane.Direction(side % 2), dataplane.Reason(i % reasonsPerSide), n - q.before[i]})
 		q.before[i] = n
 	}
 	slices.SortFunc(delta, compareCounts)

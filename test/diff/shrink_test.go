@@ -3,37 +3,35 @@
 package diff
 
 import (
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/eniplane/eniplane/pkg/api"
-	"github.com/eniplane/eniplane/pkg/pkttest"
 )
 
 // replay plays a case from the beginning and says how the sides differ, comparing flows after each packet.
-func (p *player) replay(c *Case) string {
+func (p *player) replay(c *Case) (string, error) {
 	if err := p.start(c.Worlds[0]); err != nil {
-		return ""
+		return "", err
 	}
 	for i := range c.Steps {
 		diff, _, err := p.step(c, &c.Steps[i])
 		if err != nil {
-			return ""
+			return "", err
 		}
 		if diff += p.compareFlows(); diff != "" {
-			return fmt.Sprintf("step %d of %d:\n%s", i+1, len(c.Steps), diff)
+			return fmt.Sprintf("step %d of %d:\n%s", i+1, len(c.Steps), diff), nil
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // shrink drops steps and objects as long as the sides still differ.
 func (p *player) shrink(c *Case, diff string) (*Case, string) {
-	again := p.replay(c)
+	again, err := p.replay(c)
 	if again == "" {
-		return c, diff + "(it does not happen again when replayed)"
+		return c, fmt.Sprintf("%s(it does not happen again when replayed: %v)", diff, err)
 	}
 	diff = again
 	for {
@@ -64,7 +62,7 @@ func size(c *Case) int {
 
 // try keeps a smaller case if the sides still differ.
 func (p *player) try(c *Case, diff *string, smaller *Case) *Case {
-	if again := p.replay(smaller); again != "" {
+	if again, err := p.replay(smaller); err == nil && again != "" {
 		*diff = again
 		return smaller
 	}
@@ -285,26 +283,4 @@ func drop[T any](list []T, i int) []T {
 		return list
 	}
 	return slices.Delete(list, i, i+1)
-}
-
-// String prints a case as YAML that testdata understands, with the packets decoded in comments.
-func (c *Case) String() string {
-	var b strings.Builder
-	for i, o := range c.Worlds {
-		text, err := api.MarshalYAML(o.All()...)
-		if err != nil {
-			return err.Error()
-		}
-		fmt.Fprintf(&b, "# revision %d\n%s", i, text)
-	}
-	for _, s := range c.Steps {
-		fmt.Fprintf(&b, "step: after %v revision %d toggle %q from %+v\n  frame: %s\n", s.After, s.Revision, s.Toggle, s.From, hex.EncodeToString(s.Frame))
-		for line := range strings.Lines(pkttest.Show(s.Frame)) {
-			if strings.HasPrefix(line, "    ") {
-				break
-			}
-			b.WriteString("  # " + line)
-		}
-	}
-	return b.String()
 }

@@ -66,6 +66,7 @@ func segmentRows() []Row {
 	return []Row{
 		gso("gso to a neighbour", open1, local, 1000, 3, delivered(local, open1, open0)),
 		gso("gso whose last segment is full", open1, local, 1200, 2, delivered(local, open1, open0)),
+		gso("gso in more segments than any path needs", open1, local, 1, 2400, dropped(open1, dataplane.ReasonMalformed)),
 		gso("gso over the overlay", open1, remote, 1000, 3, tunnelled(remote, open1, open9)),
 		gso("gso to the internet", web0, internet, 1000, 3, translated(internet, web0)),
 	}
