@@ -34,18 +34,18 @@ static __always_inline __u32 flow_ticks(__u32 seconds)
 	return (seconds * 1000000000ULL >> FLOW_TICK_SHIFT) + 1;
 }
 
-/* How long a flow lives without a packet. */
-static __always_inline __u32 flow_timeout(__u32 class, __u32 state)
+/* How long a flow of an ENI lives without a packet, in ticks. */
+static __always_inline __u32 flow_timeout(__u32 class, __u32 state, const struct flow_idle *idle)
 {
 	if (state == FLOW_BLOCKED)
 		return flow_ticks(40);
 	switch (class & 7) { /* without origin and transit */
 	case CLASS_TCP:
 		if (state == FLOW_ESTABLISHED)
-			return flow_ticks(7440);
+			return flow_ticks(idle->tcp_established);
 		return state == FLOW_CLOSING ? flow_ticks(40) : flow_ticks(30);
 	case CLASS_UDP:
-		return state == FLOW_ESTABLISHED ? flow_ticks(180) : flow_ticks(30);
+		return flow_ticks(state == FLOW_ESTABLISHED ? idle->udp_stream : idle->udp);
 	case CLASS_ICMP:
 		return flow_ticks(30);
 	default:
@@ -145,9 +145,10 @@ static __always_inline enum reason flow_find(const void *key, __u32 now, struct 
 }
 
 /* Keeps the flow alive from now on. Writes only what moves the deadline by half a second. */
-static __always_inline void flow_refresh(struct flow_ref *ref, __u32 state, __u32 now)
+static __always_inline void flow_refresh(struct flow_ref *ref, __u32 state, __u32 now,
+					 const struct flow_idle *idle)
 {
-	__u32 deadline = now + flow_timeout(ref->class, state);
+	__u32 deadline = now + flow_timeout(ref->class, state, idle);
 
 	if (deadline - flow_load(ref->expires) + 1 > 2 &&
 	    (flow_load(ref->control) ^ ref->seen) >> FLOW_VERSION_SHIFT == 0)
@@ -156,13 +157,13 @@ static __always_inline void flow_refresh(struct flow_ref *ref, __u32 state, __u3
 
 /* Counts a packet of the flow and keeps the flow alive. */
 static __always_inline void flow_touch(struct flow_ref *ref, __u32 now, __u32 dir, __u32 packets,
-				       __u32 bytes)
+				       __u32 bytes, const struct flow_idle *idle)
 {
 	struct flow_body *body = ref->body;
 
 	__sync_fetch_and_add(&body->packets[dir & 1], packets);
 	__sync_fetch_and_add(&body->bytes[dir & 1], bytes);
-	flow_refresh(ref, ref->seen >> FLOW_STATE_SHIFT & FLOW_STATE_MASK, now);
+	flow_refresh(ref, ref->seen >> FLOW_STATE_SHIFT & FLOW_STATE_MASK, now, idle);
 }
 
 /*
@@ -222,6 +223,7 @@ static __always_inline void flow_write(struct flow_line *line, __u32 i, const vo
 		body->bytes[DIR_OUT] = body->bytes[DIR_IN] = 0;
 		body->packets[flow->dir & 1] = flow->packets;
 		body->bytes[flow->dir & 1] = flow->bytes;
+		flow_seq(body)[flow->dir & 1] = flow->tcp_seq;
 	}
 	body->eni = flow->eni;
 	body->incarnation = flow->incarnation;
@@ -274,7 +276,8 @@ static __always_inline __u64 flow_free(struct flow_line *line, __u32 now)
 static __always_inline enum reason flow_take(struct flow_line *line, __u64 slots, bool own,
 					     const struct flow_choice *choice, const void *key,
 					     const struct flow *flow, __u32 now,
-					     struct flow_ref *ref, const bool v6)
+					     struct flow_ref *ref, const struct flow_idle *idle,
+					     const bool v6)
 {
 	__u64 home = slots & 0x80ULL << 8 * choice->home;
 
@@ -295,7 +298,8 @@ static __always_inline enum reason flow_take(struct flow_line *line, __u64 slots
 				new = flow_control((old >> FLOW_VERSION_SHIFT) + 1, flow->state,
 						   flow->flags);
 				flow_refer(ref, line, i, new, *(const __u32 *)key, v6);
-				flow_store(expires, now + flow_timeout(ref->class, flow->state));
+				flow_store(expires,
+					   now + flow_timeout(ref->class, flow->state, idle));
 				__sync_lock_test_and_set(control, new);
 				*((volatile __u8 *)&line->tags + i) = choice->tag;
 				return REASON_CONTINUE;
@@ -313,7 +317,8 @@ static __always_inline enum reason flow_take(struct flow_line *line, __u64 slots
 static __always_inline enum reason flow_put(struct flow_line *first, struct flow_line *second,
 					    const struct flow_choice *choice, const void *key,
 					    const struct flow *flow, __u32 now,
-					    struct flow_ref *ref, const bool v6)
+					    struct flow_ref *ref, const struct flow_idle *idle,
+					    const bool v6)
 {
 	struct flow_line *line = first;
 	__u64 slots = flow_own(first, choice->tag, key, v6), other;
@@ -335,7 +340,7 @@ static __always_inline enum reason flow_put(struct flow_line *first, struct flow
 			slots = other;
 		}
 	}
-	return flow_take(line, slots, own, choice, key, flow, now, ref, v6);
+	return flow_take(line, slots, own, choice, key, flow, now, ref, idle, v6);
 }
 
 /*
@@ -345,7 +350,8 @@ static __always_inline enum reason flow_put(struct flow_line *first, struct flow
  * that no state is lost; FLOW_BUSY if somebody has. `ref` is set with CONTINUE only.
  */
 static __always_inline enum reason flow_insert(const void *key, const struct flow *flow, __u32 now,
-					       struct flow_ref *ref, const bool v6)
+					       struct flow_ref *ref, const struct flow_idle *idle,
+					       const bool v6)
 {
 	struct flow_line *first, *second;
 	struct flow_choice choice;
@@ -359,7 +365,7 @@ static __always_inline enum reason flow_insert(const void *key, const struct flo
 		return REASON_FLOW_FULL;
 	if (!flow_lock(&first->lock))
 		return REASON_FLOW_BUSY;
-	reason = flow_put(first, second, &choice, key, flow, now, ref, v6);
+	reason = flow_put(first, second, &choice, key, flow, now, ref, idle, v6);
 	__sync_lock_test_and_set(&first->lock, 0);
 	return reason;
 }

@@ -53,7 +53,7 @@ enum flow_control {
 
 struct flow_body {
 	__u32 eni;
-	__u32 incarnation;
+	__u32 incarnation; /* eni_conf.flows */
 	__u32 generation;
 	__u32 nexthop;
 	__u32 nexthop_generation;
@@ -69,15 +69,16 @@ struct flow_slot4 {
 	__u32 control;
 	struct flow_key4 key;
 	__u8 nat[4];
+	__u8 pad[4];
+	__u16 seq[2]; /* TCP, by direction of the sender: upper half of its last number */
 	struct flow_body body;
-	__u8 pad[8];
 };
 
 struct flow_slot6 {
 	__u32 control;
 	struct flow_key6 key;
 	__u8 nat[16];
-	__u8 pad[4];
+	__u16 seq[2];
 	struct flow_body body;
 };
 
@@ -100,6 +101,9 @@ _Static_assert(sizeof(struct flow_line) == 64, "one line");
 _Static_assert(sizeof(struct flow_set4) == 13 * 64, "whole lines");
 _Static_assert(sizeof(struct flow_set6) == 17 * 64, "whole lines");
 _Static_assert(offsetof(struct flow_slot4, key) == offsetof(struct flow_slot6, key), "one text");
+_Static_assert(offsetof(struct flow_slot4, seq) + 4 == offsetof(struct flow_slot4, body) &&
+		       offsetof(struct flow_slot6, seq) + 4 == offsetof(struct flow_slot6, body),
+	       "flow_seq");
 
 /* Index 0 = IPv4, 1 = IPv6. Written once by the agent when it makes the tables. */
 struct {

@@ -14,7 +14,7 @@
 /* What a flow knows, as copied out by flow_find and handed in to flow_insert. */
 struct flow {
 	__u32 eni;
-	__u32 incarnation;
+	__u32 incarnation; /* eni_conf.flows */
 	__u32 generation;
 	__u32 nexthop;
 	__u32 nexthop_generation;
@@ -25,6 +25,7 @@ struct flow {
 	__u8 dir; /* of a new connection's first packet, with what it counts: enum direction */
 	__u32 packets;
 	__u32 bytes;
+	__u32 tcp_seq; /* upper half of its number */
 	__u32 seen; /* set by flow_find; flow_insert: 0 = a new connection, else the found one goes on */
 	__u8 nat[16]; /* the EIP of the local address; IPv4 in the first four bytes */
 };
@@ -142,6 +143,12 @@ static __always_inline __u32 *flow_nat(void *slot, const bool v6)
 		    (__u32 *)((struct flow_slot4 *)slot)->nat;
 }
 
+/* Where TCP is, by direction of the sender: the upper halves of sequence numbers. */
+static __always_inline __u16 *flow_seq(struct flow_body *body)
+{
+	return (__u16 *)body - 2;
+}
+
 /* 0 if the slot holds the key. */
 static __always_inline __u32 flow_differs(void *slot, const void *key, const bool v6)
 {
@@ -172,6 +179,7 @@ static __always_inline __u32 flow_copy(void *slot, struct flow *flow, const bool
 	flow->dir = 0;
 	flow->packets = 0;
 	flow->bytes = 0;
+	flow->tcp_seq = 0;
 	bits = flow->eni | flow->incarnation | flow->generation | flow->nexthop |
 	       flow->nexthop_generation | flow->rule | flow->reason;
 #pragma clang loop unroll(full)

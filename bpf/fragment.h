@@ -124,7 +124,7 @@ fragment_ask_of(const struct pkt *p, const struct work *w, bool internet, const 
 		return NULL;
 	__builtin_memset(&ask->key, 0, sizeof(ask->key));
 	ask->key.id = p->fragment_id;
-	ask->key.incarnation = w->incarnation;
+	ask->key.incarnation = w->flows;
 	ask->key.dir = p->dir;
 	ask->key.internet = internet;
 	ask->key.protocol = v6 ? 0 : p->protocol; /* RFC 8200: only the first one's counts */

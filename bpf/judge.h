@@ -13,7 +13,7 @@ struct judge {
 	/* what is asked */
 	__u32 slot;
 	__u32 eni;
-	__u32 sender_nexthop; /* DIR_IN from the VPC: of the ENI that sent it */
+	__u32 sender_nexthop; /* DIR_IN from the VPC: of the ENI that sent it; kept: of the flow */
 	__u16 port; /* destination port of the opening packet, or ICMP type << 8 | code */
 	__u16 reply_port; /* the same of the packets that answer it */
 	__u8 protocol;
@@ -29,7 +29,8 @@ struct judge {
 	__u32 nexthop; /* towards the remote side */
 	__u8 same_subnet;
 	__u8 reply_denied; /* by the network ACL */
-	__u8 pad2[2];
+	__u8 kept; /* asked: a flow that the security groups leave alone, to sender_nexthop */
+	__u8 pad2;
 	__u8 eip[16]; /* of the local address, if the remote side is on the internet */
 };
 
@@ -83,6 +84,8 @@ static __always_inline enum reason judge_sg(struct judge *j, const struct eni_co
 {
 	__u32 ruleset = j->dir == DIR_IN ? conf->sg_in : conf->sg_out;
 
+	if (j->kept && (!peer || peer->nexthop == j->sender_nexthop))
+		return REASON_CONTINUE;
 	if (ruleset && ruleset_allows(ruleset, j->remote, peer ? peer->group_set : 0, j->protocol,
 				      j->port, &j->rule, v6))
 		return REASON_CONTINUE;

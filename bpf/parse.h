@@ -129,6 +129,8 @@ static __always_inline enum reason parse_tcp(struct pkt *p, const __u8 *l4, __u3
 	p->tcp_flags = flags;
 	p->sport = l4[0] << 8 | l4[1];
 	p->dport = l4[2] << 8 | l4[3];
+	p->tcp_seq = l4[4] << 8 | l4[5];
+	p->tcp_ack = l4[8] << 8 | l4[9];
 	if (p->gso_size)
 		p->ip_len = p->l4 - ETH_LEN + header + p->gso_size;
 	return REASON_CONTINUE;

@@ -48,6 +48,8 @@ struct pkt {
 	__u32 fragment_id; /* as in the packet */
 	__u16 sport; /* ports; ICMP: identifier, and type << 8 | code; else 0 */
 	__u16 dport;
+	__u16 tcp_seq; /* upper halves of the numbers */
+	__u16 tcp_ack;
 	__u8 dir; /* enum direction */
 	__u8 protocol;
 	__u8 tcp_flags;

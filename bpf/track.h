@@ -104,10 +104,14 @@ struct work {
 	__u32 packets;
 	__u32 bytes;
 	__u32 eni;
-	__u32 incarnation;
+	__u32 flows;
 	__u32 generation;
 	__u32 vni;
 	__u32 related; /* an ICMP error asks: nothing of the flow changes */
+	__u32 keep; /* ENI_KEEP */
+	struct flow_idle idle;
+	__u16 tcp_seq;
+	__u16 tcp_ack;
 	__u8 dir;
 	__u8 protocol;
 	__u8 tcp_flags;
@@ -134,16 +138,24 @@ static __always_inline struct work *work_of(const struct pkt *p, const struct en
 	w->packets = p->segments;
 	w->bytes = p->wire_bytes;
 	w->eni = p->eni;
-	w->incarnation = conf->incarnation;
+	w->flows = conf->flows;
 	w->generation = conf->generation;
 	w->vni = conf->vni;
 	w->related = 0;
+	w->keep = conf->flags & ENI_KEEP;
+	w->idle = conf->idle;
+	w->tcp_seq = p->tcp_seq;
+	w->tcp_ack = p->tcp_ack;
 	w->dir = p->dir;
 	w->protocol = p->protocol;
 	w->tcp_flags = p->tcp_flags;
 	w->icmp_type = p->icmp_type;
 	return w;
 }
+
+enum tcp_window {
+	TCP_NEAR = 256, /* of the upper halves of sequence numbers: 16 MiB */
+};
 
 static __always_inline bool tcp_opens(__u8 flags)
 {
@@ -157,6 +169,37 @@ static __always_inline bool tcp_opens(__u8 flags)
 static __always_inline bool tcp_challenges(__u8 flags)
 {
 	return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_ACK;
+}
+
+/* 16 MiB and less apart. */
+static __always_inline bool tcp_near(__u16 a, __u16 b)
+{
+	return (__u16)(a - b + TCP_NEAR) <= 2 * TCP_NEAR;
+}
+
+/*
+ * Where each direction is: where its sender has come to in small steps, or what the other side says
+ * to have received, which nobody else can move. A RST from elsewhere was not sent by the peer. To a
+ * SYN it must acknowledge the SYN (RFC 9293 §3.10.7.3); what answered before that was unheard.
+ */
+static __always_inline enum reason tcp_follow(const struct work *w, __u16 *seq, bool opening,
+					      bool opener)
+{
+	volatile __u16 *mine = &seq[w->dir & 1], *other = &seq[~w->dir & 1];
+	bool unheard = opening && !opener, acks = w->tcp_flags & TCP_ACK;
+	__u16 now = *mine;
+
+	if (w->tcp_flags & TCP_RST) {
+		if (unheard)
+			return acks && tcp_near(w->tcp_ack, *other) ? REASON_CONTINUE :
+								      REASON_TCP_WINDOW;
+		return tcp_near(w->tcp_seq, now) ? REASON_CONTINUE : REASON_TCP_WINDOW;
+	}
+	if (w->tcp_seq != now && (opening || tcp_near(w->tcp_seq, now)))
+		*mine = w->tcp_seq;
+	if (acks && !tcp_near(w->tcp_ack, *other))
+		*other = w->tcp_ack;
+	return REASON_CONTINUE;
 }
 
 /* Does the packet fit the state of its flow, and what does it do to it? */
@@ -175,6 +218,7 @@ static __always_inline enum reason flow_step(const struct work *w, struct flow_r
 			return REASON_NO_FLOW;
 	}
 	if (w->protocol == PROTO_TCP) {
+		TRY(tcp_follow(w, flow_seq(ref->body), f->state == FLOW_OPENING, opener));
 		if (w->tcp_flags & TCP_FIN)
 			flags |= w->dir == DIR_OUT ? FLOW_FIN_OUT : FLOW_FIN_IN;
 		if ((w->tcp_flags & TCP_RST) ||
@@ -206,7 +250,7 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 		TRY(flow_find(&w->key6, w->now, &w->flow, &ref, true));
 	else
 		TRY(flow_find(&w->key4, w->now, &w->flow, &ref, false));
-	if (w->flow.eni != w->eni || w->flow.incarnation != w->incarnation)
+	if (w->flow.eni != w->eni || w->flow.incarnation != w->flows)
 		return REASON_NO_FLOW;
 	if (w->protocol == PROTO_TCP && w->flow.state == FLOW_CLOSING && tcp_opens(w->tcp_flags) &&
 	    !w->related)
@@ -223,7 +267,7 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 	if (w->related)
 		return REASON_CONTINUE;
 	TRY(flow_step(w, &ref));
-	flow_touch(&ref, w->now, w->dir, w->packets, w->bytes);
+	flow_touch(&ref, w->now, w->dir, w->packets, w->bytes, &w->idle);
 	return REASON_CONTINUE;
 }
 
@@ -243,8 +287,8 @@ static __always_inline enum reason work_store(struct work *w, const bool v6)
 	struct flow_ref ref;
 
 	if (v6)
-		return flow_insert(&w->key6, &w->flow, w->now, &ref, true);
-	return flow_insert(&w->key4, &w->flow, w->now, &ref, false);
+		return flow_insert(&w->key6, &w->flow, w->now, &ref, &w->idle, true);
+	return flow_insert(&w->key4, &w->flow, w->now, &ref, &w->idle, false);
 }
 
 __noinline int store4(struct work *w)
@@ -313,10 +357,10 @@ static __always_inline void track_settle(struct work *w, const struct nexthop *n
 
 	f->nexthop = w->judge.nexthop;
 	f->nexthop_generation = nh->generation;
-	f->rule = w->judge.rule;
+	f->rule = w->judge.rule ?: f->rule; /* kept: no rule was asked */
 	addr_copy(f->nat, w->judge.eip, v6);
-	f->flags =
-		(f->flags & ~FLOW_REPLY_DENIED) | (w->judge.reply_denied ? FLOW_REPLY_DENIED : 0);
+	f->flags = (f->flags & ~(FLOW_REPLY_DENIED | FLOW_KEPT)) |
+		   (w->judge.reply_denied ? FLOW_REPLY_DENIED : 0) | (w->keep ? FLOW_KEPT : 0);
 }
 
 /*
@@ -335,6 +379,7 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 
 	if (!nh || nh->generation != f->nexthop_generation)
 		sender = NEXTHOP_NONE; /* another ENI by now, maybe of another VPC */
+	w->judge.kept = w->keep && sender && (f->flags & FLOW_KEPT);
 	reason = track_judge(p, &w->judge, dir, class_bits, sender, v6);
 	if (reason == REASON_CONTINUE) {
 		nh = nexthop_find(w->judge.nexthop);
@@ -358,6 +403,8 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 	} else {
 		f->state = FLOW_BLOCKED;
 		f->reason = reason;
+		if (!w->judge.kept || reason == REASON_SG_DENIED)
+			f->flags &= ~FLOW_KEPT;
 	}
 	/* If another CPU has judged it meanwhile, that is as good: the packet has its verdict. */
 	if (v6)
@@ -398,6 +445,7 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	const struct nexthop *nh;
 
 	TRY(track_may_open(p, v6));
+	w->judge.kept = 0;
 	TRY(track_judge(p, &w->judge, p->dir, class_bits, sender_nexthop, v6));
 	nh = nexthop_find(w->judge.nexthop);
 	if (!nh || nh->kind == NH_NONE)
@@ -405,7 +453,7 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	if (w->judge.nexthop == NEXTHOP_INTERNET)
 		class_bits |= CLASS_INTERNET;
 	f->eni = w->eni;
-	f->incarnation = w->incarnation;
+	f->incarnation = w->flows;
 	f->generation = w->generation;
 	f->state = FLOW_OPENING;
 	f->flags = p->dir == DIR_IN ? FLOW_OPENED_BY_PEER : 0;
@@ -414,6 +462,7 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	f->dir = w->dir;
 	f->packets = w->packets;
 	f->bytes = w->bytes;
+	f->tcp_seq = w->tcp_seq;
 	track_settle(w, nh, v6);
 	w->stale = 0;
 	if (v6) {

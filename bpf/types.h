@@ -36,6 +36,14 @@ enum eni_flag {
 	ENI_PRESENT = 1 << 0,
 	ENI_NO_SOURCE_CHECK = 1 << 1, /* sourceDestCheck: false */
 	ENI_NACL = 1 << 2, /* the subnet has a network ACL: nacl_in and nacl_out count */
+	ENI_KEEP = 1 << 3, /* onPolicyChange: keep: security groups judge a flow once */
+};
+
+/* Seconds that a flow lives without a packet, where an ENI may choose. */
+struct flow_idle {
+	__u32 tcp_established;
+	__u32 udp; /* only the opening side was heard */
+	__u32 udp_stream;
 };
 
 struct eni_conf {
@@ -51,6 +59,8 @@ struct eni_conf {
 	__u32 nacl_out;
 	__u32 routes; /* route table */
 	__u32 allowed; /* rule set whose addresses the ENI may send from; 0 = none */
+	__u32 flows; /* which flows are its: the incarnation until a cut, then a number as new */
+	struct flow_idle idle;
 	__u8 mac[6];
 	__u8 pad[2];
 };
@@ -303,6 +313,7 @@ enum flow_flag {
 	FLOW_FIN_OUT = 1 << 1,
 	FLOW_FIN_IN = 1 << 2,
 	FLOW_REPLY_DENIED = 1 << 3, /* the network ACL denies the packets that answer the opener */
+	FLOW_KEPT = 1 << 4, /* security groups admitted it under ENI_KEEP: they judge it no more */
 };
 
 #pragma clang diagnostic pop

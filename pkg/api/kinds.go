@@ -142,6 +142,7 @@ func decodeENI(m *mapping) Object {
 		SourceDestCheck:  true,
 		AllowedAddresses: list(m.get("allowedAddresses"), (*field).prefix),
 		OnPolicyChange:   Reevaluate,
+		Timeouts:         m.get("timeouts").timeouts(),
 	}
 	groups := m.need("securityGroups")
 	e.SecurityGroups = filled(groups, "security group", once((*field).name))
@@ -154,7 +155,7 @@ func decodeENI(m *mapping) Object {
 	if f := m.get("onPolicyChange"); f != nil {
 		e.OnPolicyChange = f.policyChange()
 	}
-	m.unsupported("timeouts", "limits", "policyRoutes")
+	m.unsupported("limits", "policyRoutes")
 	return e
 }
 
@@ -192,14 +193,34 @@ func (f *field) attachmentIndex() int {
 }
 
 func (f *field) policyChange() PolicyChange {
-	switch s := f.text(); s {
-	case "", string(Reevaluate):
-	case "keep", "cut":
-		f.errorf("%q is not supported by this version (use %s)", s, Reevaluate)
+	switch s := PolicyChange(f.text()); s {
+	case "":
+		return Reevaluate
+	case Reevaluate, Keep, Cut:
+		return s
 	default:
-		f.errorf("%q is not known (use %s)", s, Reevaluate)
+		f.errorf("%q is not known (use %s, %s or %s)", s, Reevaluate, Keep, Cut)
+		return Reevaluate
 	}
-	return Reevaluate
+}
+
+// timeouts returns the defaults for what is not given.
+func (f *field) timeouts() Timeouts {
+	t := DefaultTimeouts()
+	m := f.mapping()
+	if m == nil {
+		return t
+	}
+	seconds := func(name string, to *int, low, high uint64) {
+		if f := m.get(name); f != nil {
+			*to = int(f.number(low, high))
+		}
+	}
+	seconds("tcpEstablished", &t.TCPEstablished, 60, 432000)
+	seconds("udp", &t.UDP, 30, 60)
+	seconds("udpStream", &t.UDPStream, 60, 180)
+	m.done()
+	return t
 }
 
 func decodeEIP(m *mapping) Object {

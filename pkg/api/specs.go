@@ -189,7 +189,26 @@ func (e *ENI) spec() tree {
 	if e.OnPolicyChange != Reevaluate {
 		t.putText("onPolicyChange", string(e.OnPolicyChange))
 	}
+	if timeouts := e.Timeouts.tree(); len(timeouts) > 0 {
+		t.put("timeouts", timeouts)
+	}
 	return t
+}
+
+// tree holds what is not the default.
+func (t Timeouts) tree() tree {
+	var out tree
+	usual := DefaultTimeouts()
+	if t.TCPEstablished != usual.TCPEstablished {
+		out.put("tcpEstablished", t.TCPEstablished)
+	}
+	if t.UDP != usual.UDP {
+		out.put("udp", t.UDP)
+	}
+	if t.UDPStream != usual.UDPStream {
+		out.put("udpStream", t.UDPStream)
+	}
+	return out
 }
 
 func (e *EIP) spec() tree {

@@ -178,6 +178,7 @@ type ENI struct {
 	SourceDestCheck  bool        // true unless the feed says false
 	AllowedAddresses []netip.Prefix
 	OnPolicyChange   PolicyChange
+	Timeouts         Timeouts
 }
 
 // Attachment says of which instance an ENI is, and by which device of the host.
@@ -191,8 +192,22 @@ type Attachment struct {
 // PolicyChange says what a changed rule does to live flows.
 type PolicyChange string
 
-// Reevaluate admits no packet on an outdated verdict.
-const Reevaluate PolicyChange = "reevaluate"
+// The ways to treat live flows.
+const (
+	Reevaluate PolicyChange = "reevaluate" // no packet is admitted on an outdated verdict
+	Keep       PolicyChange = "keep"       // security groups leave them alone until they are idle
+	Cut        PolicyChange = "cut"        // all flows of the ENI end
+)
+
+// Timeouts say for how many seconds a flow of an ENI lives without a packet.
+type Timeouts struct {
+	TCPEstablished int
+	UDP            int // only the side that opened it was heard
+	UDPStream      int
+}
+
+// DefaultTimeouts are those of an ENI that names none.
+func DefaultTimeouts() Timeouts { return Timeouts{TCPEstablished: 7440, UDP: 30, UDPStream: 180} }
 
 // EIP is a public address, bound to a private IP or reserved.
 type EIP struct {

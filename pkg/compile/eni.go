@@ -70,19 +70,32 @@ func (c *compiler) addENI(e *api.ENI) {
 		SGIn: p.sgIn.id, SGOut: p.sgOut.id,
 		HasNACL: subnet.NetworkACL != "", NACLIn: p.naclIn.id, NACLOut: p.naclOut.id,
 		Routes: p.routes.id, Allowed: p.allowed.id, NoSource: !e.SourceDestCheck,
+		Keep: e.OnPolicyChange == api.Keep,
+		Idle: Idle{uint32(e.Timeouts.TCPEstablished), uint32(e.Timeouts.UDP), uint32(e.Timeouts.UDPStream)},
 	}
+	groups := keyOf(groupsHash(v, p))
 	if err := p.err(); err != nil {
 		c.degraded[e.Name] = err
 		if !c.keep(&eni) {
 			return
 		}
+		groups = slot.Groups // what is in force has not changed
 	}
 	if key := keyOf(eni.Content); slot.Content != key {
 		slot.Content = key
 		c.alloc.next(&slot.Generation, "generations of ENI "+e.Name)
-		c.alloc.ids.ENIs[e.Name] = slot
 	}
-	eni.Generation = slot.Generation
+	if slot.Flows == 0 {
+		slot.Flows = slot.Incarnation
+	}
+	if slot.Groups != groups {
+		if e.OnPolicyChange == api.Cut && slot.Groups != "" {
+			slot.Flows = c.alloc.next(&c.alloc.ids.Last.Incarnation, "incarnations")
+		}
+		slot.Groups = groups
+	}
+	c.alloc.ids.ENIs[e.Name] = slot
+	eni.Generation, eni.Flows = slot.Generation, slot.Flows
 	c.here[e.Name] = eni.Index
 	c.out.ENIs = append(c.out.ENIs, eni)
 }
@@ -106,7 +119,8 @@ func (c *compiler) keep(eni *ENI) bool {
 }
 
 // content covers everything that a verdict of an ENI depends on: if it stays, no flow has to be
-// judged again. Where the others are is not part of it.
+// judged again. Where the others are is not part of it, nor with onPolicyChange: keep what the security
+// groups say: they judge no flow twice.
 func (c *compiler) content(e *api.ENI, v *vpc, subnet *api.Subnet, p *policies) [32]byte {
 	var h content
 	h.num(uint64(v.obj.VNI))
@@ -114,14 +128,14 @@ func (c *compiler) content(e *api.ENI, v *vpc, subnet *api.Subnet, p *policies) 
 	h = append(h, e.MAC[:]...)
 	h.flag(e.SourceDestCheck)
 	h.addrs(slices.SortedFunc(slices.Values(e.IPs), netip.Addr.Compare))
-	var named []string
-	for _, set := range p.rulesets() {
-		h.hash(set.hash) // with the names of the groups
-		named = append(named, set.groups...)
+	h.str(string(e.OnPolicyChange))
+	for _, set := range []*compiled{p.naclIn, p.naclOut, p.allowed} {
+		h.hash(set.hash)
 	}
-	for _, group := range sortedNames(named) {
-		h.str(group)
-		h.hash(v.membersHash(group))
+	if e.OnPolicyChange != api.Keep {
+		h.hash(p.sgIn.hash)
+		h.hash(p.sgOut.hash)
+		h.hash(groupsHash(v, p))
 	}
 	h.hash(p.routes.hash) // with the CIDRs of all subnets, its own too
 	eips := c.eips[e.Name]
@@ -130,6 +144,22 @@ func (c *compiler) content(e *api.ENI, v *vpc, subnet *api.Subnet, p *policies) 
 		h.addrs([]netip.Addr{eip.Address, eip.PrivateIP})
 	}
 	h.hash(c.infraHash(v, len(eips) > 0))
+	return h.sum()
+}
+
+// groupsHash covers the rules of an ENI's security groups and who is a member of the groups that they
+// name, in the terms of the feed.
+func groupsHash(v *vpc, p *policies) [32]byte {
+	var h content
+	var named []string
+	for _, set := range []*compiled{p.sgIn, p.sgOut} {
+		h.hash(set.rules)
+		named = append(named, set.groups...)
+	}
+	for _, group := range sortedNames(named) {
+		h.str(group)
+		h.hash(v.membersHash(group))
+	}
 	return h.sum()
 }
 

@@ -47,7 +47,8 @@ type Last struct {
 	Table             uint32 `json:"table"`
 }
 
-// ENISlot is what a local ENI owns as long as its UID and epoch stay.
+// ENISlot is what a local ENI owns as long as its UID and epoch stay. Content covers what its verdicts
+// depend on, Groups the rules of its security groups in force.
 type ENISlot struct {
 	Index       uint32 `json:"index"`
 	Incarnation uint32 `json:"incarnation"`
@@ -55,6 +56,8 @@ type ENISlot struct {
 	Epoch       uint64 `json:"epoch"`
 	Generation  uint32 `json:"generation"`
 	Content     string `json:"content"`
+	Flows       uint32 `json:"flows,omitempty"` // 0 = as the incarnation
+	Groups      string `json:"groups,omitempty"`
 }
 
 // NextHopSlot is what any ENI owns whose VPC is present. Content covers its UID and addresses.
@@ -132,7 +135,7 @@ func (ids *IDs) check() error {
 // time were lost.
 func (l *Last) raise(st *State) {
 	for i := range st.ENIs {
-		l.Incarnation = max(l.Incarnation, st.ENIs[i].Incarnation)
+		l.Incarnation = max(l.Incarnation, st.ENIs[i].Incarnation, st.ENIs[i].Flows)
 	}
 	for i := range st.NextHops {
 		l.NextHopGeneration = max(l.NextHopGeneration, st.NextHops[i].Generation)

@@ -92,14 +92,25 @@ func (p *policy) namedGroups() []string {
 type compiled struct {
 	id     uint32 // 0 = no rule set
 	hash   [32]byte
+	rules  [32]byte // what of it the feed says
 	groups []string // named as peers
 	err    error
 }
 
 // policyHash covers everything that compileRules turns into a Ruleset.
-func (c *compiler) policyHash(p *policy, sets []groupSet) [32]byte {
+func policyHash(rules [32]byte, sets []groupSet) [32]byte {
 	var h content
 	h.num(rulesetFormat)
+	h.hash(rules)
+	for _, set := range sets {
+		h.num(uint64(set.id)) // which stands for its names
+	}
+	return h.sum()
+}
+
+// rulesHash covers the rules of a policy as the feed has them.
+func (c *compiler) rulesHash(p *policy) [32]byte {
+	var h content
 	h.str(p.label)
 	h.num(uint64(len(p.rules)))
 	for i := range p.rules {
@@ -126,9 +137,6 @@ func (c *compiler) policyHash(p *policy, sets []groupSet) [32]byte {
 			h.hash(c.listHash(list))
 		}
 		h.strs(r.groups)
-	}
-	for _, set := range sets {
-		h.num(uint64(set.id)) // which stands for its names
 	}
 	return h.sum()
 }
@@ -158,7 +166,8 @@ func (c *compiler) ruleset(v *vpc, p policy) *compiled {
 			sets = append(sets, set)
 		}
 	}
-	out.hash = c.policyHash(&p, sets)
+	out.rules = c.rulesHash(&p)
+	out.hash = policyHash(out.rules, sets)
 	if old, ok := c.previousRulesets[c.alloc.old.Rulesets[keyOf(out.hash)]]; ok {
 		c.admit(out, *old, p.label)
 		return out

@@ -44,6 +44,7 @@ type ENI struct {
 	Incarnation uint32 // one (UID, Epoch); never reused
 	Generation  uint32 // grows when Content changes
 	Content     [32]byte
+	Flows       uint32 // which flows are its: Incarnation until a cut, then a number as new
 
 	VNI      uint32
 	Subnet   uint32
@@ -57,6 +58,13 @@ type ENI struct {
 	Routes   uint32 // Route.Table
 	Allowed  uint32 // Ruleset.ID of allowedAddresses; 0 = none
 	NoSource bool   // sourceDestCheck: false
+	Keep     bool   // onPolicyChange: keep
+	Idle     Idle
+}
+
+// Idle says for how many seconds a flow lives without a packet.
+type Idle struct {
+	TCPEstablished, UDP, UDPStream uint32
 }
 
 // NextHop says where one ENI is. Generation grows when its set of addresses or its incarnation

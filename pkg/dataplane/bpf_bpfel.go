@@ -105,8 +105,15 @@ type bpfEnis struct {
 		NaclOut     uint32
 		Routes      uint32
 		Allowed     uint32
-		Mac         [6]uint8
-		Pad         [2]uint8
+		Flows       uint32
+		Idle        struct {
+			_              structs.HostLayout
+			TcpEstablished uint32
+			Udp            uint32
+			UdpStream      uint32
+		}
+		Mac [6]uint8
+		Pad [2]uint8
 	}
 }
 
@@ -131,6 +138,8 @@ type bpfFlowSet4 struct {
 			RemotePort uint16
 		}
 		Nat  [4]uint8
+		Pad  [4]uint8
+		Seq  [2]uint16
 		Body struct {
 			_                 structs.HostLayout
 			Eni               uint32
@@ -145,7 +154,6 @@ type bpfFlowSet4 struct {
 			Packets           [2]uint64
 			Bytes             [2]uint64
 		}
-		Pad [8]uint8
 	}
 }
 
@@ -170,7 +178,7 @@ type bpfFlowSet6 struct {
 			RemotePort uint16
 		}
 		Nat  [16]uint8
-		Pad  [4]uint8
+		Seq  [2]uint16
 		Body struct {
 			_                 structs.HostLayout
 			Eni               uint32
@@ -446,21 +454,30 @@ type bpfVtepKey struct {
 }
 
 type bpfWork struct {
-	_           structs.HostLayout
-	Now         uint32
-	Packets     uint32
-	Bytes       uint32
-	Eni         uint32
-	Incarnation uint32
-	Generation  uint32
-	Vni         uint32
-	Related     uint32
-	Dir         uint8
-	Protocol    uint8
-	TcpFlags    uint8
-	IcmpType    uint8
-	Stale       uint32
-	Flow        struct {
+	_          structs.HostLayout
+	Now        uint32
+	Packets    uint32
+	Bytes      uint32
+	Eni        uint32
+	Flows      uint32
+	Generation uint32
+	Vni        uint32
+	Related    uint32
+	Keep       uint32
+	Idle       struct {
+		_              structs.HostLayout
+		TcpEstablished uint32
+		Udp            uint32
+		UdpStream      uint32
+	}
+	TcpSeq   uint16
+	TcpAck   uint16
+	Dir      uint8
+	Protocol uint8
+	TcpFlags uint8
+	IcmpType uint8
+	Stale    uint32
+	Flow     struct {
 		_                 structs.HostLayout
 		Eni               uint32
 		Incarnation       uint32
@@ -474,6 +491,7 @@ type bpfWork struct {
 		Dir               uint8
 		Packets           uint32
 		Bytes             uint32
+		TcpSeq            uint32
 		Seen              uint32
 		Nat               [16]uint8
 	}
@@ -513,7 +531,8 @@ type bpfWork struct {
 		Nexthop       uint32
 		SameSubnet    uint8
 		ReplyDenied   uint8
-		Pad2          [2]uint8
+		Kept          uint8
+		Pad2          uint8
 		Eip           [16]uint8
 	}
 }

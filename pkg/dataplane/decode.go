@@ -78,6 +78,8 @@ func eniRow(n namer, k *uint32, s *bpfEnis) any {
 		SGIn: n.ruleset(v.SgIn), SGOut: n.ruleset(v.SgOut),
 		Routes: n.table(v.Routes), Allowed: n.ruleset(v.Allowed),
 		SourceCheck: v.Flags&cENINoSourceCheck == 0,
+		Flows:       v.Flows, Keep: v.Flags&cENIKeep != 0,
+		Timeouts: fmt.Sprintf("tcp %ds, udp %ds/%ds", v.Idle.TcpEstablished, v.Idle.Udp, v.Idle.UdpStream),
 	}
 	if v.Flags&cENINACL != 0 {
 		row.NACLIn, row.NACLOut = pick(n.Rulesets, v.NaclIn), pick(n.Rulesets, v.NaclOut)

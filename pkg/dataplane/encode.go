@@ -38,11 +38,16 @@ func (e *encoder) eni(eni *compile.ENI) {
 	if eni.HasNACL {
 		half.Flags |= cENINACL
 	}
+	if eni.Keep {
+		half.Flags |= cENIKeep
+	}
 	half.Vni, half.Subnet, half.Nexthop = eni.VNI, eni.Subnet, eni.NextHop
 	half.Incarnation, half.Generation = eni.Incarnation, eni.Generation
 	half.SgIn, half.SgOut = eni.SGIn, eni.SGOut
 	half.NaclIn, half.NaclOut = eni.NACLIn, eni.NACLOut
 	half.Routes, half.Allowed = eni.Routes, eni.Allowed
+	half.Flows = eni.Flows
+	half.Idle.TcpEstablished, half.Idle.Udp, half.Idle.UdpStream = eni.Idle.TCPEstablished, eni.Idle.UDP, eni.Idle.UDPStream
 	half.Mac = eni.MAC
 	e.put(bpfMapEnis, keyOf(&eni.Index), bytesOf(half))
 }

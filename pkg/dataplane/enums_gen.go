@@ -24,6 +24,7 @@ const (
 	cENIPresent       = 1 << 0
 	cENINoSourceCheck = 1 << 1 // sourceDestCheck: false
 	cENINACL          = 1 << 2 // the subnet has a network ACL: nacl_in and nacl_out count
+	cENIKeep          = 1 << 3 // onPolicyChange: keep: security groups judge a flow once
 )
 
 // enum endpoint_flag
@@ -98,6 +99,7 @@ const (
 	cFlowFinOut       = 1 << 1
 	cFlowFinIn        = 1 << 2
 	cFlowReplyDenied  = 1 << 3 // the network ACL denies the packets that answer the opener
+	cFlowKept         = 1 << 4 // security groups admitted it under ENI_KEEP: they judge it no more
 )
 
 // enum program_slot

@@ -49,6 +49,7 @@ const (
 	ReasonVXLANSender   Reason = 40 // inner source is not behind the VTEP that sent it
 	ReasonRouteLoop     Reason = 41 // the next hop is the sender itself
 	ReasonStrayNd       Reason = 42 // neighbour discovery that comes from beyond the subnet
+	ReasonTCPWindow     Reason = 43 // RST far from what its sender last sent
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -95,4 +96,5 @@ var reasonTable = [...]struct{ name, help string }{
 	{"VXLAN_SENDER", "inner source is not behind the VTEP that sent it"},
 	{"ROUTE_LOOP", "the next hop is the sender itself"},
 	{"STRAY_ND", "neighbour discovery that comes from beyond the subnet"},
+	{"TCP_WINDOW", "RST far from what its sender last sent"},
 }

@@ -36,6 +36,9 @@ type ENIRow struct {
 	Routes      string `json:"routes"`
 	Allowed     string `json:"allowed"`
 	SourceCheck bool   `json:"sourceCheck"`
+	Flows       uint32 `json:"flows"` // incarnation of its flows
+	Keep        bool   `json:"keep"`  // onPolicyChange: keep
+	Timeouts    string `json:"timeouts"`
 }
 
 // LiveRow is an entry of live.

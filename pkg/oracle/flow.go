@@ -45,7 +45,8 @@ type flow struct {
 	sender    identity  // the ENI to which it led last: so it does as long as nobody owns the remote address
 	state     State
 	fin       map[Direction]bool
-	reason    Reason // why it is blocked
+	seq       map[Direction]uint32 // TCP: where its sender is, by what it sent or the other side acknowledged
+	reason    Reason               // why it is blocked
 	rule      string
 	peer      string // ENI to which it leads, "" = the internet
 	nat       netip.Addr
@@ -269,6 +270,7 @@ func (r *run) step(e *api.ENI, f *flow) Reason {
 	if r.dir != f.opener && !r.aclAllows(e, r.dir, p.remote(r.dir), p.service()) {
 		return NACLDenied
 	}
+	was := f.state
 	if f.state == Opening && r.dir != f.opener {
 		switch {
 		case p.protocol != tcp || p.flags&(syn|rst) != 0:
@@ -278,12 +280,44 @@ func (r *run) step(e *api.ENI, f *flow) Reason {
 		}
 	}
 	if p.protocol == tcp {
+		if !f.follow(p, r.dir, was == Opening) {
+			f.state = was
+			return TCPWindow
+		}
 		f.fin[r.dir] = f.fin[r.dir] || p.flags&fin != 0
 		if p.flags&rst != 0 || f.fin[Out] && f.fin[In] {
 			f.state = Closing
 		}
 	}
 	return goOn
+}
+
+// follow says whether a RST comes from where its sender is: within 16 MiB, told by the upper halves of the numbers.
+// To a SYN it acknowledges the SYN. Other packets move that place, if they are near it, and that of the other
+// side by what they acknowledge, if it is not.
+func (f *flow) follow(p *packet, dir Direction, opening bool) bool {
+	near := func(a, b uint32) bool {
+		d := int16(a>>16 - b>>16)
+		return -256 <= d && d <= 256
+	}
+	other := Out
+	if dir == Out {
+		other = In
+	}
+	acks := p.flags&ack != 0
+	if p.flags&rst != 0 {
+		if opening && dir != f.opener {
+			return acks && near(p.ack, f.seq[other])
+		}
+		return near(p.seq, f.seq[dir])
+	}
+	if opening || near(p.seq, f.seq[dir]) {
+		f.seq[dir] = p.seq
+	}
+	if acks && !near(p.ack, f.seq[other]) {
+		f.seq[other] = p.ack
+	}
+	return true
 }
 
 // remote is the address of the other side.
@@ -313,7 +347,8 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 	}
 	f := &flow{
 		eni: e.Name, life: r.lives[e.Name].number, opener: r.dir, opening: p.service(), sender: r.identity(v.peer),
-		state: Opening, fin: map[Direction]bool{}, rule: v.rule, peer: v.peer, nat: v.nat,
+		state: Opening, fin: map[Direction]bool{}, seq: map[Direction]uint32{r.dir: p.seq},
+		rule: v.rule, peer: v.peer, nat: v.nat,
 		packets: map[Direction]int{r.dir: 1}, bytes: map[Direction]int{r.dir: len(p.frame)},
 		evaluated: r.revision,
 	}

@@ -47,6 +47,7 @@ type packet struct {
 	l4           int // where the transport header begins
 	sport, dport uint16
 	flags        uint8
+	seq, ack     uint32
 	typ, code    uint8
 	id           uint16
 }
@@ -177,6 +178,7 @@ func (p *packet) parseTransport() Reason {
 
 func (p *packet) parseTCP(h []byte, room int) Reason {
 	p.sport, p.dport, p.flags = be.Uint16(h), be.Uint16(h[2:]), h[13]
+	p.seq, p.ack = be.Uint32(h[4:]), be.Uint32(h[8:])
 	if n := int(h[12]>>4) * 4; n < 20 || n > room {
 		return Malformed
 	}

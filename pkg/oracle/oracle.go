@@ -48,6 +48,7 @@ const (
 	EIPSource  Reason = "EIP_SOURCE"
 
 	NoFlow        Reason = "NO_FLOW"
+	TCPWindow     Reason = "TCP_WINDOW"
 	ICMPUnrelated Reason = "ICMP_UNRELATED"
 
 	TooBig    Reason = "TOO_BIG"

@@ -305,7 +305,7 @@ func flowState(f oracle.Flow) string {
 
 // flow translates an entry of the table; false: it belongs to nobody who is here now.
 func (p *player) flow(f *flowtable.Flow) (oracle.Flow, bool) {
-	i := slices.IndexFunc(p.state.ENIs, func(e compile.ENI) bool { return e.Index == f.ENI && e.Incarnation == f.Incarnation })
+	i := slices.IndexFunc(p.state.ENIs, func(e compile.ENI) bool { return e.Index == f.ENI && e.Flows == f.Incarnation })
 	if i < 0 {
 		return oracle.Flow{}, false
 	}

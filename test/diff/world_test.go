@@ -260,7 +260,7 @@ func (g gen) addENI(o *api.Objects, i int) {
 	subnet := o.Subnets[pick(g, sortedKeys(o.Subnets))]
 	e := &api.ENI{
 		Metadata: meta(name), Subnet: subnet.Name, MAC: api.MAC{2, 0, 0, 0, 1, byte(0x10 + i)}, SourceDestCheck: !g.oneIn(5),
-		OnPolicyChange: api.Reevaluate,
+		OnPolicyChange: api.Reevaluate, Timeouts: api.DefaultTimeouts(),
 	}
 	if subnet.VPC == "blue" && i > 0 { // MACs are of a VPC alone
 		e.MAC[5]--

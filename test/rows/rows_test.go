@@ -41,6 +41,9 @@ func stages() map[string][]Row {
 		"unrelated": unrelatedRows(),
 		"told":      errorStateRows(),
 		"stray":     strayRows(),
+		"mode":      modeRows(),
+		"timeout":   timeoutRows(),
+		"reset":     resetRows(),
 	}
 }
 

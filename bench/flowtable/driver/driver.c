@@ -147,12 +147,12 @@ static __always_inline enum reason find(const void *key, __u32 number, struct wo
 		flow->generation++;
 		if (run->state)
 			flow->state = run->state;
-		return flow_insert(key, flow, run->now, ref, v6);
+		return flow_insert(key, flow, run->now, ref, &idle, v6);
 	}
 	if (op == ADVANCE && !flow_advance(ref, run->state, 0))
 		return REASON_FLOW_BUSY;
 	if (op != FIND && op != HASH_FIND)
-		flow_touch(ref, run->now, number, 1, 1500);
+		flow_touch(ref, run->now, number, 1, 1500, &idle);
 	return reason;
 }
 
@@ -232,7 +232,7 @@ static __always_inline int step(__u32 i, struct work *work, const __u32 op, cons
 		break;
 	case INSERT:
 		flow_init(&flow, &work->run, number);
-		reason = flow_insert(&key, &flow, work->run.now, &ref, v6);
+		reason = flow_insert(&key, &flow, work->run.now, &ref, &idle, v6);
 		break;
 	case HASH_INSERT:
 		flow_init(&flow, &work->run, number);
@@ -308,7 +308,7 @@ SEC("tcx/ingress") int both_hooks(struct __sk_buff *ctx)
 		return TCX_DROP;
 	if (!flow_advance(&ref, FLOW_ESTABLISHED, 0))
 		return TCX_DROP;
-	flow_touch(&ref, flow_now(), DIR_IN, 1, ctx->len);
+	flow_touch(&ref, flow_now(), DIR_IN, 1, ctx->len, &idle);
 	return TCX_PASS;
 }
 

@@ -45,6 +45,8 @@ type driverFlowSet4 struct {
 		Control uint32
 		Key     driverFlowKey4
 		Nat     [4]uint8
+		Pad     [4]uint8
+		Seq     [2]uint16
 		Body    struct {
 			_                 structs.HostLayout
 			Eni               uint32
@@ -59,7 +61,6 @@ type driverFlowSet4 struct {
 			Packets           [2]uint64
 			Bytes             [2]uint64
 		}
-		Pad [8]uint8
 	}
 }
 
@@ -77,7 +78,7 @@ type driverFlowSet6 struct {
 		Control uint32
 		Key     driverFlowKey6
 		Nat     [16]uint8
-		Pad     [4]uint8
+		Seq     [2]uint16
 		Body    struct {
 			_                 structs.HostLayout
 			Eni               uint32

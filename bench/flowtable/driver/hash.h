@@ -8,6 +8,9 @@
 
 #include "../../../bpf/flow.h"
 
+/* What an ENI lives by that says nothing. */
+static const struct flow_idle idle = {.tcp_established = 7440, .udp = 30, .udp_stream = 180};
+
 struct hash_flow4 {
 	__u32 control;
 	__u32 expires;
@@ -73,7 +76,7 @@ static __always_inline enum reason hash_insert(const void *key, const struct flo
 {
 	struct hash_flow6 value = {
 		.control = flow_control(0, flow->state, flow->flags),
-		.expires = now + flow_timeout(*(const __u32 *)key & 255, flow->state),
+		.expires = now + flow_timeout(*(const __u32 *)key & 255, flow->state, &idle),
 		.body =
 			{
 				.eni = flow->eni,

@@ -65,15 +65,16 @@ type slot4 struct {
 	Control uint32
 	Key     key4
 	Nat     [4]uint8
+	Pad     [4]uint8
+	Seq     [2]uint16
 	Body    body
-	Pad     [8]uint8
 }
 
 type slot6 struct {
 	Control uint32
 	Key     key6
 	Nat     [16]uint8
-	Pad     [4]uint8
+	Seq     [2]uint16
 	Body    body
 }
 
