@@ -20,10 +20,11 @@ func (r *run) toENI(e *api.ENI, a arrival) Reason {
 	if !r.ready(e) {
 		return NotReady
 	}
-	f, reason := r.flowIn(e, a)
+	f, reason := r.flowIn(e, &a)
 	if reason != goOn {
 		return reason
 	}
+	r.remember(e, f, a.eip.IsValid())
 	if r.p.l3Len > r.host.PortMTU {
 		if !a.vtep.IsValid() {
 			r.tooBig = r.host.PortMTU
@@ -34,7 +35,11 @@ func (r *run) toENI(e *api.ENI, a arrival) Reason {
 		r.p.setDestination(a.eip, r.p.dst)
 	}
 	from := r.objs.Region.GatewayMAC
-	if peer := r.objs.ENIs[f.peer]; peer != nil && peer.Subnet == e.Subnet {
+	sender := f.peer
+	if r.p.quotes && !a.eip.IsValid() { // an error may come from a third party
+		sender = a.sender.name
+	}
+	if peer := r.objs.ENIs[sender]; peer != nil && peer.Subnet == e.Subnet {
 		from = peer.MAC
 	}
 	r.p.setMACs(e.MAC, from)
@@ -42,21 +47,37 @@ func (r *run) toENI(e *api.ENI, a arrival) Reason {
 	return Delivered
 }
 
-func (r *run) flowIn(e *api.ENI, a arrival) (*flow, Reason) {
+func (r *run) flowIn(e *api.ENI, a *arrival) (*flow, Reason) {
+	if r.p.fragment == laterFragment || r.p.isICMPError() {
+		if reason := r.sender(e, a); reason != goOn {
+			return nil, reason
+		}
+		if r.p.fragment == laterFragment {
+			return r.follow(e, a.eip.IsValid())
+		}
+		return r.related(e, a.eip, a.eip.IsValid())
+	}
 	key := r.p.key(In, r.vpcOf(e).VNI, "", a.eip.IsValid())
 	f, reason := r.pass(e, key)
 	if reason != NoFlow {
 		return f, reason
 	}
-	if a.vtep.IsValid() {
-		if a.sender, reason = r.overlaySender(e, a.vtep); reason != goOn {
-			return nil, reason
-		}
-	}
-	if a.eip.IsValid() && !r.onInternet(e, r.p.src) {
-		return nil, EIPSource
+	if reason := r.sender(e, a); reason != goOn {
+		return nil, reason
 	}
 	return r.open(e, key, a.sender)
+}
+
+// sender is what a packet must prove for which no flow vouches.
+func (r *run) sender(e *api.ENI, a *arrival) (reason Reason) {
+	if a.vtep.IsValid() {
+		a.sender, reason = r.overlaySender(e, a.vtep)
+		return reason
+	}
+	if a.eip.IsValid() && !r.onInternet(e, r.p.src) {
+		return EIPSource
+	}
+	return goOn
 }
 
 // overlaySender: the source MAC must name an ENI behind the host that sent the packet, and the source IP must be that
@@ -102,6 +123,9 @@ func (r *run) fromOverlay(e *api.ENI) Reason {
 	if reason := p.checkAddresses(); reason != goOn {
 		return reason
 	}
+	if p.isNeighbourDiscovery() {
+		return StrayND
+	}
 	return r.toENI(e, arrival{vtep: r.from.Source})
 }
 
@@ -123,7 +147,7 @@ func (r *run) uplink() {
 		}
 	}
 	r.end(reason)
-	if reason == TooBig && r.tooBig > 0 && r.from.Kind == AtUplink {
+	if r.answersTooBig() && r.from.Kind == AtUplink {
 		r.answerTooBig()
 	}
 }
@@ -151,6 +175,9 @@ func (r *run) toEIP() Reason {
 	}
 	if reason := p.checkAddresses(); reason != goOn {
 		return reason
+	}
+	if p.isNeighbourDiscovery() {
+		return StrayND
 	}
 	p.dst = private
 	return r.toENI(e, arrival{eip: dst})

@@ -6,13 +6,15 @@
 // wrong.
 //
 // Nothing is cached: the verdict on a live flow is asked for anew with every packet, always for the direction in
-// which the flow was opened. Two moments are therefore known only roughly, because the programs round them: when a
-// flow expires (within a second), and until when a blocked flow is kept if something else of its ENI changed
-// meanwhile. Unsure tells whether a packet at a given time could depend on that.
+// which the flow was opened. Three moments are therefore known only roughly, because the programs round them: when a
+// flow expires (within a second), until when a blocked flow is kept if something else of its ENI changed meanwhile,
+// and for how long a first fragment is remembered (2 s, or less if a revision comes between). Unsure tells whether a
+// packet at a given time could depend on that.
 //
 // Where the contract does not say which of several reasons wins, the order is: device, READY, frame, source MAC;
 // then the packet's headers, DHCP and neighbour discovery, group addresses, impossible addresses; then flows; then
 // source address, what may open a flow, and the verdict: gateway, security groups, network ACL, route. Into an ENI:
 // flows; who sent it (overlay) or whether the source can be on the internet; what may open a flow; network ACL,
-// security groups. Sizes are judged last.
+// security groups. Sizes are judged last. A later fragment and an ICMP error come instead of flows, after who sent
+// them, and ask for no more than the packet that they belong to, but for the network ACL, which judges the error.
 package oracle

@@ -92,6 +92,9 @@ func (m *Model) expire(now time.Duration) {
 
 // Unsure tells whether it is not defined at this time whether some flow is still there.
 func (m *Model) Unsure(now time.Duration) bool {
+	if m.unsureFragments(now) {
+		return true
+	}
 	for _, f := range m.flows {
 		if f.dies-slack <= now && now <= f.diesLate+slack {
 			return true
@@ -200,13 +203,30 @@ func onlySYN(flags uint8) bool { return flags&(syn|ack|rst|fin) == syn }
 // find looks for the packet's flow. NoFlow: there is none, or the packet may open it again.
 func (r *run) find(e *api.ENI, key flowKey) (*flow, Reason) {
 	f := r.flows[key]
-	if f == nil || f.eni != e.Name || f.life != r.lives[e.Name].number {
+	if f == nil || !r.isOf(f, e) {
 		return nil, NoFlow
 	}
 	if key.protocol == tcp && f.state == Closing && onlySYN(r.p.flags) {
 		return nil, NoFlow
 	}
 	return f, goOn
+}
+
+// isOf: flows end with the life of their ENI.
+func (r *run) isOf(f *flow, e *api.ENI) bool {
+	return f.eni == e.Name && f.life == r.lives[e.Name].number
+}
+
+// judgeFlow asks for the verdict on a flow, whichever packet asks.
+func (r *run) judgeFlow(e *api.ENI, key flowKey, f *flow) verdict {
+	v := r.judge(e, key, f.opener, f.opening, f.sender)
+	if v.reason == goOn && (v.peer == "") != key.internet {
+		v.reason = NoRoute // it would be another flow now
+	}
+	if v.reason == goOn && !key.internet && !r.isSomewhere(r.objs.ENIs[v.peer]) {
+		v.reason = NoNextHop
+	}
+	return v
 }
 
 // pass asks for the verdict on the flow and, if it is allowed, lets the packet pass its state.
@@ -217,13 +237,7 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 	}
 	fresh := f.evaluated != r.revision
 	f.evaluated = r.revision
-	v := r.judge(e, key, f.opener, f.opening, f.sender)
-	if v.reason == goOn && (v.peer == "") != key.internet {
-		v.reason = NoRoute // it would be another flow now
-	}
-	if v.reason == goOn && !key.internet && !r.isSomewhere(r.objs.ENIs[v.peer]) {
-		v.reason = NoNextHop
-	}
+	v := r.judgeFlow(e, key, f)
 	if v.reason != goOn {
 		r.block(f, v.reason, fresh)
 		return nil, v.reason
@@ -280,7 +294,7 @@ func (r *run) step(e *api.ENI, f *flow) Reason {
 		}
 	}
 	if p.protocol == tcp {
-		if !f.follow(p, r.dir, was == Opening) {
+		if !f.hear(p, r.dir, was == Opening) {
 			f.state = was
 			return TCPWindow
 		}
@@ -292,18 +306,15 @@ func (r *run) step(e *api.ENI, f *flow) Reason {
 	return goOn
 }
 
-// follow says whether a RST comes from where its sender is: within 16 MiB, told by the upper halves of the numbers.
+// hear says whether a RST comes from where its sender is: within 16 MiB, told by the upper halves of the numbers.
 // To a SYN it acknowledges the SYN. Other packets move that place, if they are near it, and that of the other
 // side by what they acknowledge, if it is not.
-func (f *flow) follow(p *packet, dir Direction, opening bool) bool {
+func (f *flow) hear(p *packet, dir Direction, opening bool) bool {
 	near := func(a, b uint32) bool {
 		d := int16(a>>16 - b>>16)
 		return -256 <= d && d <= 256
 	}
-	other := Out
-	if dir == Out {
-		other = In
-	}
+	other := opposite(dir)
 	acks := p.flags&ack != 0
 	if p.flags&rst != 0 {
 		if opening && dir != f.opener {
@@ -331,9 +342,6 @@ func (p *packet) remote(dir Direction) netip.Addr {
 // open judges a packet without a flow and makes one.
 func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 	p := &r.p
-	if p.isICMPError() {
-		return nil, ICMPUnrelated
-	}
 	if p.protocol == tcp && !onlySYN(p.flags) || p.isICMP() && isReply(p.typ, p.v6) {
 		return nil, NoFlow
 	}

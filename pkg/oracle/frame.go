@@ -50,6 +50,12 @@ type packet struct {
 	seq, ack     uint32
 	typ, code    uint8
 	id           uint16
+
+	fragment   fragment
+	fragmentID [4]byte // of IPv4: the first two
+	upTo       int     // where the first fragment ends, or where a later one begins
+	isQuoted   bool    // by an ICMP error: it may have been cut off
+	quotes     bool    // an ICMP error that passes
 }
 
 var be = binary.BigEndian
@@ -80,12 +86,15 @@ func (p *packet) parseIPv4() Reason {
 	if header < 20 || total < header || total > len(ip) {
 		return Malformed
 	}
-	if be.Uint16(ip[6:])&0x3fff != 0 {
-		return Fragment
-	}
 	p.src, p.dst = netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
 	p.protocol = ip[9]
 	p.l3Len, p.l4 = total, ethernet+header
+	if where := be.Uint16(ip[6:]); where&0x3fff != 0 {
+		copy(p.fragmentID[:], ip[4:6])
+		if reason := p.parseFragment(int(where&0x1fff)*8, where&0x2000 != 0, header); reason != goOn {
+			return reason
+		}
+	}
 	return p.parseTransport()
 }
 
@@ -117,29 +126,38 @@ func (p *packet) skipExtensions() Reason {
 			return Extension
 		}
 		switch p.protocol {
-		case fragHead:
-			return Fragment
 		case mobility:
 			return Extension
 		case hopOpts:
 			if n > 0 {
 				return Extension
 			}
-		case routing, dstOpts:
+		case routing, dstOpts, fragHead:
 		default:
 			return goOn
 		}
-		if p.l4+4 > len(p.frame) {
+		if p.l4+8 > len(p.frame) {
 			return Malformed
 		}
 		head := p.frame[p.l4:]
 		if p.protocol == routing && head[3] != 0 {
 			return Extension
 		}
-		p.protocol = head[0]
-		p.l4 += (int(head[1]) + 1) * 8
-		if p.l4 > 200 {
+		length := (int(head[1]) + 1) * 8
+		if p.protocol == fragHead {
+			length = 8
+		}
+		if p.l4 += length; p.l4 > 200 {
 			return Extension
+		}
+		if p.protocol == fragHead {
+			if reason := p.parseFragment6(head); reason != goOn {
+				return reason
+			}
+		}
+		p.protocol = head[0]
+		if p.fragment == laterFragment {
+			return goOn
 		}
 	}
 }
@@ -150,6 +168,9 @@ func (p *packet) isICMP() bool {
 }
 
 func (p *packet) parseTransport() Reason {
+	if p.fragment == laterFragment {
+		return goOn
+	}
 	if (p.protocol == icmp || p.protocol == icmpv6) && !p.isICMP() {
 		return Malformed
 	}
@@ -167,7 +188,7 @@ func (p *packet) parseTransport() Reason {
 		return p.parseTCP(h, room)
 	case udp:
 		p.sport, p.dport = be.Uint16(h), be.Uint16(h[2:])
-		if n := int(be.Uint16(h[4:])); n < 8 || n > room {
+		if n := int(be.Uint16(h[4:])); n < 8 || n > room && p.fragment == whole {
 			return Malformed
 		}
 	default:

@@ -97,8 +97,11 @@ const (
 
 func (r *run) ndFromENI(e *api.ENI) Reason {
 	p := &r.p
-	if !p.v6 || p.protocol != icmpv6 {
+	if !p.v6 || p.protocol != icmpv6 || p.fragment == laterFragment {
 		return goOn
+	}
+	if p.fragment != whole && p.isNeighbourDiscovery() { // RFC 6980
+		return Fragment
 	}
 	switch p.typ {
 	case ns:
@@ -111,6 +114,12 @@ func (r *run) ndFromENI(e *api.ENI) Reason {
 		return GuestServer
 	}
 	return goOn
+}
+
+// isNeighbourDiscovery: what is said on one link only, with multicast listener discovery.
+func (p *packet) isNeighbourDiscovery() bool {
+	return p.v6 && p.protocol == icmpv6 && p.fragment != laterFragment &&
+		(p.typ >= mldQuery && p.typ <= ndRedirect || p.typ == mld2Report)
 }
 
 // parseND reads the target of a solicitation or advertisement.

@@ -55,6 +55,8 @@ const (
 	NoNextHop Reason = "NO_NEXTHOP"
 	NoFIB     Reason = "NO_FIB"
 
+	StrayND Reason = "STRAY_ND"
+
 	VXLANHeader   Reason = "VXLAN_HEADER"
 	VXLANSource   Reason = "VXLAN_SOURCE"
 	VXLANUnmarked Reason = "VXLAN_UNMARKED"
@@ -91,14 +93,9 @@ type Host struct {
 	Uplinks    map[string]api.MAC // by device
 	// Route is the host's own routing: the device to an address, "" if there is none.
 	Route func(dst netip.Addr) string
-	// Without names parts of the contract that the programs under test do not have yet.
-	Without Without
-}
-
-// Without names parts of the contract that are left out.
-type Without struct {
-	Fragments  bool // every fragment is dropped
-	ICMPErrors bool // every ICMP error is dropped
+	// FragmentSlot is where an ENI remembers the first fragment of a packet. What is remembered there before is
+	// forgotten.
+	FragmentSlot func(Fragments) int
 }
 
 // Kind is a kind of hook.
@@ -145,6 +142,7 @@ type Outcome struct {
 	Marked    bool    // at the uplink: vouched for
 	Packet    []byte  // as it leaves, unless dropped
 	Counts    []Count
+	Follows   string // what another packet vouches for: "fragment", "error"
 }
 
 // Model is one host, its objects and its flows.
@@ -155,6 +153,7 @@ type Model struct {
 	lives    map[string]life
 	unready  map[string]bool
 	flows    map[flowKey]*flow
+	firsts   map[fragmentSlot]*firstSeen
 }
 
 // life is one (UID, epoch) of an ENI on this host: what it knows dies with it.
@@ -166,7 +165,10 @@ type life struct {
 
 // New returns a host without flows, on which all ENIs are ready.
 func New(objs *api.Objects, host Host) *Model {
-	m := &Model{host: host, lives: map[string]life{}, unready: map[string]bool{}, flows: map[flowKey]*flow{}}
+	m := &Model{
+		host: host, lives: map[string]life{}, unready: map[string]bool{}, flows: map[flowKey]*flow{},
+		firsts: map[fragmentSlot]*firstSeen{},
+	}
 	m.Set(objs)
 	return m
 }
@@ -247,5 +249,10 @@ func (r *run) outcome() Outcome {
 		return r.out
 	}
 	r.out.Packet = r.p.frame
+	if r.p.fragment == laterFragment {
+		r.out.Follows = "fragment"
+	} else if r.p.quotes {
+		r.out.Follows = "error"
+	}
 	return r.out
 }

@@ -18,7 +18,7 @@ func (r *run) port() {
 	}
 	r.enter(e.Name, Out)
 	r.end(r.fromENI(e))
-	if r.out.Reason == TooBig && r.tooBig > 0 {
+	if r.answersTooBig() {
 		r.answerTooBig()
 	}
 }
@@ -65,6 +65,7 @@ func (r *run) ipFromENI(e *api.ENI) Reason {
 	if reason != goOn {
 		return reason
 	}
+	r.remember(e, f, false)
 	if f.peer == "" {
 		return r.toInternet(f.nat)
 	}
@@ -97,6 +98,9 @@ func (p *packet) networkService() Reason {
 
 // flowOut is the flow of a packet that an ENI sends: with the VPC, with the internet, in transit, or a new one.
 func (r *run) flowOut(e *api.ENI) (*flow, Reason) {
+	if r.p.fragment == laterFragment || r.p.isICMPError() {
+		return r.continued(e)
+	}
 	vni := r.vpcOf(e).VNI
 	for _, internet := range []bool{false, true} {
 		if f, reason := r.pass(e, r.p.key(Out, vni, "", internet)); reason != NoFlow {
@@ -114,6 +118,22 @@ func (r *run) flowOut(e *api.ENI) (*flow, Reason) {
 		return f, reason
 	}
 	return r.open(e, key, identity{})
+}
+
+// continued is the way of a packet that belongs to another one: a later fragment, or an ICMP error about a packet
+// from the VPC or the internet.
+func (r *run) continued(e *api.ENI) (*flow, Reason) {
+	if !owns(e, r.p.src) && e.SourceDestCheck && !contains(e.AllowedAddresses, r.p.src) {
+		return nil, SpoofedIP
+	}
+	if r.p.fragment == laterFragment {
+		return r.follow(e, false)
+	}
+	f, reason := r.related(e, netip.Addr{}, false)
+	if reason == ICMPUnrelated {
+		f, reason = r.related(e, netip.Addr{}, true)
+	}
+	return f, reason
 }
 
 // toOverlay: to an ENI on another host.

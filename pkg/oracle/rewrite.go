@@ -15,6 +15,9 @@ func (p *packet) setMACs(dst, src api.MAC) {
 }
 
 func (p *packet) setSource(to netip.Addr) {
+	if p.quotes {
+		p.setQuoted(false, to)
+	}
 	off := 12
 	if p.v6 {
 		off = 8
@@ -24,6 +27,9 @@ func (p *packet) setSource(to netip.Addr) {
 }
 
 func (p *packet) setDestination(old, to netip.Addr) {
+	if p.quotes {
+		p.setQuoted(true, to)
+	}
 	off := 16
 	if p.v6 {
 		off = 24
@@ -39,6 +45,7 @@ func (p *packet) setAddr(off int, old, to netip.Addr) {
 		p.adjust(ethernet+10, old, to)
 	}
 	switch {
+	case p.fragment == laterFragment:
 	case p.protocol == tcp:
 		p.adjust(p.l4+16, old, to)
 	case p.protocol == udp && be.Uint16(p.frame[p.l4+6:]) != 0: // 0 = there is none
@@ -81,6 +88,11 @@ func checksum(b []byte) uint16 {
 
 // quoted is how much of a packet comes back with an ICMP error.
 const quoted = 96
+
+// answersTooBig: somebody is told, but never of an error, or of what only continues a packet (RFC 1122 3.2.2).
+func (r *run) answersTooBig() bool {
+	return r.out.Reason == TooBig && r.tooBig > 0 && !r.p.quotes && r.p.fragment != laterFragment
+}
 
 // answerTooBig sends an ICMP error back in the name of the destination. It is a packet of ours, counted at the host.
 func (r *run) answerTooBig() {

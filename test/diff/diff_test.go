@@ -69,7 +69,7 @@ func TestDifferential(t *testing.T) {
 	next.Store(l.seed)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	seen := map[oracle.Reason]int{}
+	seen := map[string]int{}
 	begin := time.Now()
 	for range workers {
 		p := newPlayer(newHost(t))
@@ -98,6 +98,11 @@ func TestDifferential(t *testing.T) {
 	took := time.Since(begin)
 	t.Logf("%d packets in %d worlds, %.0f per second", sent.Load(), next.Load()-l.seed, float64(sent.Load())/took.Seconds())
 	t.Logf("%v", seen)
+	for _, what := range []oracle.Reason{"DELIVERED fragment", "DELIVERED error", oracle.TCPWindow, oracle.StrayND} {
+		if sent.Load() > 100_000 && seen[string(what)] == 0 {
+			t.Errorf("no packet of %d was %s", sent.Load(), what)
+		}
+	}
 }
 
 // fuzz plays a world of its own; what differs is shrunk and reported.

@@ -18,6 +18,13 @@ type packets struct {
 	objs   *api.Objects
 	heard  []talk // packets that went through, and their answers, newest last
 	uplink api.MAC
+	later  []sending // the rest of what came in fragments
+}
+
+// sending is a frame that is still to come in.
+type sending struct {
+	from  oracle.Port
+	frame []byte
 }
 
 // talk is a packet that got through: where it came in, what it was, where an answer would come in, and what the
@@ -59,6 +66,12 @@ func (g *packets) uplinkKind() oracle.Kind {
 
 // next draws a packet.
 func (g *packets) next() (oracle.Port, []byte) {
+	if len(g.later) > 0 && !g.oneIn(4) {
+		i := g.IntN(min(2, len(g.later)))
+		s := g.later[i]
+		g.later = slices.Delete(g.later, i, i+1)
+		return s.from, s.frame
+	}
 	var from oracle.Port
 	var frame []byte
 	switch n := g.IntN(20); {
@@ -72,6 +85,9 @@ func (g *packets) next() (oracle.Port, []byte) {
 		from, frame = g.fromOverlay()
 	default:
 		from, frame = g.fromUplink()
+	}
+	if g.oneIn(12) && len(g.later) < 6 {
+		frame = g.fragments(from, frame)
 	}
 	if g.oneIn(12) {
 		frame = g.mutate(frame)
@@ -180,7 +196,7 @@ func (g *packets) icmpError(f []byte) []byte {
 	if v6 {
 		proto = 58
 	}
-	return ipPacket(api.MAC(f[0:6]), api.MAC(f[6:12]), dst, src, proto, body)
+	return ipPacket(api.MAC(f[6:12]), api.MAC(f[0:6]), dst, src, proto, body)
 }
 
 // eniAt is the ENI at a device of the first host.
@@ -406,6 +422,56 @@ func (g *packets) ip(smac, dmac api.MAC, src, dst netip.Addr) []byte {
 		fix(f)
 	}
 	return f
+}
+
+// fragments cuts a packet; the first fragment is sent now, the others soon. Some overlap, some come twice or are lost,
+// and the ids are few.
+func (g *packets) fragments(from oracle.Port, f []byte) []byte {
+	l4, proto, v6 := layout(f)
+	if l4+16 > len(f) || l4 < 34 {
+		return f
+	}
+	id := byte(g.IntN(8))
+	body, size := f[l4:], len(f)-l4
+	cut := 8 * (1 + g.IntN((size-1)/8))
+	if proto == 6 {
+		cut = max(cut, min(24, (size-1)/8*8))
+	}
+	part := func(at, end int) []byte {
+		end = min(end, size)
+		where := uint16(at)
+		if end < size {
+			where |= 1
+		}
+		var out []byte
+		if v6 {
+			out = slices.Concat(f[:l4], []byte{proto, 0, byte(where >> 8), byte(where), 0, 0, 0, id}, body[at:end])
+			out[20] = 44
+			be.PutUint16(out[18:], uint16(len(out)-54))
+		} else {
+			out = slices.Concat(f[:l4], body[at:end])
+			be.PutUint16(out[16:], uint16(len(out)-14))
+			be.PutUint16(out[18:], uint16(id))
+			be.PutUint16(out[20:], where&1<<13|uint16(at/8))
+			fixHeader(out, l4)
+		}
+		return out
+	}
+	for at := cut; at < size; at += 8 * (1 + g.IntN(4)) {
+		end := at + 8*(1+g.IntN(200))
+		begin := at
+		if g.oneIn(6) {
+			begin = 8 * g.IntN(at/8+1)
+		}
+		if g.oneIn(10) {
+			continue
+		}
+		g.later = append(g.later, sending{from, part(begin, max(end, begin+8))})
+		if len(g.later) > 8 {
+			break
+		}
+	}
+	return part(0, cut)
 }
 
 // withOptions adds IPv4 options or IPv6 extension headers.
@@ -648,8 +714,7 @@ func fix(f []byte) {
 	if v6 {
 		sum = add(0, f[22:54])
 	} else {
-		f[24], f[25] = 0, 0
-		be.PutUint16(f[24:], ^foldSum(add(0, f[14:l4])))
+		fixHeader(f, l4)
 		sum = add(0, f[26:34])
 	}
 	off := map[byte]int{6: 16, 17: 6, 1: 2, 58: 2}[proto]
@@ -671,6 +736,12 @@ func fix(f []byte) {
 		c = 0xffff
 	}
 	be.PutUint16(f[l4+off:], c)
+}
+
+// fixHeader computes the checksum of the IPv4 header.
+func fixHeader(f []byte, l4 int) {
+	f[24], f[25] = 0, 0
+	be.PutUint16(f[24:], ^foldSum(add(0, f[14:l4])))
 }
 
 func add(sum uint32, b []byte) uint32 {

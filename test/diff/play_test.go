@@ -4,6 +4,7 @@ package diff
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -81,8 +82,22 @@ func model() oracle.Host {
 			}
 			return uplinkDevice
 		},
-		Without: oracle.Without{Fragments: true, ICMPErrors: true},
+		FragmentSlot: fragmentSlot,
 	}
+}
+
+// fragmentSlot is the hash of bpf/fragment.h: which two packets displace each other is a property of the programs,
+// that they do is one of the contract.
+func fragmentSlot(f oracle.Fragments) int {
+	last := func(a netip.Addr) uint32 {
+		b := a.AsSlice()
+		return binary.LittleEndian.Uint32(b[len(b)-4:])
+	}
+	hash := binary.LittleEndian.Uint32(f.ID[:]) ^ last(f.Src) ^ last(f.Dst)
+	if f.Direction == oracle.In {
+		hash ^= 1
+	}
+	return int(hash * 0x9e3779b1 >> 26)
 }
 
 // player plays cases on one host.
@@ -94,15 +109,18 @@ type player struct {
 	ids   *compile.IDs
 	shut  map[string]bool
 	sent  int
-	seen  map[oracle.Reason]int
+	seen  map[string]int // what became of the packets
 }
 
-func newPlayer(q *pkttest.Quick) *player { return &player{q: q, seen: map[oracle.Reason]int{}} }
+func newPlayer(q *pkttest.Quick) *player {
+	return &player{q: q, now: 1000 * time.Second, seen: map[string]int{}}
+}
 
 // start brings the first revision into force, on an empty host.
 func (p *player) start(o *api.Objects) error {
 	p.q.Reset()
-	p.now, p.state, p.ids, p.shut = 1000*time.Second, nil, nil, map[string]bool{}
+	p.now += time.Minute // the fragments of another case are forgotten
+	p.state, p.ids, p.shut = nil, nil, map[string]bool{}
 	p.model = oracle.New(o, model())
 	return p.apply(o)
 }
@@ -156,6 +174,9 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 		if err := p.revise(c.Worlds[s.Revision]); err != nil {
 			return "", out, err
 		}
+		for p.model.Unsure(p.now) {
+			p.now += 2 * time.Second
+		}
 	}
 	if s.Toggle != "" {
 		p.shut[s.Toggle] = !p.shut[s.Toggle]
@@ -173,7 +194,7 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 	}
 	p.sent++
 	out = p.model.Packet(s.From, s.Frame, p.now)
-	p.seen[out.Reason]++
+	p.seen[strings.TrimSpace(string(out.Reason)+" "+out.Follows)]++
 	return compareOutcome(s, out, got), out, nil
 }
 
