@@ -30,7 +30,7 @@ struct judge {
 	__u8 same_subnet;
 	__u8 reply_denied; /* by the network ACL */
 	__u8 kept; /* asked: a flow that the security groups leave alone, to sender_nexthop */
-	__u8 pad2;
+	__u8 foreign; /* DIR_IN from the VPC: nobody has the remote address */
 	__u8 eip[16]; /* of the local address, if the remote side is on the internet */
 };
 
@@ -165,6 +165,7 @@ static __always_inline enum reason judge_in(struct judge *j, const struct eni_co
 		return judge_in_internet(j, conf, r, v6);
 	peer = endpoint_find(j->slot, conf->vni, j->remote, v6);
 	j->nexthop = peer ? peer->nexthop : j->sender_nexthop;
+	j->foreign = !peer;
 	TRY(judge_nacl(j, conf, v6));
 	return judge_sg(j, conf, peer, v6);
 }
@@ -197,6 +198,7 @@ static __always_inline enum reason judge_flow(struct judge *j, const bool v6)
 	if (j->error)
 		return judge_error(j, conf, v6);
 	j->rule = 0;
+	j->foreign = 0;
 	j->nexthop = NEXTHOP_NONE;
 	__builtin_memset(j->eip, 0, sizeof(j->eip)); /* that of another packet */
 	TRY(judge_local(j, conf, v6));

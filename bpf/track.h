@@ -103,6 +103,7 @@ struct work {
 	__u32 now;
 	__u32 packets;
 	__u32 bytes;
+	__u32 slot;
 	__u32 eni;
 	__u32 flows;
 	__u32 generation;
@@ -121,7 +122,6 @@ struct work {
 	struct flow flow; /* a copy of the packet's flow, or the one to be made */
 	struct flow_key4 key4; /* the flow that is looked for */
 	struct flow_key6 key6;
-	__u32 pad;
 	struct judge judge;
 };
 
@@ -137,6 +137,7 @@ static __always_inline struct work *work_of(const struct pkt *p, const struct en
 	w->now = p->now;
 	w->packets = p->segments;
 	w->bytes = p->wire_bytes;
+	w->slot = p->slot;
 	w->eni = p->eni;
 	w->flows = conf->flows;
 	w->generation = conf->generation;
@@ -236,6 +237,14 @@ static __always_inline bool flow_lost_peer(const struct flow *f)
 	return f->reason == REASON_NO_ENDPOINT || f->reason == REASON_NO_NEXTHOP;
 }
 
+/* Has somebody got the address by now that was nobody's? Delivery is by address. */
+static __always_inline bool flow_came_home(const struct work *w, const bool v6)
+{
+	if (!(w->flow.flags & FLOW_FOREIGN))
+		return false;
+	return endpoint_find(w->slot, w->vni, v6 ? w->key6.remote : w->key4.remote, v6);
+}
+
 /*
  * The packet's flow, if it is this incarnation's, copied to w->flow: CONTINUE, NO_FLOW, or why the
  * flow drops it. A SYN may open a connection again whose old one is closing (RFC 9293 §3.6.1).
@@ -259,7 +268,8 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 	w->stale = w->flow.generation != w->generation || !nh ||
 		   (w->flow.state == FLOW_BLOCKED ?
 			    flow_lost_peer(&w->flow) :
-			    w->flow.nexthop_generation != nh->generation || nh->kind == NH_NONE);
+			    w->flow.nexthop_generation != nh->generation || nh->kind == NH_NONE ||
+				    flow_came_home(w, v6));
 	if (w->stale)
 		return REASON_CONTINUE;
 	if (w->flow.state == FLOW_BLOCKED)
@@ -359,8 +369,9 @@ static __always_inline void track_settle(struct work *w, const struct nexthop *n
 	f->nexthop_generation = nh->generation;
 	f->rule = w->judge.rule ?: f->rule; /* kept: no rule was asked */
 	addr_copy(f->nat, w->judge.eip, v6);
-	f->flags = (f->flags & ~(FLOW_REPLY_DENIED | FLOW_KEPT)) |
-		   (w->judge.reply_denied ? FLOW_REPLY_DENIED : 0) | (w->keep ? FLOW_KEPT : 0);
+	f->flags = (f->flags & ~(FLOW_REPLY_DENIED | FLOW_KEPT | FLOW_FOREIGN)) |
+		   (w->judge.reply_denied ? FLOW_REPLY_DENIED : 0) | (w->keep ? FLOW_KEPT : 0) |
+		   (w->judge.foreign ? FLOW_FOREIGN : 0);
 }
 
 /*

@@ -314,6 +314,7 @@ enum flow_flag {
 	FLOW_FIN_IN = 1 << 2,
 	FLOW_REPLY_DENIED = 1 << 3, /* the network ACL denies the packets that answer the opener */
 	FLOW_KEPT = 1 << 4, /* security groups admitted it under ENI_KEEP: they judge it no more */
+	FLOW_FOREIGN = 1 << 5, /* nobody had the peer's address: it leads to who sent from it */
 };
 
 #pragma clang diagnostic pop

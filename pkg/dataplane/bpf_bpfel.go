@@ -458,6 +458,7 @@ type bpfWork struct {
 	Now        uint32
 	Packets    uint32
 	Bytes      uint32
+	Slot       uint32
 	Eni        uint32
 	Flows      uint32
 	Generation uint32
@@ -511,7 +512,6 @@ type bpfWork struct {
 		LocalPort  uint16
 		RemotePort uint16
 	}
-	Pad   uint32
 	Judge struct {
 		_             structs.HostLayout
 		Slot          uint32
@@ -532,7 +532,7 @@ type bpfWork struct {
 		SameSubnet    uint8
 		ReplyDenied   uint8
 		Kept          uint8
-		Pad2          uint8
+		Foreign       uint8
 		Eip           [16]uint8
 	}
 }

@@ -100,6 +100,7 @@ const (
 	cFlowFinIn        = 1 << 2
 	cFlowReplyDenied  = 1 << 3 // the network ACL denies the packets that answer the opener
 	cFlowKept         = 1 << 4 // security groups admitted it under ENI_KEEP: they judge it no more
+	cFlowForeign      = 1 << 5 // nobody had the peer's address: it leads to who sent from it
 )
 
 // enum program_slot
