@@ -44,6 +44,7 @@ type flow struct {
 	opening   service   // of its first packet
 	sender    identity  // the ENI to which it led last: so it does as long as nobody owns the remote address
 	state     State
+	admitted  bool // by the security groups, under onPolicyChange: keep
 	fin       map[Direction]bool
 	seq       map[Direction]uint32 // TCP: where its sender is, by what it sent or the other side acknowledged
 	reason    Reason               // why it is blocked
@@ -57,25 +58,35 @@ type flow struct {
 	evaluated int           // the revision in which a packet asked for the verdict last
 }
 
-// timeouts of the contract.
-func (f *flow) timeout(protocol uint8) time.Duration {
+// timeout of the contract and of the ENI.
+func (m *Model) timeout(f *flow, protocol uint8) time.Duration {
+	t := api.DefaultTimeouts()
+	if e := m.objs.ENIs[f.eni]; e != nil {
+		t = e.Timeouts
+	}
 	switch {
 	case f.state == Blocked:
-		return 40 * time.Second
+		return blockedFor
 	case protocol == tcp && f.state == Established:
-		return 7440 * time.Second
+		return time.Duration(t.TCPEstablished) * time.Second
 	case protocol == tcp && f.state == Closing:
 		return 40 * time.Second
 	case protocol == udp && f.state == Established:
-		return 180 * time.Second
-	case protocol == tcp, protocol == udp, protocol == icmp, protocol == icmpv6:
+		return time.Duration(t.UDPStream) * time.Second
+	case protocol == udp:
+		return time.Duration(t.UDP) * time.Second
+	case protocol == tcp, protocol == icmp, protocol == icmpv6:
 		return 30 * time.Second
 	}
 	return 600 * time.Second
 }
 
-func (f *flow) keep(key flowKey, now time.Duration) {
-	f.dies = now + f.timeout(key.protocol)
+// blockedFor is how long a blocked flow is kept, so that an allow revives it.
+const blockedFor = 40 * time.Second
+
+// extend: the flow lives on from now.
+func (m *Model) extend(f *flow, key flowKey, now time.Duration) {
+	f.dies = now + m.timeout(f, key.protocol)
 	f.diesLate = f.dies
 }
 
@@ -124,7 +135,7 @@ type Flow struct {
 	PacketsIn     int
 	BytesOut      int
 	BytesIn       int
-	Evaluated     bool // in the revision in force
+	Evaluated     bool // in the revision in force, by the security groups too
 }
 
 // Flows lists what is alive, sorted.
@@ -141,7 +152,7 @@ func (m *Model) Flows(now time.Duration) []Flow {
 			Internet: k.internet, Opener: f.opener, State: f.state, FINOut: f.fin[Out], FINIn: f.fin[In],
 			Reason: f.reason, Rule: f.rule, NAT: f.nat,
 			PacketsOut: f.packets[Out], PacketsIn: f.packets[In], BytesOut: f.bytes[Out], BytesIn: f.bytes[In],
-			Evaluated: f.evaluated == m.revision,
+			Evaluated: f.evaluated == m.revision && !f.admitted,
 		})
 	}
 	slices.SortFunc(all, func(a, b Flow) int { return strings.Compare(a.order(), b.order()) })
@@ -219,7 +230,7 @@ func (r *run) isOf(f *flow, e *api.ENI) bool {
 
 // judgeFlow asks for the verdict on a flow, whichever packet asks.
 func (r *run) judgeFlow(e *api.ENI, key flowKey, f *flow) verdict {
-	v := r.judge(e, key, f.opener, f.opening, f.sender)
+	v := r.judge(e, key, asked{f.opener, f.opening, f.sender, r.isKept(e, key, f)})
 	if v.reason == goOn && (v.peer == "") != key.internet {
 		v.reason = NoRoute // it would be another flow now
 	}
@@ -239,6 +250,7 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 	f.evaluated = r.revision
 	v := r.judgeFlow(e, key, f)
 	if v.reason != goOn {
+		f.admitted = f.admitted && r.isKept(e, key, f) && v.reason != SGDenied
 		r.block(f, v.reason, fresh)
 		return nil, v.reason
 	}
@@ -247,17 +259,19 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 		if key.protocol == tcp && onlySYN(r.p.flags) {
 			f.state = Opening
 		}
-		f.keep(key, r.now)
+		r.extend(f, key, r.now)
 	}
+	f.admitted = e.OnPolicyChange == api.Keep
 	f.rule, f.peer, f.nat, f.sender = v.rule, v.peer, v.nat, r.identity(v.peer)
 	r.out.Rule = v.rule
 	if reason := r.step(e, f); reason != goOn {
 		if fresh {
-			f.diesLate = max(f.diesLate, r.now+f.timeout(key.protocol))
+			judged := r.now + r.timeout(f, key.protocol)
+			f.dies, f.diesLate = min(f.dies, judged), max(f.diesLate, judged)
 		}
 		return nil, reason
 	}
-	f.keep(key, r.now)
+	r.extend(f, key, r.now)
 	f.packets[r.dir]++
 	f.bytes[r.dir] += len(r.p.frame)
 	return f, goOn
@@ -271,10 +285,10 @@ func (r *run) block(f *flow, reason Reason, fresh bool) {
 	switch {
 	case f.state != Blocked || lostPeer:
 		f.state = Blocked
-		f.dies = r.now + f.timeout(0)
+		f.dies = r.now + blockedFor
 		f.diesLate = f.dies
 	case fresh:
-		f.diesLate = r.now + f.timeout(0)
+		f.diesLate = r.now + blockedFor
 	}
 }
 
@@ -345,7 +359,7 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 	if p.protocol == tcp && !onlySYN(p.flags) || p.isICMP() && isReply(p.typ, p.v6) {
 		return nil, NoFlow
 	}
-	v := r.judge(e, key, r.dir, p.service(), sender)
+	v := r.judge(e, key, asked{r.dir, p.service(), sender, false})
 	if v.reason != goOn {
 		return nil, v.reason
 	}
@@ -356,11 +370,11 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 	f := &flow{
 		eni: e.Name, life: r.lives[e.Name].number, opener: r.dir, opening: p.service(), sender: r.identity(v.peer),
 		state: Opening, fin: map[Direction]bool{}, seq: map[Direction]uint32{r.dir: p.seq},
-		rule: v.rule, peer: v.peer, nat: v.nat,
+		rule: v.rule, peer: v.peer, nat: v.nat, admitted: e.OnPolicyChange == api.Keep,
 		packets: map[Direction]int{r.dir: 1}, bytes: map[Direction]int{r.dir: len(p.frame)},
 		evaluated: r.revision,
 	}
-	f.keep(key, r.now)
+	r.extend(f, key, r.now)
 	r.flows[key] = f
 	r.out.Rule = v.rule
 	return f, goOn

@@ -37,15 +37,30 @@ func (m *Model) identity(name string) identity {
 // nobody is the peer at the gateway's address: no ENI, and nothing can be answered.
 const nobody = "-"
 
-// judge judges a connection, for the packet that opened it, at one of its ENIs.
-func (m *Model) judge(e *api.ENI, k flowKey, dir Direction, s service, sender identity) verdict {
-	if reason := m.localSide(e, k, dir); reason != goOn {
+// asked is the packet for which a connection is judged: the one that opened it.
+type asked struct {
+	dir    Direction
+	what   service
+	sender identity // of a packet to the ENI
+	kept   bool     // the security groups are not asked
+}
+
+// judge judges a connection at one of its ENIs.
+func (m *Model) judge(e *api.ENI, k flowKey, by asked) verdict {
+	if reason := m.localSide(e, k, by.dir); reason != goOn {
 		return verdict{reason: reason}
 	}
-	if dir == Out {
-		return m.judgeOut(e, k, s)
+	if by.dir == Out {
+		return m.judgeOut(e, k, by)
 	}
-	return m.judgeIn(e, k, s, sender)
+	return m.judgeIn(e, k, by)
+}
+
+func (m *Model) admit(e *api.ENI, k flowKey, by asked) (rule string, ok bool) {
+	if by.kept {
+		return "", true
+	}
+	return m.groupsAllow(e, by.dir, k.remote, by.dir == In && k.internet, by.what)
 }
 
 // localSide: the local address must be the ENI's, or one from which it may send.
@@ -64,16 +79,16 @@ func (m *Model) localSide(e *api.ENI, k flowKey, dir Direction) Reason {
 	return goOn
 }
 
-func (m *Model) judgeOut(e *api.ENI, k flowKey, s service) verdict {
+func (m *Model) judgeOut(e *api.ENI, k flowKey, by asked) verdict {
 	vpc := m.vpcOf(e)
 	if m.isGateway(vpc, k.remote) {
 		return verdict{reason: ToGateway}
 	}
-	rule, ok := m.groupsAllow(e, Out, k.remote, false, s)
+	rule, ok := m.admit(e, k, by)
 	if !ok {
 		return verdict{reason: SGDenied}
 	}
-	if !m.aclAllows(e, Out, k.remote, s) {
+	if !m.aclAllows(e, Out, k.remote, by.what) {
 		return verdict{reason: NACLDenied}
 	}
 	v := m.way(e, k)
@@ -108,8 +123,8 @@ func (m *Model) way(e *api.ENI, k flowKey) verdict {
 	return verdict{reason: NoRoute}
 }
 
-func (m *Model) judgeIn(e *api.ENI, k flowKey, s service, sender identity) verdict {
-	v := verdict{peer: m.still(sender)}
+func (m *Model) judgeIn(e *api.ENI, k flowKey, by asked) verdict {
+	v := verdict{peer: m.still(by.sender)}
 	if k.internet {
 		if !m.onInternet(e, k.remote) {
 			return verdict{reason: EIPSource}
@@ -124,10 +139,10 @@ func (m *Model) judgeIn(e *api.ENI, k flowKey, s service, sender identity) verdi
 	} else if m.isGateway(m.vpcOf(e), k.remote) {
 		v.peer = nobody
 	}
-	if !m.aclAllows(e, In, k.remote, s) {
+	if !m.aclAllows(e, In, k.remote, by.what) {
 		return verdict{reason: NACLDenied}
 	}
-	rule, ok := m.groupsAllow(e, In, k.remote, k.internet, s)
+	rule, ok := m.admit(e, k, by)
 	if !ok {
 		return verdict{reason: SGDenied}
 	}

@@ -156,11 +156,13 @@ type Model struct {
 	firsts   map[fragmentSlot]*firstSeen
 }
 
-// life is one (UID, epoch) of an ENI on this host: what it knows dies with it.
+// life is one (UID, epoch) of an ENI on this host, or with onPolicyChange: cut, one policy of it: what it knows dies
+// with it.
 type life struct {
 	uid    string
 	epoch  uint64
 	number int // never used again
+	policy string
 }
 
 // New returns a host without flows, on which all ENIs are ready.
@@ -183,11 +185,16 @@ func (m *Model) Set(objs *api.Objects) {
 			continue
 		}
 		l := life{uid: e.UID, epoch: e.Attachment.Epoch}
-		if old, ok := m.lives[name]; ok && old.uid == l.uid && old.epoch == l.epoch {
+		old, ok := m.lives[name]
+		if ok && old.uid == l.uid && old.epoch == l.epoch {
 			l.number = old.number
 		} else {
 			l.number = m.revision
 			delete(m.unready, name)
+		}
+		l.policy = m.policy(e)
+		if e.OnPolicyChange == api.Cut && l.policy != old.policy {
+			l.number = m.revision
 		}
 		lives[name] = l
 	}

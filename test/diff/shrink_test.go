@@ -168,6 +168,12 @@ func simplifications(o *api.Objects) []string {
 		if !e.SourceDestCheck {
 			list = append(list, "source/"+n)
 		}
+		if e.OnPolicyChange != api.Reevaluate {
+			list = append(list, "onchange/"+n)
+		}
+		if e.Timeouts != api.DefaultTimeouts() {
+			list = append(list, "timeouts/"+n)
+		}
 		for _, g := range e.SecurityGroups[1:] {
 			list = append(list, "member/"+n+"/"+g)
 		}
@@ -222,7 +228,7 @@ func without(before *api.Objects, what string) *api.Objects {
 		if o.Subnets[name] != nil {
 			o.Subnets[name].NetworkACL = ""
 		}
-	case "allowed", "source", "member", "ip":
+	case "allowed", "source", "onchange", "timeouts", "member", "ip":
 		if e := o.ENIs[name]; e != nil {
 			withoutOfENI(o, e, kind, rest)
 		}
@@ -246,6 +252,10 @@ func withoutOfENI(o *api.Objects, e *api.ENI, kind, rest string) {
 		e.AllowedAddresses = nil
 	case "source":
 		e.SourceDestCheck = true
+	case "onchange":
+		e.OnPolicyChange = api.Reevaluate
+	case "timeouts":
+		e.Timeouts = api.DefaultTimeouts()
 	case "member":
 		if len(e.SecurityGroups) > 1 {
 			e.SecurityGroups = slices.DeleteFunc(e.SecurityGroups, func(g string) bool { return g == rest })

@@ -260,7 +260,7 @@ func (g gen) addENI(o *api.Objects, i int) {
 	subnet := o.Subnets[pick(g, sortedKeys(o.Subnets))]
 	e := &api.ENI{
 		Metadata: meta(name), Subnet: subnet.Name, MAC: api.MAC{2, 0, 0, 0, 1, byte(0x10 + i)}, SourceDestCheck: !g.oneIn(5),
-		OnPolicyChange: api.Reevaluate, Timeouts: api.DefaultTimeouts(),
+		OnPolicyChange: g.policyChange(), Timeouts: g.timeouts(),
 	}
 	if subnet.VPC == "blue" && i > 0 { // MACs are of a VPC alone
 		e.MAC[5]--
@@ -290,6 +290,18 @@ func (g gen) addENI(o *api.Objects, i int) {
 		e.Attachment = &api.Attachment{Instance: instance, Device: fmt.Sprintf("p%d", i), Epoch: 1}
 	}
 	o.ENIs[name] = e
+}
+
+func (g gen) policyChange() api.PolicyChange {
+	return pick(g, []api.PolicyChange{api.Reevaluate, api.Reevaluate, api.Keep, api.Cut})
+}
+
+func (g gen) timeouts() api.Timeouts {
+	t := api.DefaultTimeouts()
+	if g.oneIn(3) {
+		t = api.Timeouts{TCPEstablished: pick(g, []int{60, 300, 432000}), UDP: 30 + g.IntN(31), UDPStream: 60 + g.IntN(121)}
+	}
+	return t
 }
 
 func (g gen) groups(vpc string) []string {
@@ -424,7 +436,11 @@ func (g gen) move(o *api.Objects, e *api.ENI) {
 }
 
 func (g gen) changeENI(o *api.Objects, e *api.ENI) {
-	switch g.IntN(4) {
+	switch g.IntN(6) {
+	case 4:
+		e.OnPolicyChange = g.policyChange()
+	case 5:
+		e.Timeouts = g.timeouts()
 	case 0:
 		e.SourceDestCheck = !e.SourceDestCheck
 	case 1:
