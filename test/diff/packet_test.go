@@ -138,14 +138,36 @@ func (g *packets) answer(t talk) (oracle.Port, []byte) {
 }
 
 func (g *packets) answerTCP(h []byte) {
-	if len(h) < 14 {
+	if len(h) < 20 {
 		return
 	}
+	seq, acked := be.Uint32(h[4:]), be.Uint32(h[8:])
+	if h[13]&0x10 == 0 {
+		acked = pick(g.gen, sequences)
+	}
+	be.PutUint32(h[4:], acked+g.distance())
+	be.PutUint32(h[8:], seq+1+g.distance())
 	replies := []byte{0x10, 0x10, 0x18, 0x11, 0x14, 0x04}
 	if h[13] == 2 {
 		replies = []byte{0x12, 0x12, 0x12, 0x14, 0x10, 0x02}
 	}
 	h[13] = pick(g.gen, replies)
+}
+
+// sequences are numbers with which connections begin.
+var sequences = []uint32{0, 1, 0x00ffffff, 0x01000000, 0x7fffffff, 0x80000000, 0xff800000, 0xffffffff}
+
+// distance of a TCP number from where it should be: mostly near, around 16 MiB, or far.
+func (g *packets) distance() uint32 {
+	switch g.IntN(12) {
+	case 0:
+		return pick(g.gen, []uint32{0x00ff0000, 0x01000000, 0x01010000, 0x01020000}) + uint32(g.IntN(3)) - 1
+	case 1:
+		return -pick(g.gen, []uint32{0x00ff0000, 0x01000000, 0x01010000, 0x01020000}) + uint32(g.IntN(3)) - 1
+	case 2:
+		return g.Uint32()
+	}
+	return uint32(g.IntN(3000))
 }
 
 func answerType(typ byte, v6 bool) byte {
@@ -166,7 +188,11 @@ func (g *packets) again(t talk) (oracle.Port, []byte) {
 	f := slices.Clone(t.sent)
 	l4, proto, _ := layout(f)
 	if proto == 6 && l4+20 <= len(f) {
-		f[l4+13] = pick(g.gen, []byte{0x10, 0x10, 0x18, 0x11, 0x04, 0x02, 0x02, 0x12})
+		f[l4+13] = pick(g.gen, []byte{0x10, 0x10, 0x18, 0x11, 0x04, 0x14, 0x02, 0x02, 0x12})
+		be.PutUint32(f[l4+4:], be.Uint32(f[l4+4:])+g.distance())
+		if g.oneIn(3) {
+			be.PutUint32(f[l4+8:], be.Uint32(f[l4+8:])+g.distance())
+		}
 	}
 	fix(f)
 	return t.from, f
@@ -519,6 +545,7 @@ func (g *packets) transport(src, dst netip.Addr) (proto byte, body []byte) {
 		h := make([]byte, 20)
 		be.PutUint16(h, sport)
 		be.PutUint16(h[2:], dport)
+		be.PutUint32(h[4:], pick(g.gen, sequences))
 		h[12] = 5 << 4
 		h[13] = 2
 		if g.oneIn(6) {
