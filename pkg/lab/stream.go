@@ -11,6 +11,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // StreamInterval is the pace of the streams: what a gap can be told from.
@@ -66,6 +68,9 @@ func (l *Lab) StartUDP(from, to Spot, port uint16) (*UDPStream, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open a socket on %s: %w", from, err), server.Close())
 	}
+	if err := errors.Join(roomy(server), roomy(client)); err != nil {
+		return nil, errors.Join(err, client.Close(), server.Close())
+	}
 	s := &UDPStream{
 		client: client, server: server, stop: make(chan struct{}),
 		arrived: map[uint64]bool{}, returned: map[uint64]int{}, last: time.Now(),
@@ -74,6 +79,22 @@ func (l *Lab) StartUDP(from, to Spot, port uint16) (*UDPStream, error) {
 	s.receiving.Go(s.receive)
 	s.sending.Go(s.send)
 	return s, nil
+}
+
+// roomy lets a socket hold what arrives while this process has no CPU, so that only the network can lose it.
+func roomy(c *net.UDPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("reach a socket: %w", err)
+	}
+	var set error
+	err = raw.Control(func(fd uintptr) {
+		set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
+	})
+	if err = errors.Join(err, set); err != nil {
+		return fmt.Errorf("enlarge the buffer of a socket: %w", err)
+	}
+	return nil
 }
 
 func (s *UDPStream) sawArrival(b []byte) {
