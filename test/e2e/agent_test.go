@@ -35,10 +35,13 @@ func agentStatus(t *testing.T, l *lab.Lab, host string) (s status) {
 }
 
 // waitPhase waits until an agent reports a phase of an ENI.
+// phaseWait is long enough for an agent that starts in an emulated machine.
+const phaseWait = time.Minute
+
 func waitPhase(t *testing.T, l *lab.Lab, host, eni, phase string) {
 	t.Helper()
 	var last string
-	for end := time.Now().Add(answerWait); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(phaseWait); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		for _, e := range agentStatus(t, l, host).ENIs {
 			if e.Name == eni {
 				last = e.Phase + " " + e.Reason
