@@ -34,10 +34,10 @@ func agentStatus(t *testing.T, l *lab.Lab, host string) (s status) {
 	return s
 }
 
-// waitPhase waits until an agent reports a phase of an ENI.
 // phaseWait is long enough for an agent that starts in an emulated machine.
 const phaseWait = time.Minute
 
+// waitPhase waits until an agent reports a phase of an ENI.
 func waitPhase(t *testing.T, l *lab.Lab, host, eni, phase string) {
 	t.Helper()
 	var last string
