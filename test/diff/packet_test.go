@@ -76,7 +76,25 @@ func (g *packets) next() (oracle.Port, []byte) {
 	if g.oneIn(12) {
 		frame = g.mutate(frame)
 	}
+	zeroCode(frame)
 	return from, frame
+}
+
+// zeroCode clears the code of ICMP requests and answers. It is 0 in every real one; when the rules change, the
+// programs judge a connection again by its answer, which does not tell another code, and no flow keeps it.
+func zeroCode(f []byte) {
+	l4, proto, v6 := layout(f)
+	if l4+2 > len(f) || proto != 1 && proto != 58 {
+		return
+	}
+	asks := slices.Contains([]byte{0, 8, 13, 14, 15, 16, 17, 18}, f[l4])
+	if v6 {
+		asks = slices.Contains([]byte{128, 129, 139, 140}, f[l4])
+	}
+	if asks && f[l4+1] != 0 {
+		f[l4+1] = 0
+		fix(f)
+	}
 }
 
 func (g *packets) recent() talk {
