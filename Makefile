@@ -14,7 +14,7 @@ export BPF2GO_CFLAGS := -O2 -g -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/$(s
 
 # What test-kernel runs without PKG: facts of the kernel, every program, the loader with its guards, and a short lab
 # without the tests whose time limits an emulated machine does not keep.
-SHORT_LAB := TestMatrix/across_hosts/uplink_tx_false/guest_on/|TestSecurityGroups|TestEIP|TestPortMadeAgain|TestAgentStopped
+SHORT_LAB := TestMatrix/across_hosts/uplink_tx_false/guest_on/|TestSecurityGroups|TestEIP|TestGuard|TestPortMadeAgain|TestAgentStopped
 PKG ?= ./test/kernel/smoke ./test/kernel/load ./loader './test/e2e=$(SHORT_LAB)'
 RUN ?=
 N ?= 10
