@@ -231,10 +231,16 @@ static __always_inline enum reason flow_step(const struct work *w, struct flow_r
 	return REASON_CONTINUE;
 }
 
-/* Blocked because its peer was gone, which no generation of the ENI tells: it may be back. */
-static __always_inline bool flow_lost_peer(const struct flow *f)
+/*
+ * Blocked for a cause whose end no generation of the ENI tells: the peer was gone and may be back,
+ * or the groups denied it and the ENI keeps (its generation leaves the groups out).
+ */
+static __always_inline bool flow_may_revive(const struct work *w)
 {
-	return f->reason == REASON_NO_ENDPOINT || f->reason == REASON_NO_NEXTHOP;
+	__u8 reason = w->flow.reason;
+
+	return reason == REASON_NO_ENDPOINT || reason == REASON_NO_NEXTHOP ||
+	       (w->keep && reason == REASON_SG_DENIED);
 }
 
 /* Has somebody got the address by now that was nobody's? Delivery is by address. */
@@ -267,7 +273,7 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 	nh = nexthop_find(w->flow.nexthop);
 	w->stale = w->flow.generation != w->generation || !nh ||
 		   (w->flow.state == FLOW_BLOCKED ?
-			    flow_lost_peer(&w->flow) :
+			    flow_may_revive(w) :
 			    w->flow.nexthop_generation != nh->generation || nh->kind == NH_NONE ||
 				    flow_came_home(w, v6));
 	if (w->stale)
