@@ -76,6 +76,8 @@ func modeRows() []Row {
 		keep("another mode judges", after(under(api.Reevaluate, noRule), send(web0, data, refusedSyn))),
 		{Name: "keep: begins with a judgement", Steps: append(handshake(),
 			after(under(api.Keep, noRule), send(web0, data, refusedSyn)), send(db0, back, dropped(db0, sgDenied)))},
+		{Name: "keep: an allow revives what was blocked", Steps: append(handshake(),
+			after(under(api.Keep, noRule), send(web0, data, refusedSyn)), after(under(api.Keep, restored), passes), answers)},
 		keep("until it is idle", after(under(api.Keep, noRule), Step{
 			At: web0.port(), In: data, Later: 7442 * time.Second, Want: dropped(web0, noFlow),
 		})),
