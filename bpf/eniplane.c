@@ -10,6 +10,23 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+/* What every packet is asked first: its size, the revision in force, the time. */
+static __always_inline void begin_tc(struct pkt *p, struct __sk_buff *skb)
+{
+	keep(p);
+	pkt_init_tc(p, skb);
+	slot_read(p);
+	p->now = flow_now();
+}
+
+static __always_inline void begin_xdp(struct pkt *p, struct xdp_md *ctx)
+{
+	keep(p);
+	pkt_init_xdp(p, ctx);
+	slot_read(p);
+	p->now = flow_now();
+}
+
 /* What a reason means to TC. `otherwise` = for what is not ours. */
 static __always_inline int tc_action(const struct pkt *p, enum reason reason, int otherwise)
 {
@@ -46,10 +63,7 @@ int port(struct __sk_buff *skb)
 	struct pkt p = {};
 	enum reason reason;
 
-	keep(&p);
-	pkt_init_tc(&p, skb);
-	slot_read(&p);
-	p.now = flow_now();
+	begin_tc(&p, skb);
 	reason = port_run(&p);
 	count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
@@ -64,10 +78,7 @@ int vxlan(struct __sk_buff *skb)
 	struct pkt p = {};
 	enum reason reason;
 
-	keep(&p);
-	pkt_init_tc(&p, skb);
-	slot_read(&p);
-	p.now = flow_now();
+	begin_tc(&p, skb);
 	if (!overlay_tunnel(skb, &t))
 		t.mark = 0;
 	reason = overlay_run(&p, &t);
@@ -81,10 +92,7 @@ int uplink(struct __sk_buff *skb)
 	struct pkt p = {};
 	enum reason reason;
 
-	keep(&p);
-	pkt_init_tc(&p, skb);
-	slot_read(&p);
-	p.now = flow_now();
+	begin_tc(&p, skb);
 	reason = uplink_run(&p);
 	if (reason != REASON_NOT_OURS)
 		count(&p, reason);
@@ -99,10 +107,7 @@ int uplink_xdp(struct xdp_md *ctx)
 	struct pkt p = {};
 	enum reason reason;
 
-	keep(&p);
-	pkt_init_xdp(&p, ctx);
-	slot_read(&p);
-	p.now = flow_now();
+	begin_xdp(&p, ctx);
 	reason = uplink_run_xdp(&p);
 	if (reason != REASON_NOT_OURS)
 		count(&p, reason);

@@ -286,6 +286,15 @@ static __always_inline bool nd_type(__u8 type)
 	return (type >= ND_MLD_QUERY && type <= ND_REDIRECT) || type == ND_MLD2_REPORT;
 }
 
+/* From an uplink or the overlay it has crossed more than the link that it is about. */
+static __always_inline enum reason nd_stray(const struct pkt *p, const bool v6)
+{
+	if (v6 && p->protocol == PROTO_ICMPV6 && p->fragment != FRAGMENT_LATER &&
+	    nd_type(p->icmp_type))
+		return REASON_STRAY_ND;
+	return REASON_CONTINUE;
+}
+
 /* Neighbour discovery and multicast listener discovery of an ENI; CONTINUE = another packet. */
 static __always_inline enum reason nd_from_eni(struct pkt *p, const struct host_conf *host,
 					       const struct eni_conf *conf)

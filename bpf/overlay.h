@@ -69,9 +69,7 @@ static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_c
 	if (addr_multicast(p->dst, v6))
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
-	if (v6 && p->protocol == PROTO_ICMPV6 && p->fragment != FRAGMENT_LATER &&
-	    nd_type(p->icmp_type))
-		return REASON_STRAY_ND;
+	TRY(nd_stray(p, v6));
 	return to_eni(p, host, eni, &a, FROM_OVERLAY, v6, false);
 }
 

@@ -317,16 +317,26 @@ __noinline int store6(struct work *w)
 	return w ? work_store(w, true) : REASON_HELPER;
 }
 
+static __always_inline void track_key(const struct pkt *p, struct work *w, __u32 scope,
+				      __u32 class_bits, const bool v6)
+{
+	if (v6)
+		flow_key6_of(&w->key6, p, scope, class_bits);
+	else
+		flow_key4_of(&w->key4, p, scope, class_bits);
+}
+
 static __always_inline enum reason track_find(const struct pkt *p, struct work *w, __u32 scope,
 					      __u32 class_bits, const bool v6)
 {
 	w->stale = 0;
-	if (v6) {
-		flow_key6_of(&w->key6, p, scope, class_bits);
-		return hit6(w);
-	}
-	flow_key4_of(&w->key4, p, scope, class_bits);
-	return hit4(w);
+	track_key(p, w, scope, class_bits, v6);
+	return v6 ? hit6(w) : hit4(w);
+}
+
+static __always_inline enum reason track_store(struct work *w, const bool v6)
+{
+	return v6 ? store6(w) : store4(w);
 }
 
 /* May a packet without a flow make one? */
@@ -424,10 +434,7 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 			f->flags &= ~FLOW_KEPT;
 	}
 	/* If another CPU has judged it meanwhile, that is as good: the packet has its verdict. */
-	if (v6)
-		store6(w);
-	else
-		store4(w);
+	track_store(w, v6);
 	return reason;
 }
 
@@ -481,11 +488,6 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	f->bytes = w->bytes;
 	f->tcp_seq = w->tcp_seq;
 	track_settle(w, nh, v6);
-	w->stale = 0;
-	if (v6) {
-		flow_key6_of(&w->key6, p, scope, class_bits);
-		return store6(w);
-	}
-	flow_key4_of(&w->key4, p, scope, class_bits);
-	return store4(w);
+	track_key(p, w, scope, class_bits, v6);
+	return track_store(w, v6);
 }

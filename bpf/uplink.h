@@ -66,9 +66,7 @@ static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_c
 	count_enter(p, eni, DIR_IN);
 	TRY(parse_ip(p, v6, xdp));
 	TRY(parse_addresses(p, v6));
-	if (v6 && p->protocol == PROTO_ICMPV6 && p->fragment != FRAGMENT_LATER &&
-	    nd_type(p->icmp_type))
-		return REASON_STRAY_ND;
+	TRY(nd_stray(p, v6));
 	addr_copy(p->dst, dst, v6);
 	return to_eni(p, host, eni, &a, FROM_INTERNET, v6, xdp);
 }
