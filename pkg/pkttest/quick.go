@@ -36,13 +36,16 @@ type Quick struct {
 	offsets unit
 	counts  mapped
 	before  []uint64
-	flowMem map[flowtable.Family]mapped
-	tables  map[flowtable.Family]*flowtable.Table
-	state   *compile.State
-	lastENI uint32 // highest index since the last Reset
-	vtep    netip.Addr
-	out     []byte
-	ctxOut  []byte
+	hits    mapped
+
+	hitsBefore map[uint32]uint64
+	flowMem    map[flowtable.Family]mapped
+	tables     map[flowtable.Family]*flowtable.Table
+	state      *compile.State
+	lastENI    uint32 // highest index since the last Reset
+	vtep       netip.Addr
+	out        []byte
+	ctxOut     []byte
 }
 
 // mapped is the memory of a map.
@@ -68,7 +71,8 @@ func NewQuick(t testing.TB, setup QuickSetup) *Quick {
 	q := &Quick{
 		ns: testroot.Netns(t), devices: map[string]uint32{}, names: map[uint32]string{},
 		written: map[string]map[string][2][]byte{}, ports: map[uint32]bool{}, lives: map[uint32]bool{},
-		flowMem: map[flowtable.Family]mapped{}, tables: map[flowtable.Family]*flowtable.Table{},
+		hitsBefore: map[uint32]uint64{},
+		flowMem:    map[flowtable.Family]mapped{}, tables: map[flowtable.Family]*flowtable.Table{},
 		out: make([]byte, 8192), ctxOut: make([]byte, skbContextSize),
 	}
 	if err := q.ns.Do(func() error { return errors.Join(q.load(t, setup), q.makeDevices(t, setup)) }); err != nil {
@@ -120,6 +124,9 @@ func (q *Quick) mapMemory(t testing.TB, sets uint32) (err error) {
 		return err
 	}
 	q.before = make([]uint64, quickENIs*2*reasonsPerSide)
+	if q.hits, err = mapMap(t, q.coll.Maps[dataplane.MapRuleHits], compile.MaxRuleIDs*8); err != nil {
+		return err
+	}
 	for name, family := range flowMaps() {
 		m := q.coll.Maps[name]
 		if q.flowMem[family], err = mapMap(t, m, int(m.ValueSize()*sets)); err != nil {
