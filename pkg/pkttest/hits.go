@@ -3,10 +3,10 @@
 package pkttest
 
 import (
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/dataplane"
@@ -54,14 +54,37 @@ func newHits(before, now map[string]uint64) []string {
 	return names
 }
 
-// Hits lists the rules that were hit since the last call, one time for each hit, sorted.
-func (q *Quick) Hits() []string {
-	var names []string
-	for id, name := range q.state.Names.Rules {
-		n := binary.NativeEndian.Uint64(q.hits[id*8:])
-		names = append(names, slices.Repeat([]string{hitName(name)}, int(n-q.hitsBefore[id]))...)
-		q.hitsBefore[id] = n
+// hitCounters are the counters of the rules of a revision.
+type hitCounters struct {
+	memory mapped
+	rules  []hitCounter
+	delta  []string
+}
+
+type hitCounter struct {
+	id   uint32
+	name string
+	seen uint64
+}
+
+func (h *hitCounters) at(id uint32) uint64 { return *(*uint64)(unsafe.Pointer(&h.memory[id*8])) }
+
+// follow looks at the rules of a revision from now on.
+func (h *hitCounters) follow(st *compile.State) {
+	h.rules = h.rules[:0]
+	for id, name := range st.Names.Rules {
+		h.rules = append(h.rules, hitCounter{id, hitName(name), h.at(id)})
 	}
-	slices.Sort(names)
-	return names
+}
+
+// Hits lists the rules that were hit since the last call, one time for each hit. It is valid until the next call.
+func (q *Quick) Hits() []string {
+	q.hits.delta = q.hits.delta[:0]
+	for i := range q.hits.rules {
+		r := &q.hits.rules[i]
+		for now := q.hits.at(r.id); r.seen != now; r.seen++ {
+			q.hits.delta = append(q.hits.delta, r.name)
+		}
+	}
+	return q.hits.delta
 }
