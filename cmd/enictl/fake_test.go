@@ -85,11 +85,13 @@ func newFakeMaps() *fakeMaps {
 			Expires: 30 * time.Second, PacketsOut: 1, BytesOut: 2, PacketsIn: 3, BytesIn: 4,
 		}
 	}
+	half := flow(1, "10.0.1.10:80", "192.0.2.1:55555", "opening", dataplane.In)
+	half.Answered = true
 	return &fakeMaps{
 		flows: []dataplane.Flow{ // not sorted
 			flow(2, "10.0.2.10:5432", "10.0.1.10:40000", "established", dataplane.In),
 			flow(1, "10.0.1.10:40000", "10.0.2.10:5432", "established", dataplane.Out),
-			flow(1, "10.0.1.10:80", "192.0.2.1:55555", "opening", dataplane.In),
+			half,
 		},
 		counters: []dataplane.Counter{
 			{ENI: 0, Direction: dataplane.In, Reason: dataplane.ReasonContinue, Packets: 1, Bytes: 60},

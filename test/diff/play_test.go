@@ -285,6 +285,7 @@ func (p *player) compareFlows() string {
 	rules := map[string]string{}
 	for _, f := range p.model.Flows(p.now) {
 		want[flowName(f)] = flowState(f)
+		p.seen[stage(f)]++
 		if f.Evaluated && f.State != oracle.Blocked {
 			rules[flowName(f)] = f.Rule
 		}
@@ -314,14 +315,30 @@ func (p *player) compareFlows() string {
 	return b.String()
 }
 
+// stage is how far a flow has come.
+func stage(f oracle.Flow) string {
+	protocol := map[uint8]string{1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}[f.Protocol]
+	if protocol == "" {
+		protocol = "other"
+	}
+	text := protocol + " " + string(f.State)
+	switch {
+	case f.State == oracle.Opening && f.Answered:
+		text += " answered"
+	case f.State == oracle.Closing && f.Refused:
+		text += " refused"
+	}
+	return text
+}
+
 func flowName(f oracle.Flow) string {
 	return fmt.Sprintf("%s proto %d %v:%d %v:%d request %d asks %v internet %v transit %v",
 		f.ENI, f.Protocol, f.Local, f.LocalPort, f.Remote, f.RemotePort, f.Request, f.Asks, f.Internet, f.Transit)
 }
 
 func flowState(f oracle.Flow) string {
-	return fmt.Sprintf("%s opened %s fin %v %v reason %q nat %v packets %d %d bytes %d %d",
-		f.State, f.Opener, f.FINOut, f.FINIn, f.Reason, f.NAT, f.PacketsOut, f.PacketsIn, f.BytesOut, f.BytesIn)
+	return fmt.Sprintf("%s opened %s answered %v refused %v fin %v %v reason %q nat %v packets %d %d bytes %d %d",
+		f.State, f.Opener, f.Answered, f.Refused, f.FINOut, f.FINIn, f.Reason, f.NAT, f.PacketsOut, f.PacketsIn, f.BytesOut, f.BytesIn)
 }
 
 // flow translates an entry of the table; false: it belongs to nobody who is here now.
@@ -334,7 +351,8 @@ func (p *player) flow(f *flowtable.Flow) (oracle.Flow, bool) {
 	const internet, transit = 1 << 3, 1 << 4
 	out := oracle.Flow{
 		ENI: e.Name, Transit: f.Class&transit != 0, Internet: f.Class&internet != 0, Local: f.Local, Remote: f.Remote,
-		Opener: oracle.Out, FINOut: f.Flags&2 != 0, FINIn: f.Flags&4 != 0, NAT: f.NAT,
+		Opener: oracle.Out, Answered: f.Flags&0x40 != 0, Refused: f.Flags&0x80 != 0,
+		FINOut: f.Flags&2 != 0, FINIn: f.Flags&4 != 0, NAT: f.NAT,
 		State:      []oracle.State{"none", oracle.Opening, oracle.Established, oracle.Closing, oracle.Blocked}[f.State],
 		PacketsOut: int(f.Packets[0]), PacketsIn: int(f.Packets[1]), BytesOut: int(f.Bytes[0]), BytesIn: int(f.Bytes[1]),
 		Evaluated: f.Generation == e.Generation,
