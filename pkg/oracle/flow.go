@@ -258,7 +258,7 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 	v := r.judgeFlow(e, key, f)
 	if v.reason != goOn {
 		f.admitted = f.admitted && r.isKept(e, key, f) && v.reason != SGDenied
-		r.block(e, f, v.reason, fresh)
+		r.block(f, v.reason, fresh)
 		return nil, v.reason
 	}
 	if f.state == Blocked {
@@ -281,14 +281,14 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 	return f, goOn
 }
 
-// block: a verdict that turned to denied is kept, so that a later allow revives the flow. One whose peer is gone, or
-// that the groups deny under onPolicyChange: keep, is kept as long as somebody asks for it.
-func (r *run) block(e *api.ENI, f *flow, reason Reason, fresh bool) {
-	lostPeer := f.reason == NoEndpoint || f.reason == NoNextHop
-	deniedByKeeper := f.reason == SGDenied && e.OnPolicyChange == api.Keep
+// block: a verdict that turned to denied is kept, so that a later allow revives the flow. One whose peer is gone is
+// kept as long as somebody asks for it, and so is one that the groups of an ENI deny that keeps.
+func (r *run) block(f *flow, reason Reason, fresh bool) {
+	asked := f.reason == NoEndpoint || f.reason == NoNextHop ||
+		f.reason == SGDenied && r.objs.ENIs[f.eni].OnPolicyChange == api.Keep
 	f.reason = reason
 	switch {
-	case f.state != Blocked || lostPeer || deniedByKeeper:
+	case f.state != Blocked || asked:
 		f.state = Blocked
 		f.dies = r.now + blockedFor
 		f.diesLate = f.dies
