@@ -76,7 +76,7 @@ func (f *flowFilter) flags(c *cobra.Command) {
 	c.Flags().StringSliceVar(&f.peers, "peer", nil, "flows with these remote addresses or CIDRs")
 	c.Flags().StringSliceVar(&f.local, "local", nil, "flows with these local addresses or CIDRs")
 	c.Flags().StringVar(&f.protocol, "protocol", "", "tcp, udp, icmp, icmpv6 or a number")
-	c.Flags().StringVar(&f.state, "state", "", strings.Join(flowStates, ", ")+"; answered is part of opening, refused of closing")
+	c.Flags().StringVar(&f.state, "state", "", strings.Join(flowStates(), ", ")+"; answered is part of opening, refused of closing")
 	c.Flags().StringVar(&f.origin, "origin", "", "vpc or internet")
 }
 
@@ -85,12 +85,14 @@ func (f *flowFilter) empty() bool {
 }
 
 // flowStates are what --state takes.
-var flowStates = []string{"opening", "answered", "established", "closing", "refused", "blocked"}
+func flowStates() []string {
+	return []string{"opening", "answered", "established", "closing", "refused", "blocked"}
+}
 
 // resolve checks the filter's values.
 func (f *flowFilter) resolve(names compile.Names) (err error) {
-	if f.state != "" && !slices.Contains(flowStates, f.state) {
-		return usagef("--state %q: want one of %s", f.state, strings.Join(flowStates, ", "))
+	if f.state != "" && !slices.Contains(flowStates(), f.state) {
+		return usagef("--state %q: want one of %s", f.state, strings.Join(flowStates(), ", "))
 	}
 	if f.origin != "" && f.origin != "vpc" && f.origin != "internet" {
 		return usagef("--origin %q: want vpc or internet", f.origin)
