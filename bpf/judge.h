@@ -20,7 +20,7 @@ struct judge {
 	__u8 dir; /* of the opening packet */
 	__u8 internet; /* DIR_IN: the packet came from the internet */
 	__u8 transit; /* the local address is not the ENI's own */
-	__u8 error; /* an ICMP error, which belongs to a flow: only network ACLs judge it */
+	__u8 packet; /* one of a flow that may differ from its others: only network ACLs judge it */
 	__u8 pad[3];
 	__u8 local[16];
 	__u8 remote[16];
@@ -183,8 +183,8 @@ static __always_inline enum reason judge_local(const struct judge *j, const stru
 	return j->dir == DIR_OUT ? REASON_SPOOFED_IP : REASON_NO_ENDPOINT;
 }
 
-static __always_inline enum reason judge_error(struct judge *j, const struct eni_conf *conf,
-					       const bool v6)
+static __always_inline enum reason judge_packet(struct judge *j, const struct eni_conf *conf,
+						const bool v6)
 {
 	j->same_subnet = same_subnet(conf, j->remote, v6);
 	return judge_nacl(j, conf, v6);
@@ -197,8 +197,8 @@ static __always_inline enum reason judge_flow(struct judge *j, const bool v6)
 
 	if (!conf)
 		return REASON_NOT_READY;
-	if (j->error)
-		return judge_error(j, conf, v6);
+	if (j->packet)
+		return judge_packet(j, conf, v6);
 	j->rule = 0;
 	j->nacl_rule = 0;
 	j->foreign = 0;

@@ -87,12 +87,15 @@ func newFakeMaps() *fakeMaps {
 			Expires: 30 * time.Second, PacketsOut: 1, BytesOut: 2, PacketsIn: 3, BytesIn: 4,
 		}
 	}
-	ruled := func(x dataplane.Flow, id uint32) dataplane.Flow { x.Rule = id; return x }
+	half := flow(1, "10.0.1.10:80", "192.0.2.1:55555", "opening", dataplane.In)
+	half.Answered, half.Rule = true, 5
+	sql := flow(1, "10.0.1.10:40000", "10.0.2.10:5432", "established", dataplane.Out)
+	sql.Rule = 4
 	return &fakeMaps{
 		flows: []dataplane.Flow{ // not sorted
 			flow(2, "10.0.2.10:5432", "10.0.1.10:40000", "established", dataplane.In),
-			ruled(flow(1, "10.0.1.10:40000", "10.0.2.10:5432", "established", dataplane.Out), 4),
-			ruled(flow(1, "10.0.1.10:80", "192.0.2.1:55555", "opening", dataplane.In), 5),
+			sql,
+			half,
 		},
 		counters: []dataplane.Counter{
 			{ENI: 0, Direction: dataplane.In, Reason: dataplane.ReasonContinue, Packets: 1, Bytes: 60},

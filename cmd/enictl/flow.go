@@ -77,7 +77,7 @@ func (f *flowFilter) flags(c *cobra.Command) {
 	c.Flags().StringSliceVar(&f.peers, "peer", nil, "flows with these remote addresses or CIDRs")
 	c.Flags().StringSliceVar(&f.local, "local", nil, "flows with these local addresses or CIDRs")
 	c.Flags().StringVar(&f.protocol, "protocol", "", "tcp, udp, icmp, icmpv6 or a number")
-	c.Flags().StringVar(&f.state, "state", "", "opening, established, closing or blocked")
+	c.Flags().StringVar(&f.state, "state", "", strings.Join(flowStates(), ", ")+"; answered is part of opening, refused of closing")
 	c.Flags().StringVar(&f.origin, "origin", "", "vpc or internet")
 }
 
@@ -85,10 +85,15 @@ func (f *flowFilter) empty() bool {
 	return len(f.enis)+len(f.peers)+len(f.local) == 0 && f.protocol+f.state+f.origin == ""
 }
 
+// flowStates are what --state takes.
+func flowStates() []string {
+	return []string{"opening", "answered", "established", "closing", "refused", "blocked"}
+}
+
 // resolve checks the filter's values.
 func (f *flowFilter) resolve(names compile.Names) (err error) {
-	if f.state != "" && !slices.Contains([]string{"opening", "established", "closing", "blocked"}, f.state) {
-		return usagef("--state %q: want opening, established, closing or blocked", f.state)
+	if f.state != "" && !slices.Contains(flowStates(), f.state) {
+		return usagef("--state %q: want one of %s", f.state, strings.Join(flowStates(), ", "))
 	}
 	if f.origin != "" && f.origin != "vpc" && f.origin != "internet" {
 		return usagef("--origin %q: want vpc or internet", f.origin)
@@ -145,7 +150,7 @@ func (f *flowFilter) match(x *dataplane.Flow) bool {
 	return (len(f.enis) == 0 || slices.Contains(f.indexes, x.ENI)) &&
 		in(f.peerPrefixes, x.Remote.Addr()) && in(f.localPrefix, x.Local.Addr()) &&
 		(f.protocol == "" || f.protocol == x.Protocol) &&
-		(f.state == "" || f.state == x.State) &&
+		(f.state == "" || f.state == x.State || f.state == x.Stage()) &&
 		(f.origin == "" || f.origin == x.Origin)
 }
 
@@ -254,7 +259,7 @@ func flowRows(flows []flow) list {
 		l.rows = append(l.rows, row{
 			name: x.tuple(),
 			cells: []string{
-				x.Name, x.Protocol, x.Local.String(), x.Remote.String(), opener, x.State,
+				x.Name, x.Protocol, x.Local.String(), x.Remote.String(), opener, x.Stage(),
 				x.Age, x.Origin, dash(x.Rule), dash(eip), x.Expires,
 				fmt.Sprint(x.PacketsOut), fmt.Sprint(x.BytesOut), fmt.Sprint(x.PacketsIn), fmt.Sprint(x.BytesIn),
 			},

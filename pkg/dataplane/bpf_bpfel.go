@@ -476,7 +476,9 @@ type bpfWork struct {
 	Dir      uint8
 	Protocol uint8
 	TcpFlags uint8
-	IcmpType uint8
+	_        [1]byte
+	IcmpCode uint16
+	_        [2]byte
 	Stale    uint32
 	Flow     struct {
 		_                 structs.HostLayout
@@ -492,7 +494,7 @@ type bpfWork struct {
 		Dir               uint8
 		Packets           uint32
 		Bytes             uint32
-		TcpSeq            uint32
+		Opening           uint32
 		Seen              uint32
 		Nat               [16]uint8
 	}
@@ -523,7 +525,7 @@ type bpfWork struct {
 		Dir           uint8
 		Internet      uint8
 		Transit       uint8
-		Error         uint8
+		Packet        uint8
 		Pad           [3]uint8
 		Local         [16]uint8
 		Remote        [16]uint8

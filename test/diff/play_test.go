@@ -102,14 +102,15 @@ func fragmentSlot(f oracle.Fragments) int {
 
 // player plays cases on one host.
 type player struct {
-	q     *pkttest.Quick
-	model *oracle.Model
-	now   time.Duration
-	state *compile.State
-	ids   *compile.IDs
-	shut  map[string]bool
-	sent  int
-	seen  map[seen]int // what became of the packets
+	q      *pkttest.Quick
+	model  *oracle.Model
+	now    time.Duration
+	state  *compile.State
+	ids    *compile.IDs
+	shut   map[string]bool
+	sent   int
+	seen   map[seen]int  // what became of the packets
+	stages map[stage]int // what flows came to
 
 	reasons map[oracle.Reason]dataplane.Reason
 	counts  []pkttest.Count // scratch
@@ -122,7 +123,7 @@ type seen struct {
 }
 
 func newPlayer(q *pkttest.Quick) *player {
-	p := &player{q: q, now: 1000 * time.Second, seen: map[seen]int{}, reasons: map[oracle.Reason]dataplane.Reason{}}
+	p := &player{q: q, now: 1000 * time.Second, seen: map[seen]int{}, stages: map[stage]int{}, reasons: map[oracle.Reason]dataplane.Reason{}}
 	for _, r := range dataplane.Reasons() {
 		p.reasons[oracle.Reason(r.String())] = r
 	}
@@ -335,6 +336,7 @@ func sameCounts(a, b []pkttest.Count) bool {
 func (p *player) compareFlows() string {
 	want, got := map[oracle.Flow]oracle.Flow{}, map[oracle.Flow]oracle.Flow{}
 	for _, f := range p.model.Flows(p.now) {
+		p.stages[stageOf(f)]++
 		if f.State == oracle.Blocked {
 			f.Evaluated = false
 		}
@@ -371,6 +373,28 @@ func (p *player) compareFlows() string {
 	return strings.Join(lines, "")
 }
 
+// stage is how far a flow has come.
+type stage struct {
+	protocol          string
+	state             oracle.State
+	answered, refused bool
+}
+
+func stageOf(f oracle.Flow) stage {
+	s := stage{protocol: "other", state: f.State}
+	switch f.Protocol {
+	case 6:
+		s.protocol = "tcp"
+	case 17:
+		s.protocol = "udp"
+	case 1, 58:
+		s.protocol = "icmp"
+	}
+	s.answered = f.State == oracle.Opening && f.Answered
+	s.refused = f.State == oracle.Closing && f.Refused
+	return s
+}
+
 // identity is what makes a flow another one.
 func identity(f oracle.Flow) oracle.Flow {
 	return oracle.Flow{
@@ -389,7 +413,8 @@ func (p *player) flow(f *flowtable.Flow) (oracle.Flow, bool) {
 	const internet, transit = 1 << 3, 1 << 4
 	out := oracle.Flow{
 		ENI: e.Name, Transit: f.Class&transit != 0, Internet: f.Class&internet != 0, Local: f.Local, Remote: f.Remote,
-		Opener: oracle.Out, FINOut: f.Flags&2 != 0, FINIn: f.Flags&4 != 0, NAT: f.NAT,
+		Opener: oracle.Out, Answered: f.Flags&0x40 != 0, Refused: f.Flags&0x80 != 0,
+		FINOut: f.Flags&2 != 0, FINIn: f.Flags&4 != 0, NAT: f.NAT,
 		State:      []oracle.State{"none", oracle.Opening, oracle.Established, oracle.Closing, oracle.Blocked}[f.State],
 		PacketsOut: int(f.Packets[0]), PacketsIn: int(f.Packets[1]), BytesOut: int(f.Bytes[0]), BytesIn: int(f.Bytes[1]),
 		Evaluated: f.Generation == e.Generation,

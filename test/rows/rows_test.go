@@ -45,6 +45,9 @@ func stages() map[string][]Row {
 		"mode":      modeRows(),
 		"timeout":   timeoutRows(),
 		"reset":     resetRows(),
+		"half-open": halfOpenRows(),
+		"blind":     blindRows(),
+		"code":      codeRows(),
 	}
 }
 
