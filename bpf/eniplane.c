@@ -81,7 +81,7 @@ int vxlan(struct __sk_buff *skb)
 	begin_tc(&p, skb);
 	if (!overlay_tunnel(skb, &t))
 		t.mark = 0;
-	reason = overlay_run(&p, &t);
+	reason = overlay_run(&p, &t, false);
 	count(&p, reason);
 	return tc_action(&p, reason, TCX_DROP);
 }

@@ -11,6 +11,7 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/types.h>
+#include <linux/udp.h>
 #include <stdbool.h>
 #include <stddef.h>
 

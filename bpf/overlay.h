@@ -4,6 +4,7 @@
 
 #include "deliver.h"
 #include "neighbour.h"
+#include "own.h"
 
 #define VXLAN_PORT 4789
 #define VXLAN_LEN 8
@@ -61,27 +62,28 @@ static __always_inline bool overlay_tunnel(struct __sk_buff *skb, struct tunnel 
 }
 
 static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_conf *host,
-					      __u32 eni, __u32 vtep, const bool v6)
+					      __u32 eni, __u32 vtep, const bool v6, const bool xdp)
 {
 	struct arrival a = {.vtep = vtep};
 
-	TRY(parse_ip(p, v6, false));
+	TRY(parse_ip(p, v6, xdp));
 	if (addr_multicast(p->dst, v6))
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
 	TRY(nd_stray(p, v6));
-	return to_eni(p, host, eni, &a, FROM_OVERLAY, v6, false);
+	return to_eni(p, host, eni, &a, FROM_OVERLAY, v6, xdp);
 }
 
 /* A decapsulated packet: the ENI is found by VNI and destination MAC. */
-static __always_inline enum reason overlay_run(struct pkt *p, const struct tunnel *t)
+static __always_inline enum reason overlay_run(struct pkt *p, const struct tunnel *t,
+					       const bool xdp)
 {
 	const struct host_conf *host = host_find(p);
 	const struct mac_entry *m;
 	const struct nexthop *nh;
 
 	p->dir = DIR_IN;
-	if (t->mark != VXLAN_MARK || !host || parse_eth(p, false) != REASON_CONTINUE) {
+	if (t->mark != VXLAN_MARK || !host || parse_eth(p, xdp) != REASON_CONTINUE) {
 		count_enter(p, 0, DIR_IN);
 		return REASON_VXLAN_UNMARKED;
 	}
@@ -94,9 +96,53 @@ static __always_inline enum reason overlay_run(struct pkt *p, const struct tunne
 	count_enter(p, nh->eni, DIR_IN);
 	switch (p->ethertype) {
 	case ETH_P_IP:
-		return overlay_ip(p, host, nh->eni, t->vtep, false);
+		return overlay_ip(p, host, nh->eni, t->vtep, false, xdp);
 	case ETH_P_IPV6:
-		return overlay_ip(p, host, nh->eni, t->vtep, true);
+		return overlay_ip(p, host, nh->eni, t->vtep, true, xdp);
 	}
 	return REASON_ETHERTYPE;
+}
+
+enum {
+	OUTER_LEN = ETH_LEN + 20 + 8 + VXLAN_LEN, /* in front of the inner frame */
+	IP_ECN = 3, /* congestion experienced (RFC 3168) is for the kernel to hand down (RFC 6040) */
+};
+
+/* May XDP take the outer headers off that overlay_outer has read, and finish what is inside? */
+static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
+{
+	const struct iphdr *outer = (const struct iphdr *)o->ip;
+	const struct mac_entry *m;
+	const struct nexthop *nh;
+	const struct ethhdr *eth;
+	void *data, *end;
+
+	pkt_bounds(p, &data, &end, true);
+	eth = data + OUTER_LEN;
+	if ((void *)(eth + 1) > end || outer->ihl != 5 || (outer->tos & IP_ECN) == IP_ECN ||
+	    bpf_ntohs(outer->tot_len) + ETH_LEN != p->len || (o->udp[1] >> 16) ||
+	    bpf_ntohl(o->udp[1]) >> 16 != p->len - ETH_LEN - 20)
+		return false;
+	m = mac_find(p, o->source.vni, eth->h_dest);
+	nh = m ? nexthop_find(m->nexthop) : NULL;
+	if (!nh || nh->kind != NH_LOCAL)
+		return true; /* nobody's: dropped */
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		return own(p, OUTER_LEN + ETH_LEN, nh->eni, false);
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return own(p, OUTER_LEN + ETH_LEN, nh->eni, true);
+	return true;
+}
+
+/* XDP's way: what it owns loses the outer headers here, the rest is left to the kernel as it came. */
+static __always_inline enum reason overlay_decap(struct pkt *p, const struct outer *o)
+{
+	struct tunnel t = {.vni = o->source.vni, .mark = VXLAN_MARK};
+
+	t.vtep = *(const __u32 *)o->source.vtep;
+	if (!overlay_owned(p, o) || bpf_xdp_adjust_head(p->ctx, OUTER_LEN))
+		return REASON_NOT_OURS;
+	p->len -= OUTER_LEN;
+	p->wire_bytes = p->len;
+	return overlay_run(p, &t, true);
 }

@@ -66,12 +66,16 @@ struct eni_conf {
 	__u8 pad[2];
 };
 
+enum live_flag {
+	LIVE_XDP = 1 << 0, /* the device takes frames from XDP now */
+};
+
 /* live: the device of an ENI and its READY mark. Written last, cleared first. */
 struct live {
 	__u32 incarnation; /* READY if it equals eni_conf.incarnation and is not 0 */
 	__u32 ifindex;
 	__u32 mtu; /* of the device, bytes of layer 3 */
-	__u32 pad;
+	__u32 flags; /* enum live_flag */
 };
 
 /* ports: device -> ENI. */

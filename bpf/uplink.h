@@ -61,7 +61,7 @@ static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_c
 	if (!pkt_load(p, off, a.eip, v6 ? 16 : 4, xdp))
 		return REASON_NOT_OURS;
 	addr_copy(dst, a.eip, v6);
-	if (!eip_find(p, dst, &eni, v6))
+	if (!eip_find(p, dst, &eni, v6) || (xdp && !own(p, ETH_LEN, eni, v6)))
 		return REASON_NOT_OURS;
 	count_enter(p, eni, DIR_IN);
 	TRY(parse_ip(p, v6, xdp));
@@ -85,14 +85,16 @@ static __always_inline enum reason uplink_vxlan(struct pkt *p, const struct host
 	return reason;
 }
 
-/* Drops what TC would drop, before it costs anything; TC looks at the rest again. */
+/* Drops what TC would drop, before it costs anything, and finishes what XDP owns. */
 static __always_inline enum reason uplink_vxlan_xdp(struct pkt *p, const struct host_conf *host)
 {
 	enum reason reason = overlay_outer(p, host, true);
+	struct scratch *s = scratch_get();
 
-	if (reason == REASON_CONTINUE || reason == REASON_NOT_OURS)
-		return REASON_NOT_OURS;
-	count_enter(p, 0, DIR_IN);
+	if (reason == REASON_CONTINUE && s)
+		return overlay_decap(p, &s->outer);
+	if (reason != REASON_NOT_OURS)
+		count_enter(p, 0, DIR_IN);
 	return reason;
 }
 
@@ -121,28 +123,26 @@ static __always_inline enum reason uplink_run(struct pkt *p)
 static __always_inline enum reason uplink_run_xdp(struct pkt *p)
 {
 	const struct host_conf *host = host_find(p);
+	enum reason reason = REASON_NOT_OURS;
 
 	if (!host || parse_eth(p, true) != REASON_CONTINUE)
 		return REASON_NOT_OURS;
-	if (p->ethertype == ETH_P_ARP && (xdp_owns & XDP_OWNS_NEIGHBOURS))
-		return uplink_arp(p, true);
-	if (p->ethertype == ETH_P_IP) {
-		enum reason reason = REASON_NOT_OURS;
-
-		if (xdp_owns & XDP_OWNS_EIPS)
-			reason = uplink_eip(p, host, false, true);
-		if (reason == REASON_NOT_OURS && (xdp_owns & XDP_OWNS_OVERLAY))
+	switch (p->ethertype) {
+	case ETH_P_IP:
+		reason = uplink_eip(p, host, false, true);
+		if (reason == REASON_NOT_OURS && (xdp_owns & XDP_OWNS_FORGED))
 			reason = uplink_vxlan_xdp(p, host);
-		return reason;
-	}
-	if (p->ethertype == ETH_P_IPV6) {
-		enum reason reason = REASON_NOT_OURS;
-
-		if (xdp_owns & XDP_OWNS_NEIGHBOURS)
+		break;
+	case ETH_P_IPV6:
+		if (xdp_owns & XDP_OWNS_ALL)
 			reason = uplink_nd(p, true);
-		if (reason == REASON_NOT_OURS && (xdp_owns & XDP_OWNS_EIPS))
+		if (reason == REASON_NOT_OURS)
 			reason = uplink_eip(p, host, true, true);
-		return reason;
+		break;
+	case ETH_P_ARP:
+		if (xdp_owns & XDP_OWNS_ALL)
+			reason = uplink_arp(p, true);
+		break;
 	}
-	return REASON_NOT_OURS;
+	return reason;
 }

@@ -59,7 +59,7 @@ func (l *Loader) apply(ctx context.Context, st *compile.State, report *Report) e
 	if err := l.engine.prepare(p); err != nil {
 		return err
 	}
-	ports := survey(st, all)
+	ports := l.survey(report, all, st)
 	err = l.closePorts(report, ports)
 	if err == nil {
 		err = ctx.Err()

@@ -25,6 +25,7 @@ func wantedOpenings(ports []*port) openings {
 		}
 		ready := dataplane.Live{
 			Incarnation: p.eni.Incarnation, Ifindex: uint32(p.device.Index), MTU: uint32(p.device.MTU),
+			XDP: p.xdp,
 		}
 		o.live[dataplane.Index(p.eni.Index)] = ready.Encode()
 		o.ports[dataplane.Index(uint32(p.device.Index))] = dataplane.EncodePort(p.eni.Index, p.eni.Incarnation)
@@ -64,7 +65,7 @@ func (l *Loader) shut(want openings) error {
 	return nil
 }
 
-// sameOpening: a device whose MTU changed is still the same.
+// sameOpening: a device whose MTU or XDP features changed is still the same.
 func sameOpening(now, want []byte) (bool, error) {
 	if want == nil {
 		return false, nil

@@ -17,6 +17,7 @@ import (
 type port struct {
 	eni    *compile.ENI
 	device *netlink.LinkAttrs // nil = does not exist
+	xdp    bool               // the device takes frames from XDP
 	err    error              // why it must stay closed
 }
 
@@ -36,8 +37,12 @@ func (p *port) status() ENIStatus {
 	return s
 }
 
-// survey finds the devices of the ENIs.
-func survey(st *compile.State, all devices) []*port {
+// survey finds the devices of the ENIs. Without their XDP features all packets take the way by TC.
+func (l *Loader) survey(report *Report, all devices, st *compile.State) []*port {
+	takes, err := xdpPorts()
+	if err != nil {
+		report.Problems = append(report.Problems, err.Error())
+	}
 	taken := map[string]bool{VXLANDevice: true, "lo": true}
 	for _, name := range st.Host.Uplinks {
 		taken[name] = true
@@ -50,6 +55,9 @@ func survey(st *compile.State, all devices) []*port {
 			ports[i].device, ports[i].err = nil, fmt.Errorf("device %s is not free to be a port", eni.Device)
 		}
 		taken[eni.Device] = true
+		if ports[i].device != nil {
+			ports[i].xdp = takes[ports[i].device.Index]
+		}
 	}
 	return ports
 }

@@ -36,7 +36,7 @@ func (l *Loader) reconcile(ctx context.Context, report *Report) error {
 	if facts != l.facts || l.engine.current == nil {
 		return l.apply(ctx, l.state, report)
 	}
-	ports := survey(l.state, all)
+	ports := l.survey(report, all, l.state)
 	if err := l.closePorts(report, ports); err != nil {
 		return err
 	}

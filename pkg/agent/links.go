@@ -11,7 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// WatchLinks returns a channel that gets a value when devices of this network namespace changed.
+// WatchLinks returns a channel that gets a value when devices of this network namespace changed, or what they can do.
 // Values collapse: one that waits to be read stands for all changes since.
 func WatchLinks(ctx context.Context, log *slog.Logger) (<-chan struct{}, error) {
 	changed := make(chan struct{}, 1)
@@ -19,6 +19,12 @@ func WatchLinks(ctx context.Context, log *slog.Logger) (<-chan struct{}, error) 
 	if err != nil {
 		return nil, err
 	}
+	features, err := subscribeFeatures()
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	go watchFeatures(ctx, features, log, changed)
 	go func() {
 		for {
 			select {

@@ -270,7 +270,7 @@ type bpfLive struct {
 	Incarnation uint32
 	Ifindex     uint32
 	Mtu         uint32
-	Pad         uint32
+	Flags       uint32
 }
 
 type bpfLpmKey4 struct {

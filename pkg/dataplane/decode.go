@@ -92,7 +92,7 @@ func liveRow(n namer, k *uint32, v *bpfLive) any {
 	if v.Incarnation == 0 {
 		return nil
 	}
-	return LiveRow{Index: *k, ENI: n.eni(*k), Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu}
+	return LiveRow{Index: *k, ENI: n.eni(*k), Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu, XDP: v.Flags&cLiveXdp != 0}
 }
 
 func portRow(n namer, k *uint32, v *bpfPort) any {

@@ -28,6 +28,11 @@ const (
 	cENIKeep          = 1 << 3 // onPolicyChange: keep: security groups judge a flow once
 )
 
+// enum live_flag
+const (
+	cLiveXdp = 1 << 0 // the device takes frames from XDP now
+)
+
 // enum endpoint_flag
 const (
 	cEpPresent = 1 << 0

@@ -82,18 +82,23 @@ type Live struct {
 	Incarnation uint32
 	Ifindex     uint32
 	MTU         uint32
+	XDP         bool // the device takes frames from XDP
 }
 
 // Encode returns the value for MapLive.
 func (l Live) Encode() []byte {
-	return bytesOf(&bpfLive{Incarnation: l.Incarnation, Ifindex: l.Ifindex, Mtu: l.MTU})
+	v := bpfLive{Incarnation: l.Incarnation, Ifindex: l.Ifindex, Mtu: l.MTU}
+	if l.XDP {
+		v.Flags |= cLiveXdp
+	}
+	return bytesOf(&v)
 }
 
 // DecodeLive is the reverse of Live.Encode.
 func DecodeLive(value []byte) (Live, error) {
 	var v bpfLive
 	err := fromBytes(&v, value)
-	return Live{Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu}, err
+	return Live{Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu, XDP: v.Flags&cLiveXdp != 0}, err
 }
 
 // EncodePort returns the value for MapPorts.

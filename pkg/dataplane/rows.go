@@ -48,6 +48,7 @@ type LiveRow struct {
 	Incarnation uint32 `json:"incarnation"`
 	Ifindex     uint32 `json:"ifindex"`
 	MTU         uint32 `json:"mtu"`
+	XDP         bool   `json:"xdp"` // takes frames from XDP
 }
 
 // PortRow is an entry of ports.

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// The generic netlink family "netdev" (linux/netdev.h): what a device can do with XDP.
+const (
+	netdevFamily      = "netdev"
+	netdevDevGet      = 1
+	netdevAIfindex    = 1
+	netdevAXDPFeature = 3
+	xdpNDOXmit        = 1 << 2 // takes frames that XDP redirects to it
+)
+
+// xdpPorts says which devices take frames from XDP at this moment. A guest can change that at any time, by switching
+// GRO of its end of a veth.
+func xdpPorts() (map[int]bool, error) {
+	family, err := netlink.GenlFamilyGet(netdevFamily)
+	if err != nil {
+		return nil, fmt.Errorf("find generic netlink family %q (Linux 6.3 and later): %w", netdevFamily, err)
+	}
+	req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_DUMP)
+	req.AddData(&nl.Genlmsg{Command: netdevDevGet, Version: 1})
+	msgs, err := req.Execute(unix.NETLINK_GENERIC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("list the XDP features of devices: %w", err)
+	}
+	ports := make(map[int]bool, len(msgs))
+	for _, msg := range msgs {
+		if err := addXDPPort(ports, msg); err != nil {
+			return nil, err
+		}
+	}
+	return ports, nil
+}
+
+func addXDPPort(ports map[int]bool, msg []byte) error {
+	if len(msg) < nl.SizeofGenlmsg {
+		return fmt.Errorf("read the XDP features of a device: message of %d bytes", len(msg))
+	}
+	attrs, err := nl.ParseRouteAttr(msg[nl.SizeofGenlmsg:])
+	if err != nil {
+		return fmt.Errorf("read the XDP features of a device: %w", err)
+	}
+	var ifindex int
+	var features uint64
+	for _, a := range attrs {
+		switch {
+		case a.Attr.Type == netdevAIfindex && len(a.Value) == 4:
+			ifindex = int(binary.NativeEndian.Uint32(a.Value))
+		case a.Attr.Type == netdevAXDPFeature && len(a.Value) == 8:
+			features = binary.NativeEndian.Uint64(a.Value)
+		}
+	}
+	ports[ifindex] = features&xdpNDOXmit != 0
+	return nil
+}
