@@ -101,7 +101,10 @@ func TestDifferential(t *testing.T) {
 	took := time.Since(begin)
 	t.Logf("%d packets in %d worlds, %.0f per second", sent.Load(), next.Load()-l.seed, float64(sent.Load())/took.Seconds())
 	t.Logf("%v", became)
-	for _, what := range []seen{{oracle.Delivered, "fragment"}, {oracle.Delivered, "error"}, {oracle.TCPWindow, ""}, {oracle.StrayND, ""}} {
+	for _, what := range []seen{
+		{oracle.Delivered, "fragment"}, {oracle.Delivered, "error"}, {oracle.TCPWindow, ""}, {oracle.StrayND, ""},
+		{oracle.Delivered, "segments"}, {oracle.Answered, "segments"}, {oracle.TooBig, "segments"}, {oracle.Malformed, "segments"},
+	} {
 		if sent.Load() > 100_000 && became[what] == 0 {
 			t.Errorf("no packet of %d was %s", sent.Load(), what)
 		}
@@ -151,6 +154,7 @@ func (p *player) random(seed uint64) (c *Case, diff string, err error) {
 			}
 		}
 		s.From, s.Frame = in.next()
+		s.Linear = in.linear(s.From, s.Frame)
 		c.Steps = append(c.Steps, s)
 		diff, out, err := p.step(c, &c.Steps[len(c.Steps)-1])
 		if diff != "" || err != nil {
