@@ -74,7 +74,7 @@ func TestDifferential(t *testing.T) {
 	var mu sync.Mutex
 	became := map[seen]int{}
 	begin := time.Now()
-	for range runtime.NumCPU() {
+	for range runtime.GOMAXPROCS(0) {
 		p := newPlayer(newHost(t))
 		wg.Go(func() {
 			err := p.q.Do(func() error {

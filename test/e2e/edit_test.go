@@ -40,6 +40,10 @@ var editProbes = []struct {
 	{"m", newOnly, "edit-new", "edit-new"},
 }
 
+// editRest is longer than an agent works on a revision after it has come into force: what is measured is one edit, not
+// those that wait before it.
+const editRest = 20 * time.Millisecond
+
 const editGroups = `apiVersion: eniplane.io/v1alpha1
 kind: SecurityGroup
 metadata: {name: edit-old}
@@ -135,6 +139,7 @@ func editUnderLoad(t *testing.T, l *lab.Lab, family lab.Family, edits int, oldTe
 			t.Fatalf("edit %d: %s after it was visible no packet was judged by it\n%s", i, answerWait, l.LogTail("host-b"))
 		}
 		took = append(took, first)
+		time.Sleep(editRest)
 	}
 	if r := stream.Stop(); r.Broken != nil {
 		t.Errorf("a connection that both revisions allow: %s", r)
