@@ -118,7 +118,6 @@ func (g *packets) next() (oracle.Port, []byte) {
 	if g.oneIn(12) {
 		frame = g.mutate(frame)
 	}
-	clearCode(frame)
 	from.GSO = g.cut(from, frame)
 	return from, frame
 }
@@ -171,19 +170,6 @@ func cuttable(f []byte) int {
 	return headers
 }
 
-// clearCode gives ICMP queries the code that all of them have by the standards. The programs do not remember another
-// one: when the verdict on a flow is asked for again, they judge the code of the packet that asks. What becomes of
-// queries with a code after a change of the rules is therefore left open here.
-func clearCode(f []byte) {
-	l4, proto, v6 := layout(f)
-	if l4+2 > len(f) || proto != 1 && proto != 58 {
-		return
-	}
-	if typ := f[l4]; v6 && (typ == 128 || typ == 129 || typ > 137) || !v6 && typ != 3 && typ != 4 && typ != 5 && typ != 11 && typ != 12 {
-		f[l4+1] = 0
-	}
-}
-
 func (g *packets) recent() talk {
 	n := len(g.heard)
 	return g.heard[n-1-min(g.IntN(n), g.IntN(n))]
@@ -217,13 +203,25 @@ func (g *packets) answer(t talk) (oracle.Port, []byte) {
 	case 6:
 		swap(f, l4, l4+2, 2)
 		g.answerTCP(f[l4:])
+		g.confirm(t, f[l4:])
 	case 17:
 		swap(f, l4, l4+2, 2)
 	case 1, 58:
 		f[l4] = answerType(f[l4], v6)
+		g.recode(f[l4:])
+	}
+	if proto != 6 && g.oneIn(3) && len(g.later) < 6 {
+		g.later = append(g.later, sending{t.from, t.sent})
 	}
 	fix(f)
 	return t.to, f
+}
+
+// recode gives an ICMP query another code, now and then: the standards know none but 0, rules and guests do.
+func (g *packets) recode(h []byte) {
+	if g.oneIn(4) {
+		h[1] = byte(g.IntN(3))
+	}
 }
 
 func (g *packets) answerTCP(h []byte) {
@@ -241,6 +239,20 @@ func (g *packets) answerTCP(h []byte) {
 		replies = []byte{0x12, 0x12, 0x12, 0x14, 0x10, 0x02}
 	}
 	h[13] = pick(g.gen, replies)
+}
+
+// confirm lets the third packet of a handshake come soon after the second one.
+func (g *packets) confirm(t talk, second []byte) {
+	f := slices.Clone(t.sent)
+	l4, _, _ := layout(f)
+	if len(second) < 20 || second[13] != 0x12 || g.oneIn(3) || len(g.later) > 6 || l4+20 > len(f) {
+		return
+	}
+	be.PutUint32(f[l4+4:], be.Uint32(f[l4+4:])+1)
+	be.PutUint32(f[l4+8:], be.Uint32(second[4:])+1)
+	f[l4+13] = 0x10
+	fix(f)
+	g.later = append(g.later, sending{t.from, f})
 }
 
 // sequences are numbers with which connections begin.
@@ -276,6 +288,9 @@ func answerType(typ byte, v6 bool) byte {
 func (g *packets) again(t talk) (oracle.Port, []byte) {
 	f := slices.Clone(t.sent)
 	l4, proto, _ := layout(f)
+	if (proto == 1 || proto == 58) && l4+8 <= len(f) {
+		g.recode(f[l4:])
+	}
 	if proto == 6 && l4+20 <= len(f) {
 		f[l4+13] = pick(g.gen, []byte{0x10, 0x10, 0x18, 0x11, 0x04, 0x14, 0x02, 0x02, 0x12})
 		be.PutUint32(f[l4+4:], be.Uint32(f[l4+4:])+g.distance())
@@ -651,7 +666,9 @@ func (g *packets) transport(src, dst netip.Addr) (proto byte, body []byte) {
 		if src.Is6() {
 			proto, typ = 58, pick(g.gen, []byte{128, 128, 128, 129, 139, 133, 134, 135, 136, 137, 143, 130, 200})
 		}
-		return proto, append([]byte{typ, 0, 0, 0, 0, byte(g.IntN(3)), 0, 1}, payload...)
+		body = append([]byte{typ, 0, 0, 0, 0, byte(g.IntN(3)), 0, 1}, payload...)
+		g.recode(body)
+		return proto, body
 	}
 	return pick(g.gen, []byte{0, 2, 4, 41, 47, 50, 51, 59, 112, 132, 136, 255, 1, 58}), append(make([]byte, 8), payload...)
 }
