@@ -128,12 +128,18 @@ func (r *Row) in(f Family) bool {
 	return true
 }
 
-// UsesUplink tells whether a packet comes in by an uplink, where XDP could take it.
+// UsesUplink tells whether a packet comes in by an uplink, where XDP could take it, or came in there before the VXLAN
+// device took off its outer headers, which XDP can do itself.
 func (r *Row) UsesUplink() bool {
 	for _, s := range r.Steps {
-		if s.At.Program == UplinkProgram {
+		if s.At.Program == UplinkProgram || s.isDecapsulated() {
 			return true
 		}
 	}
 	return false
+}
+
+// isDecapsulated: the packet had outer headers that the uplink has vouched for.
+func (s *Step) isDecapsulated() bool {
+	return s.At.Program == VXLANProgram && s.Tunnel != nil && s.Mark != 0 && s.GSO == 0
 }

@@ -41,6 +41,9 @@ func (w *World) run(t *testing.T, row *Row, family Family, xdp bool) (err error)
 	}()
 	var later time.Duration
 	for i, step := range row.Steps {
+		if xdp && step.isDecapsulated() {
+			step = w.overlaid(step)
+		}
 		if step.Revise != nil {
 			dirty = true
 			if err := w.Revise(step.Revise); err != nil {

@@ -2,7 +2,10 @@
 
 package pkttest
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 type vxlanLayer struct {
 	flags    uint8
@@ -41,6 +44,19 @@ func (p Packet) VXLANFlags(flags uint8, policy uint16, reserved1, reserved2 uint
 func (p Packet) Underlay(src, dst Addr) Packet {
 	l := ip4Layer{src: src.V4, dst: dst.V4, ttl: 64, protocol: -1}
 	return p.add(l, l)
+}
+
+// overlaid is the step before the VXLAN device: the same packet with its outer headers, at the uplink.
+func (w *World) overlaid(step Step) Step {
+	outer := Eth(w.setup.Uplink, w.setup.Uplink).Underlay(IP(step.Tunnel.Remote), IP(w.base.Host.VTEP.String()))
+	step.In = outer.VXLAN(step.Tunnel.VNI).Inside(step.In)
+	step.Ahead = slices.Clone(step.Ahead)
+	for i, p := range step.Ahead {
+		step.Ahead[i] = outer.VXLAN(step.Tunnel.VNI).Inside(p)
+	}
+	step.At = Hook{Program: UplinkProgram, Device: w.base.Host.Uplinks[0]}
+	step.Mark, step.Tunnel = 0, nil
+	return step
 }
 
 // nested is a whole packet inside another one.

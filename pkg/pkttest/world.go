@@ -27,6 +27,7 @@ type Setup struct {
 	Underlay Underlay
 	Uplink   MAC            // of every uplink
 	Knobs    map[string]any // volatile const of the object
+	NoXDP    bool           // the ports take no frames from XDP
 }
 
 // World is one host: a network namespace with its devices, the loaded programs, and maps that hold
@@ -257,7 +258,7 @@ func (w *World) ready(e compile.ENI) error {
 	if !ok {
 		return nil
 	}
-	live := dataplane.Live{Incarnation: e.Incarnation, Ifindex: index, MTU: 1500}
+	live := dataplane.Live{Incarnation: e.Incarnation, Ifindex: index, MTU: 1500, XDP: !w.setup.NoXDP}
 	return errors.Join(
 		w.put(dataplane.MapPorts, u32(index), dataplane.EncodePort(e.Index, e.Incarnation)),
 		w.put(dataplane.MapLive, u32(e.Index), live.Encode()))

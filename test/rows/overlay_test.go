@@ -119,7 +119,11 @@ func outerRows() []Row {
 	good := outer(vtepB, vtepA, red)
 	vouched := untouched()
 	vouched.Mark = vxlanMark
-	pass := func(name string, p Packet) Row { return row(name, fromUplink, p, vouched) }
+	pass := func(name string, p Packet) Row {
+		good := row(name, fromUplink, p, vouched)
+		good.Hooks = TCOnly // XDP takes it in at once: ownRows, and overlayRows by XDP
+		return good
+	}
 	drop := func(name string, p Packet, r dataplane.Reason) Row {
 		bad := row(name, fromUplink, p, Want{Counts: []Count{onHost(r)}})
 		bad.Hooks = TCOnly
