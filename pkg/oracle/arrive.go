@@ -93,20 +93,18 @@ func (r *run) overlaySender(e *api.ENI, vtep netip.Addr) (identity, Reason) {
 	return identify(sender), goOn
 }
 
-// overlay: a packet that the VXLAN device has decapsulated.
-func (r *run) overlay() {
+// overlay: a packet that the VXLAN device, or XDP, has decapsulated.
+func (r *run) overlay() Reason {
 	r.enter("", In)
 	if !r.from.Marked || r.from.VNI == 0 || r.p.parseEthernet() != goOn {
-		r.end(VXLANUnmarked)
-		return
+		return VXLANUnmarked
 	}
 	e := r.eniOfMAC(r.from.VNI, r.p.dmac)
 	if e == nil || !r.isLocal(e) {
-		r.end(VXLANNoENI)
-		return
+		return VXLANNoENI
 	}
 	r.enter(e.Name, In)
-	r.end(r.fromOverlay(e))
+	return r.fromOverlay(e)
 }
 
 func (r *run) fromOverlay(e *api.ENI) Reason {
@@ -203,6 +201,20 @@ func (r *run) outerVXLAN() Reason {
 	if !r.hasVPC(netip.AddrFrom4([4]byte(ip[12:16])), be.Uint32(vxlan[4:])>>8) {
 		return VXLANSource
 	}
+	if r.from.Kind == AtUplinkXDP && r.p.isPlainVXLAN() {
+		r.from.VNI, r.from.Source, r.from.Marked = be.Uint32(vxlan[4:])>>8, netip.AddrFrom4([4]byte(ip[12:16])), true
+		r.p, r.wire = packet{frame: vxlan[8:]}, segments(vxlan[8:], 0)
+		return r.overlay()
+	}
 	r.out.Marked = r.from.Kind == AtUplink
 	return notOurs
+}
+
+// isPlainVXLAN: XDP takes off an outer header that has no options, no checksum to verify and no congestion to hand down
+// (RFC 6040), if it covers exactly the packet, and that a frame.
+func (p *packet) isPlainVXLAN() bool {
+	ip := p.frame[ethernet:]
+	total := int(be.Uint16(ip[2:]))
+	return ip[0]&15 == 5 && ip[1]&3 != 3 && total == len(ip) && int(be.Uint16(ip[24:])) == total-20 &&
+		be.Uint16(ip[26:]) == 0 && len(ip) >= 20+8+8+ethernet
 }

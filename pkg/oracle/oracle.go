@@ -219,7 +219,7 @@ func (m *Model) Packet(from Port, frame []byte, now time.Duration) Outcome {
 	case AtPort:
 		r.port()
 	case AtOverlay:
-		r.overlay()
+		r.end(r.overlay())
 	default:
 		r.uplink()
 	}

@@ -118,8 +118,34 @@ func (g *packets) next() (oracle.Port, []byte) {
 	if g.oneIn(12) {
 		frame = g.mutate(frame)
 	}
+	if from.Kind == oracle.AtOverlay && from.Marked && g.oneIn(2) {
+		return g.overlaid(from, frame)
+	}
 	from.GSO = g.cut(from, frame)
 	return from, frame
+}
+
+// overlaid is a packet at the uplink, in the outer headers that the VXLAN device would take off: nearly always so that XDP
+// does it.
+func (g *packets) overlaid(from oracle.Port, frame []byte) (oracle.Port, []byte) {
+	vxlan := []byte{8, 0, 0, 0, byte(from.VNI >> 16), byte(from.VNI >> 8), byte(from.VNI), 0}
+	udp := make([]byte, 8, 8+len(vxlan)+len(frame))
+	be.PutUint16(udp, 40000)
+	be.PutUint16(udp[2:], 4789)
+	be.PutUint16(udp[4:], uint16(8+len(vxlan)+len(frame)))
+	f := ipPacket(routerMAC, g.uplink, from.Source, vteps[0], 17, slices.Concat(udp, vxlan, frame))
+	be.PutUint16(f[40:], 0) // no checksum, as VTEPs send
+	switch g.IntN(40) {
+	case 0:
+		f[15] |= byte(1 + g.IntN(3)) // ECN
+	case 1:
+		be.PutUint16(f[40:], 1)
+	case 2:
+		f = append(f, 0, 0) // a trailer
+	case 3:
+		be.PutUint16(f[38:], be.Uint16(f[38:])-1) // its length
+	}
+	return oracle.Port{Kind: oracle.AtUplinkXDP, Device: "uplink0"}, f
 }
 
 // cut makes a packet stand for several now and then: of the sizes around which something changes, or any.
