@@ -7,12 +7,14 @@ import (
 	"slices"
 
 	"github.com/eniplane/eniplane/bench"
+	"github.com/eniplane/eniplane/bench/cost"
 	flowbench "github.com/eniplane/eniplane/bench/flowtable"
 )
 
 // Scenarios lists all scenarios in the order in which they run.
 func Scenarios() []bench.Scenario {
 	return slices.Concat(
+		cost.Scenarios(),
 		flowbench.Scenarios(),
 	)
 }
