@@ -18,8 +18,15 @@ import (
 type Bench struct {
 	*bench.Run
 	*Meter
-	ctx context.Context
+	ctx    context.Context
+	series uint32 // of first packets, each with flows of its own
 }
+
+// The cases in parameters.
+const (
+	caseEstablished = "established"
+	caseFirst       = "first packet"
+)
 
 // Metric is what these scenarios measure.
 func Metric() bench.Metric { return bench.Metric{Name: "cost", Unit: "ns", Better: bench.Lower} }
@@ -86,7 +93,7 @@ func (b *Bench) Established(t Traffic, opener, dir dataplane.Direction, params b
 	if err := b.Fill(t, opener); err != nil {
 		return bench.Contender{}, fmt.Errorf("open %s: %w", t.params(params), err)
 	}
-	return b.contender(t, dir, ack, dataplane.ReasonDelivered, with(params, bench.Params{"case": "established"})), nil
+	return b.contender(t, dir, ack, dataplane.ReasonDelivered, with(params, bench.Params{"case": caseEstablished})), nil
 }
 
 // firsts is how many connections one round opens.
@@ -97,13 +104,20 @@ func (b *Bench) firsts() uint32 {
 	return 1024
 }
 
+// Flows of first packets: behind all others, so many for each series.
+const (
+	firstFlows  = 1 << 24
+	seriesFlows = 1 << 20
+)
+
 // First measures packets that open a TCP connection each, never seen before. warm: packets with the same addresses
 // that open nothing go ahead, so that what the look-ups touch is in the caches.
 func (b *Bench) First(t Traffic, dir dataplane.Direction, warm bool, params bench.Params) bench.Contender {
 	t.TCP = true
 	n := b.firsts()
 	open, nothing := t.shot(dir, syn), t.shot(dir, ack)
-	next := t.First
+	next := firstFlows + b.series*seriesFlows
+	b.series++
 	aim := func(s *shot) *shot {
 		s.path.Base, s.path.Mask, s.path.Shift, s.path.Ordered = next, 0, 0, 1
 		return s
@@ -112,7 +126,7 @@ func (b *Bench) First(t Traffic, dir dataplane.Direction, warm bool, params benc
 	if warm {
 		temperature = "hot"
 	}
-	p := with(params, bench.Params{"case": "first packet", "caches": temperature, "direction": dir.String()})
+	p := with(params, bench.Params{"case": caseFirst, "caches": temperature, "direction": dir.String()})
 	params = t.params(p)
 	delete(params, "flows")
 	return bench.Contender{

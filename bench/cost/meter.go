@@ -226,3 +226,24 @@ func (m *Meter) allCounters() string {
 	})
 	return fmt.Sprint(sums)
 }
+
+// redirected is what a program of TC returns for a packet that it delivers: TCX_REDIRECT.
+const redirected = 7
+
+// Probe returns a function that runs one packet of the traffic, a SYN, through its program, without a wrapper, and
+// tells whether it passes.
+func (m *Meter) Probe(t Traffic, dir dataplane.Direction) (func() (bool, error), error) {
+	s := t.shot(dir, syn)
+	device, err := net.InterfaceByName(s.device)
+	if err != nil {
+		return nil, fmt.Errorf("find device %s: %w", s.device, err)
+	}
+	opts := ebpf.RunOptions{Data: s.frame, Context: skbContext(uint32(device.Index)), Repeat: 1}
+	return func() (bool, error) {
+		code, err := m.programs[s.program].Run(&opts)
+		if err != nil {
+			return false, fmt.Errorf("run program %s: %w", s.program, err)
+		}
+		return code == redirected, nil
+	}, nil
+}

@@ -19,6 +19,7 @@ func Scenarios() []bench.Scenario {
 		{Name: "cost/established", Help: "a packet of a known flow, hot: each program, both families, with and without EIP", Quick: true, Run: established},
 		{Name: "cost/first", Help: "the first packet of a connection, hot, and cold with 64k flows and 100k routes", Quick: true, Run: first},
 		{Name: "cost/denied", Help: "packets that the security groups deny, of random sources, with 64k live flows", Quick: true, Run: denied},
+		{Name: "cost/counters", Help: "a packet of a known flow, against programs that count nothing", Quick: true, Run: counters},
 		{Name: "cost/flows", Help: "established, 1 to 1M flows in random order", Quick: true, Run: flows},
 		{Name: "cost/enis", Help: "established, the same flows on 1 to 1000 ENIs", Run: enis},
 		{Name: "cost/endpoints", Help: "established and first packet, 1 to 1M endpoints", Run: endpoints},
@@ -132,8 +133,8 @@ func first(ctx context.Context, r *bench.Run) error {
 			}
 			for _, dir := range []dataplane.Direction{dataplane.Out, dataplane.In} {
 				for _, peer := range []Peer{Overlay, Internet} {
-					hot = append(hot, b.First(Traffic{Peer: peer, Family: family, Flows: 1, First: 1 << 24}, dir, true, nil))
-					t := Traffic{Case: 1, Peer: peer, Family: family, Flows: 1, First: 1 << 24, Remotes: 1000, Hosts: 10}
+					hot = append(hot, b.First(Traffic{Peer: peer, Family: family, Flows: 1}, dir, true, nil))
+					t := Traffic{Case: 1, Peer: peer, Family: family, Flows: 1, Remotes: 1000, Hosts: 10}
 					if peer == Internet {
 						t.Remotes = 1 << 20
 					}
@@ -159,7 +160,7 @@ func manyRoutes(r *bench.Run) int {
 	if r.Size == bench.Tiny {
 		return 100
 	}
-	return 100000 - 2
+	return region.MostRoutes
 }
 
 func denied(ctx context.Context, r *bench.Run) error {

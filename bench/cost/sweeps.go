@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/eniplane/eniplane/bench"
 	"github.com/eniplane/eniplane/bench/region"
@@ -13,8 +14,8 @@ import (
 	"github.com/eniplane/eniplane/pkg/pkttest"
 )
 
-// ratios holds each result of a sweep against the first one of its kind.
-func (b *Bench) ratios(results []*bench.Result, axis string, goal *bench.Goal) {
+// ratios holds each result of a sweep over some parameters against the first one of its kind. goals are by case.
+func (b *Bench) ratios(results []*bench.Result, goals map[string]*bench.Goal, axes ...string) {
 	first := map[string]*bench.Result{}
 	for _, r := range results {
 		kind := r.Params["case"] + " " + label(r.Params)
@@ -23,12 +24,17 @@ func (b *Bench) ratios(results []*bench.Result, axis string, goal *bench.Goal) {
 			first[kind] = r
 			continue
 		}
-		var g *bench.Goal
-		if r.Params["case"] == "established" {
-			g = goal
-		}
-		b.Ratio(fmt.Sprintf("%s, %s %s / %s", kind, r.Params[axis], axis, base.Params[axis]), r, base, g)
+		b.Ratio(fmt.Sprintf("%s, %s / %s", kind, point(r.Params, axes), point(base.Params, axes)), r, base, goals[r.Params["case"]])
 	}
+}
+
+// point names a point of a sweep: "1000 rules 100000 prefixes".
+func point(p bench.Params, axes []string) string {
+	var words []string
+	for _, axis := range axes {
+		words = append(words, p[axis]+" "+axis)
+	}
+	return strings.Join(words, " ")
 }
 
 // flows: on one ENI, in the order that caches like least.
@@ -52,14 +58,14 @@ func flows(ctx context.Context, r *bench.Run) error {
 				for _, n := range numbers {
 					t := most
 					t.Flows = uint32(n)
-					contenders = append(contenders, b.contender(t, dir, ack, dataplane.ReasonDelivered, bench.Params{"case": "established"}))
+					contenders = append(contenders, b.contender(t, dir, ack, dataplane.ReasonDelivered, bench.Params{"case": caseEstablished}))
 				}
 			}
 			results, err := b.InTurn(b.ctx, Metric(), nil, contenders)
 			if err != nil {
 				return err
 			}
-			b.ratios(results, "flows", atMost(3))
+			b.ratios(results, steady(3), "flows")
 			return nil
 		})
 		if err != nil {
@@ -97,68 +103,94 @@ func enis(ctx context.Context, r *bench.Run) error {
 				if err != nil {
 					return err
 				}
-				b.ratios(results, "enis", atMost(1.03))
+				b.ratios(results, steady(1.03), "enis")
 			}
 		}
 		return nil
 	})
 }
 
-// versus measures a case against the first of several, established and first packets, over the same flows.
-func versus(ctx context.Context, r *bench.Run, cases []region.Case, axis string, of func(region.Case) string, shape func(region.Case) Traffic) error {
-	return OnHost(ctx, r, cases, 0, func(b *Bench) error {
-		for _, family := range families(r) {
+// steady is a goal for established packets.
+func steady(limit float64) map[string]*bench.Goal {
+	return map[string]*bench.Goal{caseEstablished: atMost(limit)}
+}
+
+// Axis is a parameter of cases over which a sweep goes.
+type Axis struct {
+	Name string
+	Of   func(region.Case) int
+}
+
+// Sweep holds cases against the first of them.
+type Sweep struct {
+	Cases    []region.Case
+	Shape    func(region.Case) Traffic // what its ENI has; case, family and hosts are filled in
+	Axes     []Axis
+	Goals    map[string]*bench.Goal // by "established" and "first packet"
+	Families []pkttest.Family
+}
+
+// Run measures established and first packets of all cases in turn.
+func (s Sweep) Run(ctx context.Context, r *bench.Run) error {
+	var names []string
+	for _, a := range s.Axes {
+		names = append(names, a.Name)
+	}
+	return OnHost(ctx, r, s.Cases, 0, func(b *Bench) error {
+		for _, family := range s.Families {
 			var probes []probe
 			var opens []bench.Contender
-			for i, c := range cases {
-				t := shape(c)
+			for i, c := range s.Cases {
+				t, params := s.Shape(c), bench.Params{}
 				t.Case, t.Family, t.Hosts = i, family, max(c.Hosts, 1)
-				params := bench.Params{axis: of(c)}
+				for _, a := range s.Axes {
+					params[a.Name] = strconv.Itoa(a.Of(c))
+				}
 				for _, dir := range []dataplane.Direction{dataplane.Out, dataplane.In} {
 					probes = append(probes, probe{traffic: t, opener: dataplane.Out, dir: dir, params: params})
-					t.First = 1 << 24
 					opens = append(opens, b.First(t, dir, true, params))
-					t.First = 0
 				}
 			}
 			results, err := b.play(probes, opens...)
 			if err != nil {
 				return err
 			}
-			b.ratios(results, axis, atMost(1.03))
+			b.ratios(results, s.Goals, names...)
 		}
 		return nil
 	})
 }
 
+// endpoints: the map has room for 1,048,576 of each family, those of all cases together.
 func endpoints(ctx context.Context, r *bench.Run) error {
-	numbers := sweep(r, 1, 1000, 100000, 1000000-3000)
+	numbers := sweep(r, 1, 1000, 40000, 1000000)
 	if r.Size == bench.Quick {
 		numbers = []int{1, 100000}
 	}
 	var cases []region.Case
-	for i, n := range numbers {
-		if r.Size == bench.Full && i == 2 {
-			n = 3000 // all cases together have room for 1M of each family; 100k is what the quick size measures
-		}
+	for _, n := range numbers {
 		cases = append(cases, region.Case{Name: fmt.Sprintf("ep%d", n), Locals: 1, Endpoints: n, Hosts: min(n, 60)})
 	}
-	return versus(ctx, r, cases, "endpoints",
-		func(c region.Case) string { return strconv.Itoa(c.Endpoints) },
-		func(c region.Case) Traffic {
+	return Sweep{
+		Cases: cases, Families: families(r), Goals: steady(1.03),
+		Shape: func(c region.Case) Traffic {
 			return Traffic{Peer: Overlay, Flows: 1 << 10, Remotes: uint32(c.Endpoints)}
-		})
+		},
+		Axes: []Axis{{"endpoints", func(c region.Case) int { return c.Endpoints }}},
+	}.Run(ctx, r)
 }
 
 func routes(ctx context.Context, r *bench.Run) error {
-	numbers := sweep(r, 1, 100, 10000, 100000-2)
+	numbers := sweep(r, 1, 100, 10000, region.MostRoutes)
 	var cases []region.Case
 	for _, n := range numbers {
 		cases = append(cases, region.Case{Name: fmt.Sprintf("rt%d", n), Locals: 1, EIPs: true, Routes: n})
 	}
-	return versus(ctx, r, cases, "routes",
-		func(c region.Case) string { return strconv.Itoa(c.Routes) },
-		func(c region.Case) Traffic { return Traffic{Peer: Internet, Flows: 1 << 10, Remotes: 1 << 10} })
+	return Sweep{
+		Cases: cases, Families: families(r), Goals: steady(1.03),
+		Shape: func(region.Case) Traffic { return Traffic{Peer: Internet, Flows: 1 << 10, Remotes: 1 << 10} },
+		Axes:  []Axis{{"routes", func(c region.Case) int { return c.Routes }}},
+	}.Run(ctx, r)
 }
 
 // rules: all cases have five groups, if they have as many rules.
@@ -172,18 +204,18 @@ func rules(ctx context.Context, r *bench.Run) error {
 			})
 		}
 	}
-	return versus(ctx, r, cases, "rules",
-		func(c region.Case) string { return fmt.Sprintf("%d+%d prefixes", c.Rules, c.Prefixes) },
-		func(c region.Case) Traffic { return Traffic{Peer: Overlay, Flows: 1 << 10, Remotes: 1000} })
+	return Sweep{
+		Cases: cases, Families: families(r), Goals: steady(1.03), Shape: OverRules, Axes: RuleAxes(),
+	}.Run(ctx, r)
 }
 
-// Policy is the pair of issue 3: one rule, and the most that there may be.
-func Policy(r *bench.Run) (cases []region.Case, family pkttest.Family) {
-	most := region.Case{Name: "most", Locals: 1, EIPs: true, Endpoints: 1000, Hosts: 10, Groups: 5, Rules: 1000, Prefixes: 100000}
-	if r.Size == bench.Tiny {
-		most.Rules, most.Prefixes = 20, 100
+// OverRules is traffic for cases with rules: what the rules and lists of region.Case are about.
+func OverRules(region.Case) Traffic { return Traffic{Peer: Overlay, Flows: 1 << 10, Remotes: 1000} }
+
+// RuleAxes are the parameters of such cases.
+func RuleAxes() []Axis {
+	return []Axis{
+		{"rules", func(c region.Case) int { return c.Rules }},
+		{"prefixes", func(c region.Case) int { return c.Prefixes }},
 	}
-	one := most
-	one.Name, one.Groups, one.Rules, one.Prefixes = "one", 1, 1, 0
-	return []region.Case{one, most}, pkttest.V4
 }

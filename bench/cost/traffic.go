@@ -48,7 +48,7 @@ const payload = 18
 // Ports of the first flow.
 const (
 	localPort  = 20000
-	remotePort = 443
+	RemotePort = 443 // of the other side
 )
 
 // vxlanMark is VXLAN_MARK of bpf/overlay.h.
@@ -89,14 +89,14 @@ func (t Traffic) shot(dir dataplane.Direction, flags uint8) shot {
 	p.Mask = t.Flows - 1
 	p.Shift = uint32(bits.Len32(p.Mask)) / 2
 	p.Hosts, p.PerRemote = max(uint32(t.Hosts), 1), region.PerRemote
-	p.LocalPort, p.RemotePort = localPort, remotePort
+	p.LocalPort, p.RemotePort = localPort, RemotePort
 	var packet pkttest.Packet
 	if dir == dataplane.Out {
 		packet = t.out(&s)
 	} else {
 		packet = t.in(&s)
 	}
-	sport, dport := uint16(localPort), uint16(remotePort)
+	sport, dport := uint16(localPort), uint16(RemotePort)
 	src, dst, ports := t.offsets()
 	if dir == dataplane.Out {
 		p.AtLocalAddr, p.AtRemoteAddr, p.AtLocalPort, p.AtRemotePort = src, dst, ports, ports+2

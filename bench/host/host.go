@@ -29,8 +29,9 @@ import (
 
 // Host is one host. Its methods must be called inside Do.
 type Host struct {
-	Loader *loader.Loader
+	Loader *loader.Loader // nil: an agent does its work
 	State  *compile.State // in force
+	maps   *dataplane.Maps
 	ids    *compile.IDs
 
 	options   loader.Options
@@ -43,11 +44,23 @@ type Host struct {
 // Do makes a host of these ports and a number of flows (0 = the default), runs fn on a thread inside its namespace,
 // and takes it down again.
 func Do(ctx context.Context, ports []string, maxFlows uint32, fn func(*Host) error) error {
+	return Bare(ports, func(h *Host) (err error) {
+		h.options.MaxFlows = maxFlows
+		if h.Loader, err = loader.Open(ctx, h.options); err != nil {
+			return err
+		}
+		h.maps = h.Loader.Maps()
+		return fn(h)
+	})
+}
+
+// Bare is Do without a loader: for an agent.
+func Bare(ports []string, fn func(*Host) error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread, in its namespace, ends with this goroutine
 		h := &Host{}
-		err := h.open(ctx, ports, maxFlows)
+		err := h.open(ports)
 		if err == nil {
 			err = fn(h)
 		}
@@ -56,7 +69,7 @@ func Do(ctx context.Context, ports []string, maxFlows uint32, fn func(*Host) err
 	return <-done
 }
 
-func (h *Host) open(ctx context.Context, ports []string, maxFlows uint32) error {
+func (h *Host) open(ports []string) error {
 	if err := testroot.MountBPFFS(testroot.BPFFS); err != nil {
 		return err
 	}
@@ -80,9 +93,8 @@ func (h *Host) open(ctx context.Context, ports []string, maxFlows uint32) error 
 	if err := underlay(); err != nil {
 		return err
 	}
-	h.options = loader.Options{Host: region.Host, BPFFS: h.pins, StateDir: h.dir, MaxFlows: maxFlows}
-	h.Loader, err = loader.Open(ctx, h.options)
-	return err
+	h.options = loader.Options{Host: region.Host, BPFFS: h.pins, StateDir: h.dir}
+	return nil
 }
 
 // namespaces leaves the thread in that of the host.
@@ -203,13 +215,16 @@ func (h *Host) Install(ctx context.Context, o *api.Objects) error {
 }
 
 // Maps returns the live maps.
-func (h *Host) Maps() *dataplane.Maps { return h.Loader.Maps() }
+func (h *Host) Maps() *dataplane.Maps { return h.maps }
 
 // close takes everything down, also what open left half done.
 func (h *Host) close() error {
 	var errs []error
-	if h.Loader != nil {
+	switch {
+	case h.Loader != nil:
 		errs = append(errs, h.Loader.Close())
+	case h.maps != nil:
+		errs = append(errs, h.maps.Close())
 	}
 	if h.options.Host != "" {
 		err := loader.Teardown(context.Background(), h.options) // also when the run was interrupted

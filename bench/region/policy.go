@@ -64,7 +64,7 @@ func (b *builder) rules(direction string) []api.Rule {
 		r := &rules[i]
 		r.Name = fmt.Sprintf("%s-%d", direction, i)
 		r.Protocol = api.Protocol{Number: api.ProtoTCP}
-		from := uint16(1 + i%services*20) // below the ports of the traffic
+		from := uint16(1 + i%services*15) // below the ports of the traffic
 		r.Ports = []api.PortRange{{From: from, To: from + uint16(i%services%3)*9}}
 		switch {
 		case i%4 == 0:

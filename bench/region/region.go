@@ -20,6 +20,9 @@ const (
 	Gateway = "192.168.100.254" // of the underlay, for the internet
 )
 
+// MostRoutes is how many Routes a case can have: the limit of a table less those of the VPC and the default ones.
+const MostRoutes = 100000 - 10
+
 // PerRemote is how many addresses of each family an ENI of another host has.
 const PerRemote = 20
 
@@ -36,7 +39,7 @@ type Case struct {
 	Groups    int    // of each ENI here, 1 to 5; 0 = 1
 	Rules     int    // of its groups together, in each direction; 0 = 1
 	Prefixes  int    // entries of the lists that these rules name, both families together
-	Routes    int    // of each family, beside the default route
+	Routes    int    // both families together, beside the default routes
 	Closed    bool   // the rule that admits the traffic is missing
 }
 
@@ -92,10 +95,8 @@ func (b *builder) network() {
 		routes.Routes = append(routes.Routes, internet(netip.MustParsePrefix(all)))
 	}
 	for i := range b.c.Routes {
-		for _, v6 := range []bool{false, true} {
-			a := Outside(v6, uint32(i)<<4)
-			routes.Routes = append(routes.Routes, internet(netip.PrefixFrom(a, a.BitLen()-4)))
-		}
+		a := Outside(i%2 == 1, uint32(i/2)<<4)
+		routes.Routes = append(routes.Routes, internet(netip.PrefixFrom(a, a.BitLen()-4)))
 	}
 	b.o.RouteTables[table] = routes
 	for name, cidrs := range map[string][]netip.Prefix{
