@@ -42,7 +42,7 @@ func start(ctx context.Context, r *bench.Run) error {
 	for _, n := range numbers {
 		var first, again, now, most []float64
 		for range max(r.Repeats/2, 1) {
-			m, err := startOnce(ctx, n)
+			m, err := startOnce(ctx, n, flags(r))
 			if err != nil {
 				return fmt.Errorf("%d ENIs: %w", n, err)
 			}
@@ -58,19 +58,27 @@ func start(ctx context.Context, r *bench.Run) error {
 	return nil
 }
 
+// flags are those of the agent: none, but where nothing is measured in earnest.
+func flags(r *bench.Run) []string {
+	if r.Size == bench.Tiny {
+		return []string{"--max-flows", "16384"}
+	}
+	return nil
+}
+
 // measured is what one start took, in seconds and bytes.
 type measured struct{ first, again, now, most float64 }
 
-func startOnce(ctx context.Context, enis int) (m measured, err error) {
+func startOnce(ctx context.Context, enis int, flags []string) (m measured, err error) {
 	cases := []region.Case{{Name: "base", Locals: enis, EIPs: true, Endpoints: 1000, Hosts: 10, Rules: 10}}
 	err = host.Bare(region.Devices(cases), func(h *host.Host) error {
-		return withAgent(ctx, h, cases, func(feed *host.Feed, enid string, a *host.Agent, took float64) error {
+		return withAgent(ctx, h, cases, flags, func(feed *host.Feed, enid string, a *host.Agent, took float64) error {
 			m.first = took
 			if err := a.Stop(); err != nil {
 				return err
 			}
 			begin := time.Now()
-			b, err := h.StartAgent(enid, feed.Dir)
+			b, err := h.StartAgent(enid, feed.Dir, flags...)
 			if err != nil {
 				return err
 			}
@@ -86,7 +94,7 @@ func startOnce(ctx context.Context, enis int) (m measured, err error) {
 }
 
 // withAgent starts an agent on a feed of cases, waits until it is ready and stops it in the end.
-func withAgent(ctx context.Context, h *host.Host, cases []region.Case, fn func(*host.Feed, string, *host.Agent, float64) error) error {
+func withAgent(ctx context.Context, h *host.Host, cases []region.Case, flags []string, fn func(*host.Feed, string, *host.Agent, float64) error) error {
 	enid, err := host.Enid()
 	if err != nil {
 		return err
@@ -96,7 +104,7 @@ func withAgent(ctx context.Context, h *host.Host, cases []region.Case, fn func(*
 		return err
 	}
 	begin := time.Now()
-	a, err := h.StartAgent(enid, feed.Dir)
+	a, err := h.StartAgent(enid, feed.Dir, flags...)
 	if err != nil {
 		return err
 	}
@@ -133,7 +141,7 @@ func memory(ctx context.Context, r *bench.Run) error {
 		}
 		cases := []region.Case{c}
 		err := host.Bare(region.Devices(cases), func(h *host.Host) error {
-			return withAgent(ctx, h, cases, func(_ *host.Feed, _ string, a *host.Agent, took float64) error {
+			return withAgent(ctx, h, cases, flags(r), func(_ *host.Feed, _ string, a *host.Agent, took float64) error {
 				if err := h.OpenPinned(); err != nil {
 					return err
 				}

@@ -213,8 +213,19 @@ func (m *Meter) counted(reason dataplane.Reason) (n uint64, err error) {
 			n += c.Packets
 		}
 		return true
-	})
+	}, m.few()...)
 	return n, err
+}
+
+// few lists the ENIs of the host if they are few: reading the counters of all that could be takes long.
+func (m *Meter) few() []uint32 {
+	var indexes []uint32
+	if st := m.host.State; st != nil && len(st.ENIs) <= 16 {
+		for i := range st.ENIs {
+			indexes = append(indexes, st.ENIs[i].Index)
+		}
+	}
+	return indexes
 }
 
 // allCounters is for errors.
