@@ -39,7 +39,7 @@ func newBench(t *testing.T) *bench {
 // start runs the source until stop, or the end of the test.
 func (b *bench) start() {
 	b.t.Helper()
-	source, err := Open("dir:"+b.dir, b.stateDir)
+	source, err := Open("dir:"+b.dir, Options{StateDir: b.stateDir})
 	if err != nil {
 		b.t.Fatal(err)
 	}
