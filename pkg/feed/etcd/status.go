@@ -9,6 +9,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/eniplane/eniplane/pkg/api"
 )
 
 // statusTTL is how long the status of an agent is there after its last word.
@@ -89,6 +91,16 @@ func (r *Reporter) lost() bool {
 
 // Lost tells whether the status must be put again because its lease has ended.
 func (r *Reporter) Lost() bool { return r.lost() }
+
+// Hosts returns the names of the hosts of the feed, sorted.
+func (s *Store) Hosts(ctx context.Context) ([]string, error) {
+	var hosts []string
+	err := s.list(ctx, s.object(api.Reference{Kind: "Host"}), 0, func(p pair) error {
+		hosts = append(hosts, p.key)
+		return nil
+	})
+	return hosts, err
+}
 
 // Statuses returns what the agents say, by host.
 func (s *Store) Statuses(ctx context.Context) (map[string]*Status, error) {

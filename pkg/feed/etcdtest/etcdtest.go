@@ -75,6 +75,7 @@ type Member struct {
 	URL  string // for clients
 
 	t    testing.TB
+	dir  string
 	args []string
 	cmd  *exec.Cmd
 	done chan struct{}
@@ -102,8 +103,9 @@ func Start(t testing.TB, opts Options) *Cluster {
 	}
 	for i := range n {
 		m := &Member{t: t, Name: fmt.Sprintf("m%d", i), URL: fmt.Sprintf("%s://%s:%d", scheme, host, ports[2*i])}
+		m.dir = filepath.Join(dir, m.Name)
 		m.args = append([]string{
-			server, "--name", m.Name, "--data-dir", filepath.Join(dir, m.Name),
+			server, "--name", m.Name, "--data-dir", m.dir,
 			"--listen-client-urls", m.URL, "--advertise-client-urls", m.URL,
 			"--listen-peer-urls", peer(i), "--initial-advertise-peer-urls", peer(i),
 			"--initial-cluster", strings.Join(initial, ","), "--initial-cluster-token", filepath.Base(dir),
@@ -148,6 +150,9 @@ func (m *Member) Start() {
 		_ = log.Close()
 	})
 }
+
+// DataDir is where the member keeps what it knows.
+func (m *Member) DataDir() string { return m.dir }
 
 // PID is that of the server's process.
 func (m *Member) PID() int { return m.cmd.Process.Pid }
