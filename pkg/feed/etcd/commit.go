@@ -3,7 +3,6 @@
 package etcd
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -62,40 +61,6 @@ type Result struct {
 	Changes  []Change
 	Retries  int // how often another writer was faster
 }
-
-// Draft is what a change set is made of: the objects as they are, and what shall become of them.
-type Draft struct {
-	docs    Documents
-	objects map[api.Reference]api.Object // as read
-	fresh   map[api.Reference]api.Object // nil = deleted
-}
-
-// Get returns an object as the draft has it now, nil if there is none. Whoever changes it must Put it.
-func (d *Draft) Get(ref api.Reference) api.Object {
-	if o, ok := d.fresh[ref]; ok {
-		return o
-	}
-	return d.objects[ref]
-}
-
-// All returns all objects as the draft has them now, sorted.
-func (d *Draft) All() []api.Object {
-	all := maps.Clone(d.objects)
-	maps.Copy(all, d.fresh)
-	var out []api.Object
-	for _, ref := range sortedReferences(all) {
-		if all[ref] != nil {
-			out = append(out, all[ref])
-		}
-	}
-	return out
-}
-
-// Put adds an object or replaces that of its name.
-func (d *Draft) Put(o api.Object) { d.fresh[api.ReferenceTo(o)] = o }
-
-// Delete removes an object.
-func (d *Draft) Delete(ref api.Reference) { d.fresh[ref] = nil }
 
 // Commit lets change work on the present objects and makes what comes of it the next revision, if it is valid as a whole.
 // If another writer is faster it begins again, until ctx ends.
@@ -173,7 +138,7 @@ func (s *Store) changeSet(ctx context.Context, p *Position, docs Documents, opts
 		return nil, err
 	}
 	set.changes = draft.changes()
-	before := rendered{}
+	var before rendered
 	if oldErr == nil && !opts.Repair {
 		before, err = render(old)
 	} else {
@@ -205,125 +170,6 @@ func newID() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // it never fails
 	return hex.EncodeToString(b[:])
-}
-
-func newDraft(docs Documents) (*Draft, error) {
-	d := &Draft{docs: docs, objects: map[api.Reference]api.Object{}, fresh: map[api.Reference]api.Object{}}
-	// What cannot be read is no object here; that is said if it is still there at the end.
-	objects, _ := api.Parse(docs.Files())
-	for _, o := range objects {
-		ref := api.ReferenceTo(o)
-		doc, ok := docs[ref]
-		if !ok {
-			return nil, fmt.Errorf("read the feed: a document is %s, but not where that should be (remove the key that holds it)", ref)
-		}
-		o.Meta().UID = doc.UID
-		d.objects[ref] = o
-	}
-	return d, nil
-}
-
-// finish gives new objects their identities and attachments their epochs, and judges the whole. old is nil if
-// what was there is not valid.
-func (d *Draft) finish(mark *Mark, old *api.Objects) (*api.Objects, error) {
-	for _, o := range d.fresh {
-		if e, ok := o.(*api.ENI); ok && e.Attachment != nil {
-			mark.Revision = max(mark.Revision, e.Attachment.Epoch) // so that every later epoch is greater
-		}
-	}
-	for i, ref := range sortedReferences(d.fresh) {
-		o := d.fresh[ref]
-		if o == nil {
-			continue
-		}
-		if doc, ok := d.docs[ref]; ok {
-			o.Meta().UID = doc.UID
-		} else {
-			// The revision that made it; the id of the change set, because after a restore the revision may come again.
-			o.Meta().UID = fmt.Sprintf("%d-%s-%d", mark.Revision, mark.ID[:6], i)
-		}
-	}
-	d.raiseEpochs(mark.Revision, old)
-	docs, err := d.documents()
-	if err != nil {
-		return nil, err
-	}
-	return docs.Objects()
-}
-
-// documents returns the documents as they shall be.
-func (d *Draft) documents() (Documents, error) {
-	docs := maps.Clone(d.docs)
-	for ref, o := range d.fresh {
-		delete(docs, ref)
-		if o == nil {
-			continue
-		}
-		text, err := api.MarshalJSON(o)
-		if err != nil {
-			return nil, err
-		}
-		docs[ref] = Document{Text: text, UID: o.Meta().UID}
-	}
-	return docs, nil
-}
-
-// raiseEpochs gives each ENI that gets to another place the revision as its epoch, which is greater than any before;
-// one that stays keeps its own. An instance that changes hosts takes its ENIs along.
-func (d *Draft) raiseEpochs(revision uint64, old *api.Objects) {
-	for _, o := range d.All() {
-		e, ok := o.(*api.ENI)
-		if !ok || e.Attachment == nil {
-			continue
-		}
-		ref := api.ReferenceTo(e)
-		if d.fresh[ref] == nil && d.fresh[api.Reference{Kind: "Instance", Name: e.Attachment.Instance}] == nil {
-			continue
-		}
-		epoch := revision
-		if old != nil {
-			was := old.ENIs[e.Name]
-			if was != nil && was.Attachment != nil && was.Attachment.Epoch > 0 && samePlace(was, e) && d.hostOf(e) == old.HostOf(was) {
-				epoch = was.Attachment.Epoch
-			}
-		}
-		if e.Attachment.Epoch == epoch {
-			continue
-		}
-		moved, at := *e, *e.Attachment // others may hold what was read
-		at.Epoch = epoch
-		moved.Attachment = &at
-		d.fresh[ref] = &moved
-	}
-}
-
-func samePlace(a, b *api.ENI) bool {
-	return a.Attachment.Instance == b.Attachment.Instance && a.Attachment.Index == b.Attachment.Index &&
-		a.Attachment.Device == b.Attachment.Device
-}
-
-func (d *Draft) hostOf(e *api.ENI) string {
-	i, _ := d.Get(api.Reference{Kind: "Instance", Name: e.Attachment.Instance}).(*api.Instance)
-	if i == nil {
-		return ""
-	}
-	return i.Host
-}
-
-// changes lists what differs, sorted.
-func (d *Draft) changes() []Change {
-	docs, err := d.documents()
-	if err != nil {
-		return nil // finish has succeeded with the same
-	}
-	var out []Change
-	for _, ref := range sortedReferences(d.fresh) {
-		c := Change{Reference: ref, Old: d.docs[ref].Text, New: docs[ref].Text}
-		if !bytes.Equal(c.Old, c.New) {
-			out = append(out, c)
-		}
-	}
-	return out
 }
 
 // views reads what all views hold.
@@ -440,106 +286,4 @@ func (s *Store) committed(ctx context.Context, mark *Mark) bool {
 	defer cancel()
 	r, err := s.client.Get(ctx, s.layout.commit(mark.Revision))
 	return err == nil && len(r.Kvs) == 1 && string(r.Kvs[0].Value) == mark.ID
-}
-
-// stage writes a change set that does not fit into a transaction: first where nobody looks, then the mark, then the keys.
-func (s *Store) stage(ctx context.Context, p *Position, set *changeSet, finals []entry, logs []clientv3.Op) error {
-	values, err := parts(finals)
-	if err != nil {
-		return err
-	}
-	var aside []clientv3.Op
-	for i, value := range values {
-		aside = append(aside, clientv3.OpPut(s.stagedParts(set.mark.ID)+digits(uint64(i)), string(value)))
-	}
-	if err := s.putAll(ctx, append(aside, logs...)); err != nil {
-		return errors.Join(err, s.discard(ctx, set))
-	}
-	set.mark.Staged = true
-	if err := s.setMark(ctx, p, &set.mark, s.pruneStaged(set.mark.ID)); err != nil {
-		if errors.Is(err, errRace) {
-			return errors.Join(err, s.discard(ctx, set))
-		}
-		return err // it may have been committed: the next writer finds out
-	}
-	now, err := s.Position(ctx)
-	if err != nil {
-		return err
-	}
-	if now.ID != set.mark.ID || !now.Staged {
-		return nil // somebody was kind enough
-	}
-	return s.finish(ctx, now)
-}
-
-// pruneStaged removes what writers that died before their commit have left: nobody else can commit it any more.
-func (s *Store) pruneStaged(keep string) []clientv3.Op {
-	return []clientv3.Op{
-		clientv3.OpDelete(s.staged(), clientv3.WithRange(s.stagedParts(keep))),
-		clientv3.OpDelete(clientv3.GetPrefixRangeEnd(s.stagedParts(keep)), clientv3.WithRange(clientv3.GetPrefixRangeEnd(s.staged()))),
-	}
-}
-
-// discard removes what was staged for a commit that did not come.
-func (s *Store) discard(ctx context.Context, set *changeSet) error {
-	ops := []clientv3.Op{clientv3.OpDelete(s.stagedParts(set.mark.ID), clientv3.WithPrefix())}
-	for view := range set.views {
-		ops = append(ops, clientv3.OpDelete(s.log(view, set.mark.Revision)+"/"+set.mark.ID+"/", clientv3.WithPrefix()))
-	}
-	return s.putAll(ctx, ops)
-}
-
-// putAll does operations in as many transactions as it takes.
-func (s *Store) putAll(ctx context.Context, ops []clientv3.Op, conditions ...clientv3.Cmp) error {
-	for len(ops) > 0 {
-		n, size := 0, 0
-		for n < len(ops) && n < maxOperations && (n == 0 || size+len(ops[n].ValueBytes()) <= maxBytes) {
-			size += len(ops[n].ValueBytes()) + len(ops[n].KeyBytes())
-			n++
-		}
-		if err := s.transact(ctx, ops[:n], conditions); err != nil {
-			return err
-		}
-		ops = ops[n:]
-	}
-	return nil
-}
-
-func (s *Store) transact(ctx context.Context, ops []clientv3.Op, conditions []clientv3.Cmp) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	r, err := s.client.Txn(ctx).If(conditions...).Then(ops...).Commit()
-	if err != nil {
-		return fmt.Errorf("write feed %s: %w", s.source, plainError(err))
-	}
-	if !r.Succeeded {
-		return errRace
-	}
-	return nil
-}
-
-// finish puts the keys of a committed, staged change set in place. Several may do so at once: all write the same, and only
-// as long as the mark stays.
-func (s *Store) finish(ctx context.Context, p *Position) error {
-	staged, err := s.entries(ctx, s.stagedParts(p.ID), p.at)
-	if err != nil {
-		return err
-	}
-	same := clientv3.Compare(clientv3.ModRevision(s.mark()), "=", p.modified)
-	ops, _ := s.operations(staged)
-	if err := s.putAll(ctx, ops, same); err != nil {
-		return ignoreRace(err)
-	}
-	mark := p.Mark
-	mark.Staged = false
-	err = s.setMark(ctx, p, &mark, []clientv3.Op{clientv3.OpDelete(s.stagedParts(p.ID), clientv3.WithPrefix())})
-	return ignoreRace(err)
-}
-
-// ignoreRace is for work that whoever was faster has done as well.
-func ignoreRace(err error) error {
-	if errors.Is(err, errRace) {
-		return nil
-	}
-	return err
 }

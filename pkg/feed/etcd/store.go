@@ -21,6 +21,7 @@ import (
 const (
 	dialTimeout    = 5 * time.Second
 	requestTimeout = 10 * time.Second
+	markTimeout    = 3 * time.Second // for one small key: then nobody is there
 	keepAlive      = 5 * time.Second // without a word, then the member is asked whether it lives
 	keepAliveWait  = 3 * time.Second
 )
@@ -82,7 +83,7 @@ type Position struct {
 
 // Position reads the mark as the cluster has it now.
 func (s *Store) Position(ctx context.Context) (*Position, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, markTimeout)
 	defer cancel()
 	r, err := s.client.Get(ctx, s.mark())
 	if err != nil {

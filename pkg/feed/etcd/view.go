@@ -352,10 +352,18 @@ func (s *Store) Exist(ctx context.Context, v *View, uids map[api.Reference]strin
 	return found, nil
 }
 
-// Watch calls changed with each new mark until ctx ends or the feed cannot be watched any more; it returns why.
+// Watch calls changed with each new mark, and when the connection to the members is another than it was, until ctx
+// ends or the feed cannot be watched any more; it returns why.
 func (s *Store) Watch(ctx context.Context, v *View, changed func()) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
+	go func() {
+		// The watch does not say that it waits for a member; whoever asks for the mark learns it.
+		conn := s.client.ActiveConnection()
+		for state := conn.GetState(); conn.WaitForStateChange(ctx, state); state = conn.GetState() {
+			changed()
+		}
+	}()
 	for r := range s.client.Watch(ctx, s.mark(), clientv3.WithRev(v.at+1)) {
 		if err := r.Err(); err != nil {
 			return fmt.Errorf("watch feed %s: %w", s.source, plainError(err))

@@ -21,6 +21,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 )
 
 // EnvBin names a directory of binaries that were built before, for machines without a compiler.
@@ -59,14 +60,16 @@ func Server(t testing.TB) string {
 type Options struct {
 	Members int // 0 = 1
 	TLS     *Certificates
-	Host    string   // address to listen on; "" = 127.0.0.1
-	Flags   []string // more flags of each member
+	Host    string                   // address to listen on; "" = 127.0.0.1
+	Flags   []string                 // more flags of each member
+	In      func(func() error) error // runs something where the cluster shall be, in a network namespace say; nil = here
 }
 
 // Cluster is some members.
 type Cluster struct {
 	Members []*Member
 	TLS     *Certificates
+	in      func(func() error) error
 }
 
 // Member is one server.
@@ -75,6 +78,7 @@ type Member struct {
 	URL  string // for clients
 
 	t    testing.TB
+	in   func(func() error) error
 	dir  string
 	args []string
 	cmd  *exec.Cmd
@@ -94,15 +98,19 @@ func Start(t testing.TB, opts Options) *Cluster {
 		host = "127.0.0.1"
 	}
 	dir := t.TempDir()
-	ports := freePorts(t, host, 2*n)
-	c := &Cluster{TLS: opts.TLS}
+	in := opts.In
+	if in == nil {
+		in = func(do func() error) error { return do() }
+	}
+	ports := freePorts(t, in, host, 2*n)
+	c := &Cluster{TLS: opts.TLS, in: in}
 	var initial []string
 	peer := func(i int) string { return fmt.Sprintf("http://%s:%d", host, ports[2*i+1]) }
 	for i := range n {
 		initial = append(initial, fmt.Sprintf("m%d=%s", i, peer(i)))
 	}
 	for i := range n {
-		m := &Member{t: t, Name: fmt.Sprintf("m%d", i), URL: fmt.Sprintf("%s://%s:%d", scheme, host, ports[2*i])}
+		m := &Member{t: t, in: in, Name: fmt.Sprintf("m%d", i), URL: fmt.Sprintf("%s://%s:%d", scheme, host, ports[2*i])}
 		m.dir = filepath.Join(dir, m.Name)
 		m.args = append([]string{
 			server, "--name", m.Name, "--data-dir", m.dir,
@@ -135,7 +143,7 @@ func (m *Member) Start() {
 	m.log = log
 	m.cmd = exec.Command(m.args[0], m.args[1:]...)
 	m.cmd.Stdout, m.cmd.Stderr = log, log
-	if err := m.cmd.Start(); err != nil {
+	if err := m.in(m.cmd.Start); err != nil {
 		m.t.Fatal(err)
 	}
 	done, cmd := make(chan struct{}), m.cmd
@@ -185,7 +193,16 @@ func (c *Cluster) URLs() string {
 // Client connects to the cluster until the end of the test.
 func (c *Cluster) Client(t testing.TB) *clientv3.Client {
 	t.Helper()
-	conf := clientv3.Config{DialTimeout: 5 * time.Second, Logger: zap.NewNop()}
+	dial := func(ctx context.Context, addr string) (conn net.Conn, err error) {
+		err = c.in(func() error {
+			conn, err = new(net.Dialer).DialContext(ctx, "tcp", addr)
+			return err
+		})
+		return conn, err
+	}
+	conf := clientv3.Config{
+		DialTimeout: 5 * time.Second, Logger: zap.NewNop(), DialOptions: []grpc.DialOption{grpc.WithContextDialer(dial)},
+	}
 	for _, m := range c.Members {
 		conf.Endpoints = append(conf.Endpoints, m.URL)
 	}
@@ -233,11 +250,15 @@ func (m *Member) logTail() []byte {
 }
 
 // freePorts finds ports on which nobody listens now.
-func freePorts(t testing.TB, host string, n int) []int {
+func freePorts(t testing.TB, in func(func() error) error, host string, n int) []int {
 	t.Helper()
 	var ports []int
 	for range n {
-		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+		var l net.Listener
+		err := in(func() (err error) {
+			l, err = net.Listen("tcp", net.JoinHostPort(host, "0"))
+			return err
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
