@@ -20,7 +20,7 @@ enum reason {
 	REASON_MALFORMED = 6, /* truncated, or lengths and headers contradict each other */
 	REASON_ETHERTYPE = 7, /* not IPv4, IPv6 or ARP, VLAN-tagged or 802.3 */
 	REASON_FRAGMENT = 8, /* an IP fragment that no first fragment vouches for */
-	REASON_EXTENSION = 9, /* IPv6 extension header that is not followed, or too many */
+	REASON_EXTENSION = 9, /* a source route, or an IPv6 extension header that is not followed */
 	REASON_ADDRESS = 10, /* source or destination that can never be valid here */
 
 	/* who sends */

@@ -15,7 +15,7 @@ const (
 	ReasonMalformed     Reason = 6  // truncated, or lengths and headers contradict each other
 	ReasonEthertype     Reason = 7  // not IPv4, IPv6 or ARP, VLAN-tagged or 802.3
 	ReasonFragment      Reason = 8  // an IP fragment that no first fragment vouches for
-	ReasonExtension     Reason = 9  // IPv6 extension header that is not followed, or too many
+	ReasonExtension     Reason = 9  // a source route, or an IPv6 extension header that is not followed
 	ReasonAddress       Reason = 10 // source or destination that can never be valid here
 	ReasonNotReady      Reason = 11 // the ENI's configuration is not complete yet
 	ReasonUnknownPort   Reason = 12 // a device that belongs to no ENI
@@ -62,7 +62,7 @@ var reasonTable = [...]struct{ name, help string }{
 	{"MALFORMED", "truncated, or lengths and headers contradict each other"},
 	{"ETHERTYPE", "not IPv4, IPv6 or ARP, VLAN-tagged or 802.3"},
 	{"FRAGMENT", "an IP fragment that no first fragment vouches for"},
-	{"EXTENSION", "IPv6 extension header that is not followed, or too many"},
+	{"EXTENSION", "a source route, or an IPv6 extension header that is not followed"},
 	{"ADDRESS", "source or destination that can never be valid here"},
 	{"NOT_READY", "the ENI's configuration is not complete yet"},
 	{"UNKNOWN_PORT", "a device that belongs to no ENI"},
