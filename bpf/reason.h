@@ -66,7 +66,9 @@ enum reason {
 
 	REASON_STRAY_ND = 42, /* neighbour discovery that comes from beyond the subnet */
 
-	REASON_TCP_WINDOW = 43, /* RST far from what its sender last sent */
+	REASON_TCP_WINDOW = 43, /* RST far from what its sender last sent, or a blind ACK */
+
+	REASON_FLOW_JUDGE_LIMIT = 44, /* too many flows of the ENI to be judged again at once */
 
 	REASON_LAST,
 };

@@ -50,6 +50,7 @@ func stages() map[string][]Row {
 		"half-open": halfOpenRows(),
 		"blind":     blindRows(),
 		"code":      codeRows(),
+		"budget":    budgetRows(),
 	}
 }
 
