@@ -491,6 +491,25 @@ static __always_inline enum reason track_judge(const struct pkt *p, struct work 
 	return v6 ? judge6(j) : judge4(j);
 }
 
+/* A rule has decided one connection more. */
+static __always_inline void rule_hit(__u32 rule)
+{
+	__u64 *hits;
+
+	if (!rule)
+		return;
+	hits = bpf_map_lookup_elem(&rule_hits, &rule);
+	if (hits)
+		__sync_fetch_and_add(hits, 1);
+}
+
+/* Counts the rules of the last verdict, denials too. */
+static __always_inline void track_hits(const struct judge *j)
+{
+	rule_hit(j->rule);
+	rule_hit(j->nacl_rule);
+}
+
 /* Takes a verdict over into the flow. */
 static __always_inline void track_settle(struct work *w, const struct nexthop *nh, const bool v6)
 {
@@ -546,6 +565,7 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 			track_settle(w, nh, v6);
 		return reason;
 	}
+	track_hits(&w->judge);
 	f->generation = w->generation;
 	if (reason == REASON_CONTINUE && nh) {
 		if (f->state == FLOW_BLOCKED)
@@ -595,11 +615,15 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 {
 	struct flow *f = &w->flow;
 	const struct nexthop *nh;
+	enum reason reason;
 
 	TRY(track_may_open(p, v6));
 	w->judge.kept = 0;
 	f->opening = is_icmp(p, v6) ? p->icmp_code : p->tcp_seq;
-	TRY(track_judge(p, w, p->dir, class_bits, sender_nexthop, v6));
+	reason = track_judge(p, w, p->dir, class_bits, sender_nexthop, v6);
+	track_hits(&w->judge);
+	if (reason != REASON_CONTINUE)
+		return reason;
 	nh = nexthop_find(w->judge.nexthop);
 	if (!nh || nh->kind == NH_NONE)
 		return REASON_NO_NEXTHOP;

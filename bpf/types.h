@@ -23,6 +23,7 @@ enum limit {
 	MAX_ENDPOINTS = 1 << 20,
 	MAX_REASONS = 64, /* per ENI and direction, a power of two */
 	MAX_UPLINKS = 16,
+	MAX_RULES = 1 << 18, /* rules with an id; 0 is none */
 };
 
 /* Which way a packet crosses an ENI's port, seen from the ENI. */
@@ -254,8 +255,8 @@ struct verdict_key {
 };
 
 struct verdict {
-	__u32 allow; /* 1 = allow, 0 = deny */
-	__u32 rule; /* ordinal of the deciding rule in its set, from 1 */
+	__u32 word; /* ordinal of the deciding rule in its set, from 1, << 1 | allow: the lowest decides */
+	__u32 rule; /* its id on this host, index of rule_hits; 0 = it has none */
 };
 
 /* counters: index = (eni * 2 + direction) * MAX_REASONS + reason, per CPU. */

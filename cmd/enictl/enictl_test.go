@@ -26,6 +26,8 @@ var nouns = [][]string{
 	{"get", "hosts", "--feed", "dir:FEED"},
 	{"get", "eni", "web-0", "--feed", "dir:FEED"},
 	{"get", "all", "--feed", "dir:FEED"},
+	{"get", "sg", "--feed", "dir:FEED"},
+	{"get", "nacl", "red-web", "--feed", "dir:FEED"},
 	{"map", "list"},
 	{"map", "dump", "endpoints4"},
 	{"map", "dump", "eip_in4"},
@@ -296,8 +298,8 @@ func TestFlowTable(t *testing.T) {
 	h := newHost(t)
 	h.maps.flows = h.maps.flows[2:]
 	h.maps.flows[0].EIP = netip.MustParseAddr("203.0.113.10")
-	want := `ENI    PROTOCOL  LOCAL         REMOTE           OPENER  STATE     AGE  ORIGIN  EIP           EXPIRES  PACKETS-OUT  BYTES-OUT  PACKETS-IN  BYTES-IN
-web-0  tcp       10.0.1.10:80  192.0.2.1:55555  peer    answered  3s   vpc     203.0.113.10  30s      1            2          3           4
+	want := `ENI    PROTOCOL  LOCAL         REMOTE           OPENER  STATE     AGE  ORIGIN  RULE      EIP           EXPIRES  PACKETS-OUT  BYTES-OUT  PACKETS-IN  BYTES-IN
+web-0  tcp       10.0.1.10:80  192.0.2.1:55555  peer    answered  3s   vpc     web/gone  203.0.113.10  30s      1            2          3           4
 `
 	if diff := cmp.Diff(want, h.run("flow", "list", "-o", "wide").out); diff != "" {
 		t.Error(diff)

@@ -21,6 +21,7 @@ import (
 // flow is a dataplane flow with the name of its ENI in place of the index, and times as people write them.
 type flow struct {
 	Name    string `json:"eni"`
+	Rule    string `json:"rule,omitempty"` // of the security groups, that let the first packet pass
 	Age     string `json:"age"`
 	Expires string `json:"expires"`
 	dataplane.Flow
@@ -159,7 +160,7 @@ func readFlows(m pinnedMaps, names compile.Names, keep func(*dataplane.Flow) boo
 	err := m.Flows(func(x dataplane.Flow) bool {
 		if keep(&x) {
 			flows = append(flows, flow{
-				Name: eniName(names, x.ENI), Flow: x,
+				Name: eniName(names, x.ENI), Flow: x, Rule: names.Rule(x.Rule),
 				Age: x.Age.Truncate(time.Second).String(), Expires: x.Expires.Truncate(time.Second).String(),
 			})
 		}
@@ -243,7 +244,7 @@ func parseEnd(text string) (netip.AddrPort, error) {
 func flowRows(flows []flow) list {
 	l := list{
 		columns: columns("ENI", "PROTOCOL", "LOCAL", "REMOTE", "OPENER", "STATE", "AGE", "|",
-			"ORIGIN", "EIP", "EXPIRES", "PACKETS-OUT", "BYTES-OUT", "PACKETS-IN", "BYTES-IN"),
+			"ORIGIN", "RULE", "EIP", "EXPIRES", "PACKETS-OUT", "BYTES-OUT", "PACKETS-IN", "BYTES-IN"),
 		empty: "no flows",
 	}
 	for _, x := range flows {
@@ -259,7 +260,7 @@ func flowRows(flows []flow) list {
 			name: x.tuple(),
 			cells: []string{
 				x.Name, x.Protocol, x.Local.String(), x.Remote.String(), opener, x.Stage(),
-				x.Age, x.Origin, dash(eip), x.Expires,
+				x.Age, x.Origin, dash(x.Rule), dash(eip), x.Expires,
 				fmt.Sprint(x.PacketsOut), fmt.Sprint(x.BytesOut), fmt.Sprint(x.PacketsIn), fmt.Sprint(x.BytesIn),
 			},
 			value: x,

@@ -435,9 +435,9 @@ type bpfUplink struct {
 }
 
 type bpfVerdict struct {
-	_     structs.HostLayout
-	Allow uint32
-	Rule  uint32
+	_    structs.HostLayout
+	Word uint32
+	Rule uint32
 }
 
 type bpfVerdictKey struct {
@@ -530,6 +530,7 @@ type bpfWork struct {
 		Local         [16]uint8
 		Remote        [16]uint8
 		Rule          uint32
+		NaclRule      uint32
 		Nexthop       uint32
 		SameSubnet    uint8
 		ReplyDenied   uint8
@@ -573,6 +574,7 @@ const (
 	bpfMapQuotes         = "quotes"
 	bpfMapRoutes4        = "routes4"
 	bpfMapRoutes6        = "routes6"
+	bpfMapRuleHits       = "rule_hits"
 	bpfMapScratches      = "scratches"
 	bpfMapServices       = "services"
 	bpfMapTooBigs        = "too_bigs"
@@ -677,6 +679,7 @@ type bpfMapSpecs struct {
 	Quotes       *ebpf.MapSpec `ebpf:"quotes"`
 	Routes4      *ebpf.MapSpec `ebpf:"routes4"`
 	Routes6      *ebpf.MapSpec `ebpf:"routes6"`
+	RuleHits     *ebpf.MapSpec `ebpf:"rule_hits"`
 	Scratches    *ebpf.MapSpec `ebpf:"scratches"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
 	TooBigs      *ebpf.MapSpec `ebpf:"too_bigs"`
@@ -743,6 +746,7 @@ type bpfMaps struct {
 	Quotes       *ebpf.Map `ebpf:"quotes"`
 	Routes4      *ebpf.Map `ebpf:"routes4"`
 	Routes6      *ebpf.Map `ebpf:"routes6"`
+	RuleHits     *ebpf.Map `ebpf:"rule_hits"`
 	Scratches    *ebpf.Map `ebpf:"scratches"`
 	Services     *ebpf.Map `ebpf:"services"`
 	TooBigs      *ebpf.Map `ebpf:"too_bigs"`
@@ -784,6 +788,7 @@ func (m *bpfMaps) Close() error {
 		m.Quotes,
 		m.Routes4,
 		m.Routes6,
+		m.RuleHits,
 		m.Scratches,
 		m.Services,
 		m.TooBigs,

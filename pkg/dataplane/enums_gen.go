@@ -11,6 +11,7 @@ const (
 	cMaxEndpoints = 1 << 20
 	cMaxReasons   = 64 // per ENI and direction, a power of two
 	cMaxUplinks   = 16
+	cMaxRules     = 1 << 18 // rules with an id; 0 is none
 )
 
 // enum direction

@@ -15,16 +15,16 @@ import (
 type Flow struct {
 	ENI         uint32         `json:"eni"`
 	Incarnation uint32         `json:"incarnation"`
-	Protocol    string         `json:"protocol"`      // tcp, udp, icmp, icmpv6 or a number
-	Local       netip.AddrPort `json:"local"`         // ICMP: the port is the identifier
-	Remote      netip.AddrPort `json:"remote"`        // ICMP: the port is the type of the request
-	EIP         netip.Addr     `json:"eip,omitzero"`  // of the local address, if the flow uses it
-	Origin      string         `json:"origin"`        // vpc or internet
-	Opener      Direction      `json:"opener"`        // who sent the first packet: out = the ENI
-	State       string         `json:"state"`         // opening, established, closing, blocked
-	Answered    bool           `json:"answered"`      // the other side was heard while it was opening
-	Refused     bool           `json:"refused"`       // it was closed while it was opening
-	Rule        uint32         `json:"rule,omitzero"` // ordinal in the rule set that let the first packet pass
+	Protocol    string         `json:"protocol"`        // tcp, udp, icmp, icmpv6 or a number
+	Local       netip.AddrPort `json:"local"`           // ICMP: the port is the identifier
+	Remote      netip.AddrPort `json:"remote"`          // ICMP: the port is the type of the request
+	EIP         netip.Addr     `json:"eip,omitzero"`    // of the local address, if the flow uses it
+	Origin      string         `json:"origin"`          // vpc or internet
+	Opener      Direction      `json:"opener"`          // who sent the first packet: out = the ENI
+	State       string         `json:"state"`           // opening, established, closing, blocked
+	Answered    bool           `json:"answered"`        // the other side was heard while it was opening
+	Refused     bool           `json:"refused"`         // it was closed while it was opening
+	Rule        uint32         `json:"ruleID,omitzero"` // of the security groups, that let the first packet pass
 	PacketsOut  uint64         `json:"packetsOut"`
 	BytesOut    uint64         `json:"bytesOut"`
 	PacketsIn   uint64         `json:"packetsIn"`

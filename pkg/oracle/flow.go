@@ -256,6 +256,7 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 	fresh := f.evaluated != r.revision
 	f.evaluated = r.revision
 	v := r.judgeFlow(e, key, f)
+	r.out.MayHit = append(r.out.MayHit, v.hits...)
 	if v.reason != goOn {
 		f.admitted = f.admitted && r.isKept(e, key, f) && v.reason != SGDenied
 		r.block(f, v.reason, fresh)
@@ -312,6 +313,7 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 		return nil, NoFlow
 	}
 	v := r.judge(e, key, asked{r.dir, p.service(), sender, false})
+	r.out.Hits = append(r.out.Hits, v.hits...)
 	if v.reason != goOn {
 		return nil, v.reason
 	}

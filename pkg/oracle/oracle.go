@@ -143,6 +143,9 @@ type Outcome struct {
 	Packet    []byte  // as it leaves, unless dropped
 	Counts    []Count
 	Follows   string // what another packet vouches for: "fragment", "error"
+	// Hits are the rules that decided about a new connection, MayHit those about one that is known: whether it is
+	// asked about again is the programs' to say. Both as "ingress web/https", a network ACL's as "egress acl/100".
+	Hits, MayHit []string
 }
 
 // Model is one host, its objects and its flows.

@@ -45,6 +45,7 @@ type Quick struct {
 	test    *testRun
 	hooks   map[string]quickHook
 	delta   []Count
+	hits    hitCounters
 }
 
 // quickHook is a loaded program.
@@ -131,6 +132,9 @@ func (q *Quick) mapMemory(t testing.TB, sets uint32) (err error) {
 		return err
 	}
 	q.before = make([]byte, len(q.counts))
+	if q.hits.memory, err = mapMap(t, q.coll.Maps[dataplane.MapRuleHits], compile.MaxRuleIDs*8); err != nil {
+		return err
+	}
 	for name, family := range flowMaps() {
 		m := q.coll.Maps[name]
 		if q.flowMem[family], err = mapMap(t, m, int(m.ValueSize()*sets)); err != nil {
@@ -216,6 +220,7 @@ func (q *Quick) Apply(st *compile.State, closed map[string]bool) error {
 		}
 	}
 	q.slot, q.state, q.vtep = slot, st, st.Host.VTEP
+	q.hits.follow(st)
 	for i := range st.ENIs {
 		if q.lastENI = max(q.lastENI, st.ENIs[i].Index); q.lastENI >= quickENIs {
 			return fmt.Errorf("apply: ENI index %d is beyond the %d that a quick host counts", q.lastENI, quickENIs)

@@ -209,7 +209,7 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 	p.sent++
 	out = p.model.Packet(s.From, s.Frame, p.now)
 	p.seen[seen{out.Reason, out.Follows}]++
-	return p.compareOutcome(s, out, got), out, nil
+	return p.compareOutcome(s, out, got) + compareHits(&out, p.q.Hits()), out, nil
 }
 
 const vxlanMark = 0xe41b0d01
@@ -269,6 +269,28 @@ func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickR
 		text += "the packet leaves (want = model):\n" + pkttest.Diff(want.Packet, got.Frame)
 	}
 	return text
+}
+
+// compareHits: new connections count the rules that decide, known ones may.
+func compareHits(want *oracle.Outcome, got []string) string {
+	if slices.Equal(want.Hits, got) {
+		return ""
+	}
+	var more []string
+	missing, may := slices.Clone(want.Hits), slices.Clone(want.MayHit)
+	for _, rule := range got {
+		if i := slices.Index(missing, rule); i >= 0 {
+			missing = slices.Delete(missing, i, i+1)
+		} else if i := slices.Index(may, rule); i >= 0 {
+			may = slices.Delete(may, i, i+1)
+		} else {
+			more = append(more, rule)
+		}
+	}
+	if len(missing)+len(more) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("rules hit %q, the model wants %q and maybe %q\n", got, want.Hits, want.MayHit)
 }
 
 // countsOf lists all counters that change: a packet comes in and has one outcome, everywhere that it enters.
@@ -397,16 +419,13 @@ func (p *player) flow(f *flowtable.Flow) (oracle.Flow, bool) {
 		PacketsOut: int(f.Packets[0]), PacketsIn: int(f.Packets[1]), BytesOut: int(f.Bytes[0]), BytesIn: int(f.Bytes[1]),
 		Evaluated: f.Generation == e.Generation,
 	}
-	set := e.SGOut
 	if f.Flags&1 != 0 {
-		out.Opener, set = oracle.In, e.SGIn
+		out.Opener = oracle.In
 	}
 	if out.State == oracle.Blocked {
 		out.Reason = oracle.Reason(dataplane.Reason(f.Reason).String())
 	}
-	if rules := p.state.Names.Rules[set]; f.Rule > 0 && int(f.Rule) <= len(rules) {
-		out.Rule = rules[f.Rule-1]
-	}
+	out.Rule = p.state.Names.Rules[f.Rule].Name
 	switch f.Class & 3 {
 	case 0:
 		out.Protocol, out.LocalPort, out.RemotePort = 6, f.LocalPort, f.RemotePort

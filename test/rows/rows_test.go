@@ -29,6 +29,7 @@ func stages() map[string][]Row {
 		"local":     localRows(),
 		"sg":        sgRows(),
 		"nacl":      naclRows(),
+		"hits":      hitRows(),
 		"route":     routeRows(),
 		"flow":      flowRows(),
 		"icmp":      icmpRows(),
