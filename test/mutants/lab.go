@@ -141,7 +141,7 @@ func (l *lab) compile(ctx context.Context) error {
 
 // test runs one of the tests on the object, on one CPU: the labs share the others.
 func (l *lab) test(ctx context.Context, a attempt) (failed bool, out []byte, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(l.tests, a.test), "-test.failfast", "-test.run", a.pattern)
 	cmd.Dir = filepath.Join(l.tests, "in-"+a.test)
