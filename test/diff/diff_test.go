@@ -40,7 +40,7 @@ type limits struct {
 }
 
 func limitsOf(t *testing.T) limits {
-	l := limits{packets: 2_400_000, seed: 1}
+	l := limits{packets: 2_000_000, seed: 1}
 	for _, v := range []struct {
 		name string
 		set  func(string) error
