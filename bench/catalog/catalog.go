@@ -8,11 +8,13 @@ import (
 
 	"github.com/eniplane/eniplane/bench"
 	flowbench "github.com/eniplane/eniplane/bench/flowtable"
+	"github.com/eniplane/eniplane/bench/wire"
 )
 
 // Scenarios lists all scenarios in the order in which they run.
 func Scenarios() []bench.Scenario {
 	return slices.Concat(
 		flowbench.Scenarios(),
+		wire.Scenarios(),
 	)
 }

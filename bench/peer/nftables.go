@@ -27,7 +27,7 @@ func (NFTables) Start(ctx context.Context, j *Job) (Running, error) {
 		}
 		text := ""
 		for _, f := range []Family{V4, V6} {
-			text += nftTable(j, f)
+			text += nftTable(j, f, false)
 		}
 		_, err := Run(ctx, j.Host, text, "nft", "-f", "-")
 		return err
@@ -40,12 +40,9 @@ const (
 	Set   = "allowed"
 )
 
-// nftTable is the policy of one family.
-func nftTable(j *Job, f Family) string {
-	family, addr := "ip", "ipv4_addr"
-	if f == V6 {
-		family, addr = "ip6", "ipv6_addr"
-	}
+// nftTable is the policy of one family. On a bridge there is nothing to translate, and no name of a port to ask for.
+func nftTable(j *Job, f Family, bridged bool) string {
+	family, addr := nftNames(f)
 	var ips, bindings, dnat, snat []string
 	for _, e := range j.ENIs {
 		ip := f.Of(e.IPs)
@@ -62,18 +59,36 @@ func nftTable(j *Job, f Family) string {
 	p("set enis { type %s; elements = { %s } }", addr, strings.Join(ips, ", "))
 	p("set bindings { type ifname . ether_addr . %s; elements = { %s } }", addr, strings.Join(bindings, ", "))
 	p("set %s { type %s . inet_proto . inet_service; flags interval; elements = { %s } }", Set, addr, strings.Join(nftAllowed(j, f), ", "))
+	if bridged {
+		p("%s", nftForward(j, family, bridged))
+		return b.String()
+	}
 	p("map to_private { type %s : %s; elements = { %s } }", addr, addr, strings.Join(dnat, ", "))
 	p("map to_eip { type %s : %s; elements = { %s } }", addr, addr, strings.Join(snat, ", "))
 	p("chain pre { type nat hook prerouting priority dstnat; iifname %q dnat to %s daddr map @to_private; }", j.Uplink.Name, family)
 	p("chain post { type nat hook postrouting priority srcnat; oifname %q snat to %s saddr map @to_eip; }", j.Uplink.Name, family)
-	p("chain forward { type filter hook forward priority filter; policy drop;")
-	p("iifname != %q iifname . ether saddr . %s saddr != @bindings drop", j.Uplink.Name, family)
-	p("ct state vmap { established : accept, related : accept, invalid : drop }")
-	p("%s saddr @enis accept", family)
-	p("%s saddr . meta l4proto . th dport @%s %s daddr @enis accept", family, Set, family)
-	p("}")
-	p("}")
+	p("%s", nftForward(j, family, bridged))
 	return b.String()
+}
+
+// nftForward ends a table with what is asked for every packet.
+func nftForward(j *Job, family string, bridged bool) string {
+	spoofed := fmt.Sprintf("iifname != %q iifname . ether saddr . %s saddr != @bindings drop\n", j.Uplink.Name, family)
+	if bridged {
+		spoofed = ""
+	}
+	return "chain forward { type filter hook forward priority filter; policy drop;\n" + spoofed +
+		"ct state vmap { established : accept, related : accept, invalid : drop }\n" +
+		family + " saddr @enis accept\n" +
+		fmt.Sprintf("%s saddr . meta l4proto . th dport @%s %s daddr @enis accept\n}\n}\n", family, Set, family)
+}
+
+// nftNames are the family and the type of its addresses.
+func nftNames(f Family) (family, addr string) {
+	if f == V6 {
+		return "ip6", "ipv6_addr"
+	}
+	return "ip", "ipv4_addr"
 }
 
 // nftAllowed is the policy as elements: the service for those who may, and as many more as the job wants rules.

@@ -78,6 +78,7 @@ type traffic struct {
 	*site
 	kind           kind
 	cpu            int
+	process        bool // the subject moves packets by a process
 	clock          *cpuClock
 	in, out        *frames.Generator
 	inside, beyond *frames.Sink // at the guests, and outside
@@ -85,6 +86,8 @@ type traffic struct {
 }
 
 // newTraffic attaches sinks to a site and loads its generators.
+//
+// Floors change no packet, so what reaches the guests by them still has what was around it.
 func newTraffic(s *site, k kind, cpu int) (_ *traffic, err error) {
 	t := &traffic{site: s, kind: k, cpu: cpu}
 	defer func() {
@@ -95,8 +98,15 @@ func newTraffic(s *site, k kind, cpu int) (_ *traffic, err error) {
 	if t.clock, err = newCPUClock(cpu); err != nil {
 		return nil, err
 	}
-	beyond := uint16(servicePort)
-	if k.overlay {
+	used, err := s.running.CPUTime()
+	if err != nil {
+		return nil, err
+	}
+	t.process = used > 0
+	inside, beyond := uint16(servicePort), uint16(servicePort)
+	if _, bare := s.running.(*floored); k.overlay && bare {
+		inside = vxlanPort
+	} else if k.overlay {
 		beyond = vxlanPort
 	}
 	if err := s.outside.Do(func() (err error) {
@@ -116,7 +126,7 @@ func newTraffic(s *site, k kind, cpu int) (_ *traffic, err error) {
 			return err
 		}
 		t.undo = append(t.undo, t.out.Close)
-		if t.inside, err = frames.NewSink(servicePort, s.guests); err == nil {
+		if t.inside, err = frames.NewSink(inside, s.guests); err == nil {
 			t.undo = append(t.undo, t.inside.Close)
 		}
 		return err
@@ -140,9 +150,9 @@ type shot struct {
 	cpu            time.Duration // of the path; with what the subject's processes used
 }
 
-// rate is packets per second that arrived, cost ns of CPU per packet sent, lost the share that did not arrive.
+// rate is packets per second that arrived, cost ns of CPU per packet that arrived, lost the share that did not arrive.
 func (s shot) rate() float64 { return float64(s.received) / s.took.Seconds() }
-func (s shot) cost() float64 { return float64(s.cpu.Nanoseconds()) / float64(s.sent) }
+func (s shot) cost() float64 { return float64(s.cpu.Nanoseconds()) / float64(max(s.received, 1)) }
 func (s shot) lost() float64 { return 1 - float64(s.received)/float64(s.sent) }
 
 // counter is what knows how many packets arrived.
@@ -192,7 +202,11 @@ func (t *traffic) send(ctx context.Context, d direction, b frames.Batch, at coun
 	if err := ctx.Err(); err != nil {
 		return s, err
 	}
-	if s.received, err = settled(at, before, s.sent); err != nil {
+	quiet := quietKernel
+	if t.process {
+		quiet = quietProcess
+	}
+	if s.received, err = settled(at, before, s.sent, quiet); err != nil {
 		return s, err
 	}
 	after, err := t.running.CPUTime()
@@ -200,37 +214,67 @@ func (t *traffic) send(ctx context.Context, d direction, b frames.Batch, at coun
 	return s, err
 }
 
+// How long no packet may arrive until nothing more is expected: of the kernel, and of a process that wants a CPU first.
+const (
+	quietKernel  = 10 * time.Millisecond
+	quietProcess = 300 * time.Millisecond
+)
+
 // settled waits until no more packets arrive and returns how many did.
-func settled(at counter, before frames.Seen, sent uint64) (uint64, error) {
-	const quiet = 10 * time.Millisecond
+func settled(at counter, before frames.Seen, sent uint64, quiet time.Duration) (uint64, error) {
+	const look = 5 * time.Millisecond
 	var last uint64
-	for first := true; ; first = false {
+	for since := time.Duration(0); ; since += look {
 		now, err := at.Seen()
 		if err != nil {
 			return 0, err
 		}
 		n := now.Measured - before.Measured
-		if n >= sent || !first && n == last {
+		if n >= sent || n == last && since >= quiet {
 			return n, nil
 		}
-		last = n
-		time.Sleep(quiet)
+		if n != last {
+			last, since = n, 0
+		}
+		time.Sleep(look)
 	}
 }
+
+// patientRate is how fast flows are opened through processes, which lose bursts, and patience how often it is tried.
+const (
+	patientRate = 20_000
+	patience    = 5
+)
 
 // establish opens all flows: both sides are heard, and the opener once more.
 func (t *traffic) establish(ctx context.Context) error {
 	step := min(t.flows, establishAtOnce*t.enis)
 	for first := 0; first < t.flows; first += step {
 		for _, d := range []direction{in, out, in} {
-			s, err := t.send(ctx, d, frames.Batch{First: first, Flows: step}, nil)
-			if err != nil {
-				return err
-			}
-			if s.received != s.sent {
-				return fmt.Errorf("open flows %d to %d, %s: %d of %d packets arrived", first, first+step, d, s.received, s.sent)
+			if err := t.reach(ctx, d, frames.Batch{First: first, Flows: step}); err != nil {
+				return fmt.Errorf("open flows %d to %d, %s: %w", first, first+step, d, err)
 			}
 		}
 	}
 	return nil
+}
+
+// reach sends a batch all of which must arrive. Only processes may need several tries.
+func (t *traffic) reach(ctx context.Context, d direction, b frames.Batch) error {
+	tries := 1
+	if t.process {
+		tries, b.Rate = patience, patientRate
+	}
+	for {
+		s, err := t.send(ctx, d, b, nil)
+		if err != nil {
+			return err
+		}
+		if s.received == s.sent {
+			return nil
+		}
+		if tries--; tries == 0 {
+			return fmt.Errorf("%d of %d packets arrived", s.received, s.sent)
+		}
+	}
 }

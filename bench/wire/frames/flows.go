@@ -109,6 +109,23 @@ func (f *Flows) check() error {
 	return nil
 }
 
+// ENIOffset is where in a frame the lowest 32 bits of the ENI's address are.
+func (f *Flows) ENIOffset() int {
+	at := ethLen
+	if f.Overlay != nil {
+		at += ethLen + ip4Len + udpLen + vxlanLen
+	}
+	switch {
+	case f.ENI.Addr.Is4() && f.FromENI:
+		return at + 12
+	case f.ENI.Addr.Is4():
+		return at + 16
+	case f.FromENI:
+		return at + 8 + 12
+	}
+	return at + 24 + 12
+}
+
 // builder puts one frame together. What differs between flows is zero in it, and the sums know.
 type builder struct {
 	*Flows

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import "github.com/eniplane/eniplane/bench"
+
+// Scenarios lists what this package measures; the letters are those of the matrix in bench/README.md.
+func Scenarios() []bench.Scenario {
+	return []bench.Scenario{
+		{Name: "forwarding/internet-in", Help: "B4: small UDP from the internet to ENIs by EIP, established, against the floors and peers", Quick: true, Run: forwardingIn(false)},
+		{Name: "forwarding/internet-out", Help: "B4: small UDP from ENIs to the internet by EIP, established", Quick: true, Run: forwardingOut(false)},
+		{Name: "forwarding/overlay-in", Help: "B4: small UDP from another host by VXLAN to ENIs, established", Quick: true, Run: forwardingIn(true)},
+		{Name: "forwarding/overlay-out", Help: "B4: small UDP from ENIs to another host by VXLAN, established", Quick: true, Run: forwardingOut(true)},
+	}
+}
