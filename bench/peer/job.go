@@ -75,6 +75,7 @@ type Job struct {
 	Service uint16
 	Rules   int // that the policy of an ENI has, the one that allows included
 	Flows   int // that will be open at the same time
+	Room    int // for how many connections tables are made; 0 = at least twice Flows
 
 	// The overlay to one other host; without remotes there is none.
 	VNI        uint32

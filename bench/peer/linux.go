@@ -95,10 +95,13 @@ func (Forward) Start(_ context.Context, j *Job) (Running, error) {
 
 const conntrackDir = "/proc/sys/net/netfilter"
 
-// conntrackRoom lets the kernel track so many connections, in a hash as large as the kernel's own rule makes it. Both
-// are one value for the whole machine: what they were comes back in the end.
-func conntrackRoom(flows int, undo *closers) error {
-	want := max(2*flows, 1<<16)
+// conntrackRoom lets the kernel track as many connections as the job wants, in a hash as large as the kernel's own
+// rule makes it. Both are one value for the whole machine: what they were comes back in the end.
+func conntrackRoom(j *Job, undo *closers) error {
+	want := max(2*j.Flows, 1<<16)
+	if j.Room > 0 {
+		want = j.Room
+	}
 	for _, name := range []string{"nf_conntrack_buckets", "nf_conntrack_max"} {
 		path := filepath.Join(conntrackDir, name)
 		data, err := os.ReadFile(path)
@@ -106,8 +109,8 @@ func conntrackRoom(flows int, undo *closers) error {
 			return &Unable{fmt.Sprintf("this kernel tracks no connections: %v", err)}
 		}
 		old := strings.TrimSpace(string(data))
-		if n, err := strconv.Atoi(old); err != nil || n >= want {
-			continue
+		if n, err := strconv.Atoi(old); err != nil || n == want || n > want && (j.Room == 0 || name == "nf_conntrack_buckets") {
+			continue // nothing is lost by a larger hash
 		}
 		if err := os.WriteFile(path, []byte(strconv.Itoa(want)), 0); err != nil {
 			return fmt.Errorf("make room for %d connections: %w", want, err)
@@ -125,7 +128,7 @@ func conntrackRoom(flows int, undo *closers) error {
 // begin is what all subjects with connection tracking do first; on a failure nothing of it stays.
 func begin(j *Job, work func(undo *closers) error) (Running, error) {
 	r := &running{}
-	err := conntrackRoom(j.Flows, &r.closers)
+	err := conntrackRoom(j, &r.closers)
 	if err == nil {
 		err = work(&r.closers)
 	}

@@ -50,8 +50,8 @@ const freshFor = 15 * time.Second
 
 // refresh opens all flows if that is long ago.
 func (e *entrant) refresh(ctx context.Context) error {
-	if _, bare := e.site.running.(*floored); bare || e.traffic.kind.protocol != frames.UDP || time.Since(e.fresh) < freshFor {
-		return nil // a floor knows no flows, and those of TCP are opened by who knows how
+	if _, bare := e.site.running.(*floored); bare || e.site.closed || time.Since(e.fresh) < freshFor {
+		return nil // a floor knows no flows
 	}
 	if err := e.traffic.establish(ctx); err != nil {
 		return fmt.Errorf("%s: %w%s", e.name, err, e.why())

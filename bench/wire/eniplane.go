@@ -40,8 +40,12 @@ type ours struct {
 
 // Start implements peer.Subject.
 func (Ours) Start(ctx context.Context, j *peer.Job) (peer.Running, error) {
+	room := j.Room
+	if room == 0 {
+		room = max(2*j.Flows, 1<<16)
+	}
 	o := &ours{job: j, options: loader.Options{
-		Host: hostName, BPFFS: bpffs + "/" + j.Name, StateDir: j.Dir, MaxFlows: uint32(max(2*j.Flows, 1<<16)),
+		Host: hostName, BPFFS: bpffs + "/" + j.Name, StateDir: j.Dir, MaxFlows: uint32(room),
 	}}
 	if err := o.start(ctx); err != nil {
 		return nil, errors.Join(err, o.Close())

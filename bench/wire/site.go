@@ -43,6 +43,8 @@ type plan struct {
 	remotes int // ENIs on another host, reached by VXLAN; 0 = no overlay
 	flows   int
 	rules   int
+	room    int  // connections that may be open; 0 = at least twice as many as flows
+	closed  bool // flows are not opened before the measurement
 }
 
 // site is a host at work with its surroundings.
@@ -239,7 +241,7 @@ func (s *site) describe(name string) {
 	s.job = peer.Job{
 		Name: name, Dir: filepath.Join(runDir, name),
 		Uplink: peer.Device{Name: uplinkDevice}, Gateway: gateway, GatewayMAC: outsideMAC, Addrs: addresses,
-		Subnet: subnet, Clients: clients, Service: servicePort, Rules: max(s.rules, 1), Flows: s.flows,
+		Subnet: subnet, Clients: clients, Service: servicePort, Rules: max(s.rules, 1), Flows: s.flows, Room: s.room,
 	}
 	for i := range s.enis {
 		e := peer.ENI{Port: peer.Device{Name: fmt.Sprintf("p%d", i)}}

@@ -30,9 +30,11 @@ type kind struct {
 	port     uint16 // of the ENIs; 0 = the service
 	flags    uint8  // of TCP
 	seq, ack uint32
-	size     int // of the inner frame; 0 = the smallest
-	peers    int // how many clients; 0 = as many as is usual
-	shift    int // which clients: other numbers are other flows
+	size     int  // of the inner frame; 0 = the smallest
+	peers    int  // how many clients; 0 = as many as is usual
+	shift    int  // which clients: other numbers are other flows
+	count    int  // how many flows; 0 = as many as the site is made for
+	nobody   bool // addressed to an EIP or a VNI that there is not
 }
 
 // clientsUsual and establishAtOnce: half-open flows are few per ENI, so flows are opened so many at a time.
@@ -40,6 +42,9 @@ const (
 	clientsUsual    = 256
 	establishAtOnce = 1 << 10
 )
+
+// nobodys is how far from ENI 0 there are EIPs that nobody has.
+const nobodys = 1 << 11
 
 // flowsOf describes the flows of a site in one direction.
 func (s *site) flowsOf(k kind, d direction) frames.Flows {
@@ -60,6 +65,9 @@ func (s *site) flowsOf(k kind, d direction) frames.Flows {
 	if k.peers != 0 {
 		f.Peers = k.peers
 	}
+	if k.count != 0 {
+		f.Count = k.count
+	}
 	f.Gateway, f.HostMAC = gatewayMAC, s.job.Uplink.MAC
 	switch {
 	case k.overlay:
@@ -69,6 +77,12 @@ func (s *site) flowsOf(k kind, d direction) frames.Flows {
 		}
 	case d == in:
 		f.ENI, f.Gateway = parse(eipEnd, eniMAC), outsideMAC
+	}
+	switch {
+	case k.nobody && f.Overlay != nil:
+		f.Overlay.VNI++
+	case k.nobody:
+		f.ENI = f.ENI.Plus(nobodys)
 	}
 	return f
 }
@@ -159,18 +173,38 @@ func (s shot) lost() float64 { return 1 - float64(s.received)/float64(s.sent) }
 type counter interface{ Seen() (frames.Seen, error) }
 
 // send sends a batch in a direction and counts what arrives at the sink of that direction, or at another counter.
-func (t *traffic) send(ctx context.Context, d direction, b frames.Batch, at counter) (s shot, err error) {
-	ns, g := t.outside, t.in
+func (t *traffic) send(ctx context.Context, d direction, b frames.Batch, at counter) (shot, error) {
+	g := t.in
 	if d == out {
-		ns, g = t.guest, t.out
+		g = t.out
 	}
+	return t.fire(ctx, g, d, b, at)
+}
+
+// extra is a generator of other packets than the usual ones. The traffic closes it.
+func (t *traffic) extra(k kind, d direction) (g *frames.Generator, err error) {
+	ns, devices := t.outside, []int{t.wire}
+	if d == out {
+		ns, devices = t.guest, t.guests
+	}
+	err = ns.Do(func() (err error) {
+		g, err = frames.NewGenerator(t.flowsOf(k, d), devices)
+		return err
+	})
+	if err == nil {
+		t.undo = append(t.undo, g.Close)
+	}
+	return g, err
+}
+
+// fire sends a batch by a generator.
+func (t *traffic) fire(ctx context.Context, g *frames.Generator, d direction, b frames.Batch, at counter) (s shot, err error) {
 	if at == nil {
 		at = t.inside
 		if d == out {
 			at = t.beyond
 		}
 	}
-	b.StopSoon = func() bool { return ctx.Err() != nil }
 	before, err := at.Seen()
 	if err != nil {
 		return s, err
@@ -179,7 +213,29 @@ func (t *traffic) send(ctx context.Context, d direction, b frames.Batch, at coun
 	if err != nil {
 		return s, err
 	}
-	if err := ns.Do(func() error {
+	if s, err = t.run(ctx, g, d, b); err != nil {
+		return s, err
+	}
+	quiet := quietKernel
+	if t.process {
+		quiet = quietProcess
+	}
+	if s.received, err = settled(at, before, s.sent, quiet); err != nil {
+		return s, err
+	}
+	after, err := t.running.CPUTime()
+	s.cpu += after - used
+	return s, err
+}
+
+// run sends a batch from the CPU of measurements; nobody has counted yet what arrived.
+func (t *traffic) run(ctx context.Context, g *frames.Generator, d direction, b frames.Batch) (s shot, err error) {
+	ns := t.outside
+	if d == out {
+		ns = t.guest
+	}
+	b.StopSoon = func() bool { return ctx.Err() != nil }
+	err = ns.Do(func() error {
 		release, err := bench.Pin(t.cpu)
 		if err != nil {
 			return err
@@ -196,22 +252,49 @@ func (t *traffic) send(ctx context.Context, d direction, b frames.Batch, at coun
 		end, err := t.clock.now()
 		s = shot{sent: sent.Packets, took: sent.Took, cpu: end - begin}
 		return err
-	}); err != nil {
+	})
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
 		return s, fmt.Errorf("send %s: %w", d, err)
 	}
-	if err := ctx.Err(); err != nil {
+	return s, nil
+}
+
+// repel sends a batch of which nothing may reach the guests. What arrived is what the wire did not lose.
+func (t *traffic) repel(ctx context.Context, g *frames.Generator, b frames.Batch) (s shot, err error) {
+	before, err := t.inside.Seen()
+	if err != nil {
 		return s, err
 	}
-	quiet := quietKernel
-	if t.process {
-		quiet = quietProcess
-	}
-	if s.received, err = settled(at, before, s.sent, quiet); err != nil {
+	lost, err := t.lostOnWire()
+	if err != nil {
 		return s, err
 	}
-	after, err := t.running.CPUTime()
-	s.cpu += after - used
+	if s, err = t.run(ctx, g, in, b); err != nil {
+		return s, err
+	}
+	time.Sleep(quietKernel)
+	after, err := t.inside.Seen()
+	if err != nil {
+		return s, err
+	}
+	if n := after.Measured - before.Measured + after.Others - before.Others; n > 0 {
+		return s, fmt.Errorf("%d of %d packets that must be dropped reached the guests", n, s.sent)
+	}
+	now, err := t.lostOnWire()
+	s.received = s.sent - (now - lost)
 	return s, err
+}
+
+// lostOnWire is what found no room in the ring of the uplink.
+func (t *traffic) lostOnWire() (uint64, error) {
+	l, err := t.outside.Netlink().LinkByName(outsideDevice)
+	if err != nil {
+		return 0, fmt.Errorf("read the statistics of the wire: %w", err)
+	}
+	return l.Attrs().Statistics.TxDropped, nil
 }
 
 // How long no packet may arrive until nothing more is expected: of the kernel, and of a process that wants a CPU first.
