@@ -40,7 +40,7 @@ const (
 	Set   = "allowed"
 )
 
-// nftTable is the policy of one family. On a bridge there is nothing to translate, and no name of a port to ask for.
+// nftTable is the policy of one family. On a bridge there is no name of a port to ask for.
 func nftTable(j *Job, f Family, bridged bool) string {
 	family, addr := nftNames(f)
 	var ips, bindings, dnat, snat []string
@@ -59,7 +59,7 @@ func nftTable(j *Job, f Family, bridged bool) string {
 	p("set enis { type %s; elements = { %s } }", addr, strings.Join(ips, ", "))
 	p("set bindings { type ifname . ether_addr . %s; elements = { %s } }", addr, strings.Join(bindings, ", "))
 	p("set %s { type %s . inet_proto . inet_service; flags interval; elements = { %s } }", Set, addr, strings.Join(nftAllowed(j, f), ", "))
-	if bridged {
+	if bridged || len(dnat) == 0 {
 		p("%s", nftForward(j, family, bridged))
 		return b.String()
 	}

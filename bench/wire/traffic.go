@@ -280,7 +280,7 @@ func (t *traffic) repel(ctx context.Context, g *frames.Generator, b frames.Batch
 	if err != nil {
 		return s, err
 	}
-	if n := after.Measured - before.Measured + after.Others - before.Others; n > 0 {
+	if n := after.Measured - before.Measured + after.Unwanted - before.Unwanted; n > 0 {
 		return s, fmt.Errorf("%d of %d packets that must be dropped reached the guests", n, s.sent)
 	}
 	now, err := t.lostOnWire()

@@ -3,11 +3,25 @@
 package wire
 
 import (
+	"fmt"
+	"os"
 	"testing"
 
 	"github.com/eniplane/eniplane/bench"
 	"github.com/eniplane/eniplane/pkg/testroot"
 )
+
+// TestMain lets the test binary be the tool that scenarios start, as enibench is.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == ToolCommand {
+		if err := Tool(os.Args[2:], os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
 
 // Each scenario runs, measures all its subjects and leaves nothing behind.
 func TestScenarios(t *testing.T) {

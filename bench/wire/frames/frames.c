@@ -186,8 +186,11 @@ __u64 last_seen;
 struct seen {
 	__u64 measured;
 	__u64 bytes; /* of the measured ones */
+	__u64 unwanted; /* UDP and TCP of other ports */
 	__u64 others;
 };
+
+enum what { MEASURED, UNWANTED, OTHER };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -196,25 +199,28 @@ struct {
 	__type(value, struct seen);
 } arrived SEC(".maps");
 
-static __always_inline bool is_measured(void *data, void *end)
+static __always_inline enum what what_is(void *data, void *end)
 {
 	struct ethhdr *eth = data;
 	__u32 off = sizeof(*eth) + 20, proto;
 	__be16 *ports;
 
 	if (data + sizeof(*eth) + 40 + 4 > end)
-		return false;
+		return OTHER;
 	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
 		proto = *(__u8 *)(data + sizeof(*eth) + 9);
 	} else if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
 		proto = *(__u8 *)(data + sizeof(*eth) + 6);
 		off = sizeof(*eth) + 40;
 	} else {
-		return false;
+		return OTHER;
 	}
 	ports = data + off;
-	return (proto == IPPROTO_UDP || proto == IPPROTO_TCP) &&
-	       (ports[0] == bpf_htons(sink_port) || ports[1] == bpf_htons(sink_port));
+	if (proto != IPPROTO_UDP && proto != IPPROTO_TCP)
+		return OTHER;
+	if (ports[0] == bpf_htons(sink_port) || ports[1] == bpf_htons(sink_port))
+		return MEASURED;
+	return UNWANTED;
 }
 
 static __always_inline void keep_sample(void *data, void *end)
@@ -234,11 +240,16 @@ static __always_inline void arrive(void *data, void *end, __u32 len)
 
 	if (!s)
 		return;
-	if (!is_measured(data, end)) {
+	switch (what_is(data, end)) {
+	case UNWANTED:
+		s->unwanted++;
+		return;
+	case OTHER:
 		s->others++;
 		return;
+	case MEASURED:
+		s->measured++;
 	}
-	s->measured++;
 	s->bytes += len;
 	if (watch) {
 		last_seen = bpf_ktime_get_ns();

@@ -41,6 +41,7 @@ type framesSeen struct {
 	_        structs.HostLayout
 	Measured uint64
 	Bytes    uint64
+	Unwanted uint64
 	Others   uint64
 }
 

@@ -15,6 +15,7 @@ import (
 type Seen struct {
 	Measured uint64 // frames to or from the sink's port
 	Bytes    uint64 // of these
+	Unwanted uint64 // other UDP and TCP
 	Others   uint64
 }
 
@@ -86,7 +87,7 @@ func (a *Attached) attachTC(program string, devices []int) error {
 
 // Seen returns what came since the sink was made.
 func (a *Attached) Seen() (Seen, error) {
-	var all []struct{ Measured, Bytes, Others uint64 }
+	var all []Seen
 	if err := a.collection.Maps[framesMapArrived].Lookup(uint32(0), &all); err != nil {
 		return Seen{}, fmt.Errorf("read the sink's counters: %w", err)
 	}
@@ -94,6 +95,7 @@ func (a *Attached) Seen() (Seen, error) {
 	for _, cpu := range all {
 		s.Measured += cpu.Measured
 		s.Bytes += cpu.Bytes
+		s.Unwanted += cpu.Unwanted
 		s.Others += cpu.Others
 	}
 	return s, nil
@@ -126,7 +128,7 @@ func (s *Sink) Sample() ([]byte, error) {
 	return frame[:length], nil
 }
 
-// Watch makes the sink note when measured frames come; First forgets what it saw before.
+// Watch makes the sink note when measured frames come and forgets what it saw before.
 func (s *Sink) Watch() error {
 	for name, value := range map[string]any{framesVarFirstSeen: uint64(0), framesVarLastSeen: uint64(0), framesVarWatch: uint32(1)} {
 		if err := s.collection.Variables[name].Set(value); err != nil {
