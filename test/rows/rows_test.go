@@ -23,6 +23,9 @@ func stages() map[string][]Row {
 		"service":   serviceRows(),
 		"parse":     parseRows(),
 		"ip6":       ip6Rows(),
+		"options":   optionRows(),
+		"chains":    chainRows(),
+		"protocols": protocolRows(),
 		"local":     localRows(),
 		"sg":        sgRows(),
 		"nacl":      naclRows(),
@@ -48,6 +51,7 @@ func stages() map[string][]Row {
 		"half-open": halfOpenRows(),
 		"blind":     blindRows(),
 		"code":      codeRows(),
+		"budget":    budgetRows(),
 	}
 }
 
