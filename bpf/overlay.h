@@ -24,15 +24,15 @@ static __always_inline enum reason overlay_outer(struct pkt *p, const struct hos
 		return REASON_NOT_OURS;
 	o = &s->outer;
 	ip = (const struct iphdr *)o->ip;
-	if (!pkt_load(p, ETH_LEN, o->ip, sizeof(o->ip), xdp) || ip->protocol != PROTO_UDP ||
+	if (!pkt_load_few(p, ETH_LEN, o->ip, sizeof(o->ip), xdp) || ip->protocol != PROTO_UDP ||
 	    ip->daddr != *(const __u32 *)host->vtep || ip->ihl < 5 ||
 	    (ip->frag_off & bpf_htons(0x1fff)))
 		return REASON_NOT_OURS;
 	off = ETH_LEN + ip->ihl * 4;
-	if (!pkt_load(p, off, o->udp, 8, xdp) || (bpf_ntohl(o->udp[0]) & 0xffff) != VXLAN_PORT)
+	if (!pkt_load_few(p, off, o->udp, 8, xdp) || (bpf_ntohl(o->udp[0]) & 0xffff) != VXLAN_PORT)
 		return REASON_NOT_OURS;
 	if ((ip->frag_off & bpf_htons(IP4_FRAGMENT)) ||
-	    !pkt_load(p, off + 8, o->vxlan, VXLAN_LEN, xdp) ||
+	    !pkt_load_few(p, off + 8, o->vxlan, VXLAN_LEN, xdp) ||
 	    o->vxlan[0] != bpf_htonl(VXLAN_FLAGS) || (o->vxlan[1] & bpf_htonl(0xff)))
 		return REASON_VXLAN_HEADER;
 	o->source.vni = bpf_ntohl(o->vxlan[1]) >> 8;

@@ -13,7 +13,7 @@ static __always_inline bool rewrite_macs(struct pkt *p, const __u8 *dst, const _
 
 	mac_copy(macs_, dst);
 	mac_copy(macs_ + 6, src);
-	return pkt_store(p, 0, macs_, sizeof(macs_), xdp);
+	return pkt_store_few(p, 0, macs_, sizeof(macs_), xdp);
 }
 
 /* Difference of two addresses as a ones' complement sum (RFC 1071). */
@@ -78,5 +78,5 @@ static __always_inline bool rewrite_addr(struct pkt *p, const __u8 *old, const _
 		return false;
 	if (!v6 && !csum_ip4(p, diff, xdp))
 		return false;
-	return pkt_store(p, off, addr, v6 ? 16 : 4, xdp);
+	return pkt_store_few(p, off, addr, v6 ? 16 : 4, xdp);
 }

@@ -58,7 +58,7 @@ static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_c
 	__u8 dst[16] __attribute__((aligned(8))) = {};
 	__u32 eni;
 
-	if (!pkt_load(p, off, a.eip, v6 ? 16 : 4, xdp))
+	if (!pkt_load_few(p, off, a.eip, v6 ? 16 : 4, xdp))
 		return REASON_NOT_OURS;
 	addr_copy(dst, a.eip, v6);
 	if (!eip_find(p, dst, &eni, v6) || (xdp && !own(p, ETH_LEN, eni, v6)))
