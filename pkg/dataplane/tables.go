@@ -44,15 +44,21 @@ func TableKinds() map[string]Kind {
 		bpfMapVteps:    Plain, bpfMapRoutes4: Plain, bpfMapRoutes6: Plain,
 		bpfMapAddrs4: Plain, bpfMapAddrs6: Plain, bpfMapGroups: Plain,
 		bpfMapServices: Plain, bpfMapVerdicts: Plain,
+		bpfMapServiceRules: Plain, bpfMapPeerRules: Plain,
 	}
 }
 
 // Encode lays out a compiled state as the contents of the maps. Two entries with one key are an
 // error: the state would not mean what it says.
 func Encode(st *compile.State, facts HostFacts) (*Tables, error) {
-	e := encoder{tables: &Tables{Revision: st.Revision, Contents: map[string]Content{}}}
+	e := encoder{tables: &Tables{Revision: st.Revision, Contents: map[string]Content{}}, wide: map[uint32]bool{}}
 	for name := range TableKinds() {
 		e.tables.Contents[name] = Content{}
+	}
+	for i := range st.Rulesets {
+		if rs := &st.Rulesets[i]; rs.Wide() {
+			e.wide[rs.ID] = true
+		}
 	}
 	if err := e.host(&st.Host, facts); err != nil {
 		return nil, err
@@ -78,6 +84,7 @@ func Encode(st *compile.State, facts HostFacts) (*Tables, error) {
 // encoder fills the tables; the first error sticks.
 type encoder struct {
 	tables *Tables
+	wide   map[uint32]bool // rule sets by id
 	err    error
 }
 

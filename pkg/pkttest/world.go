@@ -27,6 +27,8 @@ type Setup struct {
 	Underlay Underlay
 	Uplink   MAC            // of every uplink
 	Knobs    map[string]any // volatile const of the object
+
+	WideRules bool // every rule set is searched instead of looked up
 }
 
 // World is one host: a network namespace with its devices, the loaded programs, and maps that hold
@@ -169,7 +171,7 @@ func (w *World) makeDevices(t testing.TB) error {
 
 // compile makes the next revision.
 func (w *World) compile(objects *api.Objects) (*compile.State, error) {
-	in := compile.Input{Objects: objects, Host: w.setup.Host, Revision: 1, Previous: w.state, IDs: w.ids}
+	in := compile.Input{Objects: objects, Host: w.setup.Host, Revision: 1, Previous: w.state, IDs: w.ids, WideRules: w.setup.WideRules}
 	if w.state != nil {
 		in.Revision = w.state.Revision + 1
 	}

@@ -136,6 +136,7 @@ var (
 
 // fuzz plays a world of its own; what differs is shrunk and reported.
 func (p *player) fuzz(t *testing.T, seed uint64) error {
+	p.wide = seed%2 == 1
 	c, diff, err := p.random(seed)
 	if err != nil {
 		return fmt.Errorf("seed %d: %w", seed, err)
@@ -145,7 +146,7 @@ func (p *player) fuzz(t *testing.T, seed uint64) error {
 		if os.Getenv(envShrink) != "0" {
 			small, diff = p.shrink(c, diff)
 		}
-		t.Errorf("seed %d: model and programs differ:\n%s\n%s", seed, diff, small)
+		t.Errorf("seed %d: model and programs (wide rule sets: %v) differ:\n%s\n%s", seed, p.wide, diff, small)
 	}
 	return nil
 }
