@@ -74,7 +74,7 @@ func TestDifferential(t *testing.T) {
 	var mu sync.Mutex
 	became, came := map[seen]int{}, map[stage]int{}
 	begin := time.Now()
-	for range runtime.NumCPU() {
+	for range runtime.GOMAXPROCS(0) {
 		p := newPlayer(newHost(t))
 		wg.Go(func() {
 			err := p.q.Do(func() error {
@@ -124,6 +124,7 @@ func TestDifferential(t *testing.T) {
 var (
 	mustBecome = []seen{
 		{oracle.Delivered, "fragment"}, {oracle.Delivered, "error"}, {oracle.TCPWindow, ""}, {oracle.StrayND, ""},
+		{oracle.Delivered, "segments"}, {oracle.Answered, "segments"}, {oracle.TooBig, "segments"}, {oracle.Malformed, "segments"},
 	}
 	mustCome = []stage{
 		{"tcp", oracle.Opening, false, false}, {"tcp", oracle.Opening, true, false}, {"tcp", oracle.Established, false, false},
@@ -178,6 +179,7 @@ func (p *player) random(seed uint64) (c *Case, diff string, err error) {
 			}
 		}
 		s.From, s.Frame = in.next()
+		s.Linear = in.linear(s.From, s.Frame)
 		c.Steps = append(c.Steps, s)
 		diff, out, err := p.step(c, &c.Steps[len(c.Steps)-1])
 		if diff != "" || err != nil {
