@@ -133,13 +133,6 @@ func (e *encoder) eips(eips []compile.EIP) {
 	}
 }
 
-func (e *encoder) routes(routes []compile.Route) {
-	for _, r := range routes {
-		value := bpfRoute{Kind: uint32(r.Kind), Arg: r.Arg}
-		e.put(byFamily(r.Prefix.Addr(), bpfMapRoutes4, bpfMapRoutes6), lpmKey(r.Table, r.Prefix), bytesOf(&value))
-	}
-}
-
 func byFamily(addr netip.Addr, v4, v6 string) string {
 	if addr.Is4() {
 		return v4
@@ -152,12 +145,4 @@ func addrKey(vni uint32, addr netip.Addr) string {
 		return keyOf(&bpfAddrKey4{Vni: vni, Addr: addr.As4()})
 	}
 	return keyOf(&bpfAddrKey6{Vni: vni, Addr: addr.As16()})
-}
-
-func lpmKey(table uint32, prefix netip.Prefix) string {
-	bits := 32 + uint32(prefix.Bits())
-	if prefix.Addr().Is4() {
-		return keyOf(&bpfLpmKey4{Prefixlen: bits, Table: table, Addr: prefix.Addr().As4()})
-	}
-	return keyOf(&bpfLpmKey6{Prefixlen: bits, Table: table, Addr: prefix.Addr().As16()})
 }

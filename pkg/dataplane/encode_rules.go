@@ -2,28 +2,24 @@
 
 package dataplane
 
-import "github.com/eniplane/eniplane/pkg/compile"
+import (
+	"net/netip"
 
-// rulesetID is the id by which the programs know a rule set: it tells how the set is asked.
-func (e *encoder) rulesetID(id uint32) uint32 {
-	if e.wide[id] {
-		return id | cRulesetWide
-	}
-	return id
-}
+	"github.com/eniplane/eniplane/pkg/compile"
+)
 
-func (e *encoder) ruleset(rs *compile.Ruleset) {
-	id := e.rulesetID(rs.ID)
+func (e *setEncoder) ruleset(rs *compile.Ruleset) {
+	id := rulesetID(rs)
 	for i := range rs.Peers {
 		p := &rs.Peers[i]
-		e.put(byFamily(p.Prefix.Addr(), bpfMapAddrs4, bpfMapAddrs6), lpmKey(id, p.Prefix), bytesOf(&p.Class))
+		e.lpm(bpfMapAddrs4, bpfMapAddrs6, id, p.Prefix, view(&p.Class))
 	}
 	for i := range rs.Groups {
 		g := &rs.Groups[i]
-		e.put(bpfMapGroups, keyOf(&bpfGroupKey{Ruleset: id, GroupSet: g.GroupSet}), bytesOf(&g.Class))
+		e.add(bpfMapGroups, view(&bpfGroupKey{Ruleset: id, GroupSet: g.GroupSet}), view(&g.Class))
 	}
 	for i := range rs.PeerRules {
-		e.put(bpfMapPeerRules, keyOf(&bpfClassKey{Ruleset: id, Class: uint32(i + 1)}), bytesOf(&rs.PeerRules[i]))
+		e.add(bpfMapPeerRules, view(&bpfClassKey{Ruleset: id, Class: uint32(i + 1)}), view(&rs.PeerRules[i]))
 	}
 	for i := range rs.Services {
 		e.service(rs, id, &rs.Services[i])
@@ -37,22 +33,31 @@ func (e *encoder) ruleset(rs *compile.Ruleset) {
 		if v.Allow {
 			value.Word |= 1
 		}
-		key := bpfVerdictKey{Ruleset: id, Peer: v.Peer, Service: v.Service}
-		e.put(bpfMapVerdicts, keyOf(&key), bytesOf(&value))
+		e.add(bpfMapVerdicts, view(&bpfVerdictKey{Ruleset: id, Peer: v.Peer, Service: v.Service}), view(&value))
 	}
 }
 
-func (e *encoder) service(rs *compile.Ruleset, id uint32, s *compile.ServiceClass) {
+func (e *setEncoder) service(rs *compile.Ruleset, id uint32, s *compile.ServiceClass) {
 	key := bpfServiceKey{
 		Prefixlen: 32 + uint32(s.Bits), Ruleset: id,
 		Protocol: s.Protocol, Port: [2]uint8{uint8(s.Port >> 8), uint8(s.Port)},
 	}
 	switch {
 	case !rs.Wide():
-		e.put(bpfMapServices, keyOf(&key), bytesOf(&s.Class))
+		e.add(bpfMapServices, view(&key), view(&s.Class))
 	case s.Class == 0 || int(s.Class) > len(rs.ServiceRules):
 		e.fail("rule set %d: a service names class %d of %d", rs.ID, s.Class, len(rs.ServiceRules))
 	default:
-		e.put(bpfMapServiceRules, keyOf(&key), bytesOf(&rs.ServiceRules[s.Class-1]))
+		e.add(bpfMapServiceRules, view(&key), view(&rs.ServiceRules[s.Class-1]))
 	}
+}
+
+// lpm adds a prefix of a table, which is an id in the key, to the map of its family.
+func (e *setEncoder) lpm(v4, v6 string, table uint32, prefix netip.Prefix, value []byte) {
+	bits := 32 + uint32(prefix.Bits())
+	if prefix.Addr().Is4() {
+		e.add(v4, view(&bpfLpmKey4{Prefixlen: bits, Table: table, Addr: prefix.Addr().As4()}), value)
+		return
+	}
+	e.add(v6, view(&bpfLpmKey6{Prefixlen: bits, Table: table, Addr: prefix.Addr().As16()}), value)
 }

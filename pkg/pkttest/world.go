@@ -210,9 +210,13 @@ func (w *World) Apply(st *compile.State) error {
 	if err != nil {
 		return err
 	}
+	contents, err := tables.All()
+	if err != nil {
+		return err
+	}
 	var errs []error
 	for name, kind := range dataplane.TableKinds() {
-		errs = append(errs, w.replace(name, kind, tables.Contents[name]))
+		errs = append(errs, w.replace(name, kind, contents[name]))
 	}
 	for _, e := range st.ENIs {
 		errs = append(errs, w.ready(e))
