@@ -69,6 +69,7 @@ static __always_inline const struct verdict *wide_find(__u32 ruleset, const __u8
 		return NULL;
 	if (!by_group)
 		by_group = by_addr;
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < RULESET_WORDS; i++) {
 		__u64 both = services->words[i] & (by_addr->words[i] | by_group->words[i]);
 
