@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -205,8 +206,20 @@ func documentOf(p pair) Document {
 // NewDocument makes a document of a text that holds its identity.
 func NewDocument(text []byte) Document { return documentOf(pair{value: text}) }
 
+// compactedRetries is how often a reading begins again because its moment was compacted meanwhile.
+const compactedRetries = 3
+
 // Read returns all objects at a moment.
 func (s *Store) Read(ctx context.Context) (*Position, Documents, error) {
+	for attempt := 1; ; attempt++ {
+		p, docs, err := s.readOnce(ctx)
+		if !errors.Is(err, rpctypes.ErrCompacted) || attempt == compactedRetries {
+			return p, docs, err
+		}
+	}
+}
+
+func (s *Store) readOnce(ctx context.Context) (*Position, Documents, error) {
 	p, err := s.Position(ctx)
 	if err != nil {
 		return nil, nil, err
