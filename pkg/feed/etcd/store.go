@@ -38,6 +38,9 @@ type Store struct {
 	layout
 	client *clientv3.Client
 	source string // for errors
+
+	keptLogs uint64       // see keptLogs
+	step     func(string) // called before each step of a large change set, for tests that stop there
 }
 
 // Open connects to a feed. It returns without waiting for a member unless a user has to be logged in.
@@ -60,7 +63,10 @@ func Open(ctx context.Context, c *Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to feed etcd:%s%s: %w", strings.Join(c.Endpoints, ","), c.Prefix, plainError(err))
 	}
-	return &Store{layout: layout{c.Prefix}, client: client, source: "etcd:" + strings.Join(c.Endpoints, ",") + c.Prefix}, nil
+	return &Store{
+		layout: layout{c.Prefix}, client: client, source: "etcd:" + strings.Join(c.Endpoints, ",") + c.Prefix,
+		keptLogs: keptLogs, step: func(string) {},
+	}, nil
 }
 
 // Close ends the connection.
