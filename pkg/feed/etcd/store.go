@@ -22,8 +22,8 @@ import (
 const (
 	dialTimeout    = 5 * time.Second
 	requestTimeout = 10 * time.Second
-	markTimeout    = 3 * time.Second // for one small key: then nobody is there
-	keepAlive      = 5 * time.Second // without a word, then the member is asked whether it lives
+	markTimeout    = 3 * time.Second  // for one small key: then nobody is there
+	keepAlive      = 10 * time.Second // without a word, then the member is asked whether it lives; it bears no more
 	keepAliveWait  = 3 * time.Second
 )
 
@@ -47,7 +47,7 @@ type Store struct {
 func Open(ctx context.Context, c *Config) (*Store, error) {
 	conf := clientv3.Config{
 		Endpoints: c.Endpoints, DialTimeout: dialTimeout, Context: ctx, Logger: zap.NewNop(),
-		DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: keepAliveWait, PermitWithoutStream: true,
+		DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: keepAliveWait,
 		DialOptions: []grpc.DialOption{grpc.WithUserAgent("eniplane")},
 	}
 	var err error
