@@ -117,7 +117,7 @@ func newTraffic(s *site, k kind, cpu int) (_ *traffic, err error) {
 		return nil, err
 	}
 	t.process = used > 0
-	inside, beyond := uint16(servicePort), uint16(servicePort)
+	inside, beyond := s.flowsOf(k, in).Port, uint16(servicePort)
 	if _, bare := s.running.(*floored); k.overlay && bare {
 		inside = vxlanPort
 	} else if k.overlay {
