@@ -56,13 +56,17 @@ func (Ours) Start(ctx context.Context, j *peer.Job) (peer.Running, error) {
 
 // newOurs is eniplane before it does anything.
 func newOurs(j *peer.Job) *ours {
-	room := j.Room
-	if room == 0 {
-		room = max(2*j.Flows, 1<<16)
-	}
 	return &ours{job: j, options: loader.Options{
-		Host: hostName, BPFFS: bpffs + "/" + j.Name, StateDir: j.Dir, MaxFlows: uint32(room),
+		Host: hostName, BPFFS: bpffs + "/" + j.Name, StateDir: j.Dir, MaxFlows: uint32(roomOf(j)),
 	}}
+}
+
+// roomOf is for how many flows the table is made.
+func roomOf(j *peer.Job) int {
+	if j.Room > 0 {
+		return j.Room
+	}
+	return max(2*j.Flows, 1<<16)
 }
 
 // open gives the host its addresses and loads the programs.

@@ -37,11 +37,8 @@ type kind struct {
 	nobody   bool // addressed to an EIP or a VNI that there is not
 }
 
-// clientsUsual and establishAtOnce: half-open flows are few per ENI, so flows are opened so many at a time.
-const (
-	clientsUsual    = 256
-	establishAtOnce = 1 << 10
-)
+// clientsUsual is how many clients share the flows of an ENI.
+const clientsUsual = 256
 
 // nobodys is how far from ENI 0 there are EIPs that nobody has.
 const nobodys = 1 << 11
@@ -329,9 +326,15 @@ const (
 	patience    = 5
 )
 
+// atOnce is how many flows may be half-open at the same time. Of those an ENI has few, a share of the table.
+func (t *traffic) atOnce() int {
+	const share, most = 512, 1 << 10
+	return min(roomOf(&t.job)/share, most) * t.enis
+}
+
 // establish opens all flows: both sides are heard, and the opener once more.
 func (t *traffic) establish(ctx context.Context) error {
-	step := min(t.flows, establishAtOnce*t.enis)
+	step := min(t.flows, t.atOnce())
 	for first := 0; first < t.flows; first += step {
 		for _, d := range []direction{in, out, in} {
 			if err := t.reach(ctx, d, frames.Batch{First: first, Flows: step}); err != nil {
