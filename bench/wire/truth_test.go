@@ -4,8 +4,10 @@ package wire
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -32,6 +34,10 @@ func workers(overlay bool) []peer.Subject {
 func siteOf(t *testing.T, p plan, subject peer.Subject) *site {
 	t.Helper()
 	s, err := newSite(t.Context(), p, subject)
+	var unable *peer.Unable
+	if errors.As(err, &unable) && os.Getenv(testroot.EnvRequired) != "1" {
+		t.Skip(unable.Reason)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
