@@ -297,7 +297,7 @@ func (t *traffic) lostOnWire() (uint64, error) {
 // How long no packet may arrive until nothing more is expected: of the kernel, and of a process that wants a CPU first.
 const (
 	quietKernel  = 10 * time.Millisecond
-	quietProcess = 300 * time.Millisecond
+	quietProcess = time.Second
 )
 
 // settled waits until no more packets arrive and returns how many did.
@@ -322,8 +322,8 @@ func settled(at counter, before frames.Seen, sent uint64, quiet time.Duration) (
 
 // patientRate is how fast flows are opened through processes, which lose bursts, and patience how often it is tried.
 const (
-	patientRate = 20_000
-	patience    = 5
+	patientRate = 10_000
+	patience    = 8
 )
 
 // atOnce is how many flows may be half-open at the same time. Of those an ENI has few, a share of the table.
