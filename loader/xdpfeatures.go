@@ -27,19 +27,35 @@ func xdpPorts() (map[int]bool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find generic netlink family %q (Linux 6.3 and later): %w", netdevFamily, err)
 	}
+	socket, err := nl.Subscribe(unix.NETLINK_GENERIC)
+	if err != nil {
+		return nil, fmt.Errorf("open a generic netlink socket: %w", err)
+	}
+	defer socket.Close()
 	req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_DUMP)
 	req.AddData(&nl.Genlmsg{Command: netdevDevGet, Version: 1})
-	msgs, err := req.Execute(unix.NETLINK_GENERIC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("list the XDP features of devices: %w", err)
+	if err := socket.Send(req); err != nil {
+		return nil, fmt.Errorf("ask for the XDP features of devices: %w", err)
 	}
-	ports := make(map[int]bool, len(msgs))
-	for _, msg := range msgs {
-		if err := addXDPPort(ports, msg); err != nil {
-			return nil, err
+	ports := map[int]bool{}
+	for {
+		// The family does not mark the messages of a dump as parts of one, so nl.Execute would take the first for all.
+		msgs, _, err := socket.Receive()
+		if err != nil {
+			return nil, fmt.Errorf("list the XDP features of devices: %w", err)
+		}
+		for _, msg := range msgs {
+			switch msg.Header.Type {
+			case unix.NLMSG_DONE:
+				return ports, nil
+			case unix.NLMSG_ERROR:
+				return nil, fmt.Errorf("list the XDP features of devices: %w", unix.Errno(-int32(binary.NativeEndian.Uint32(msg.Data))))
+			}
+			if err := addXDPPort(ports, msg.Data); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return ports, nil
 }
 
 func addXDPPort(ports map[int]bool, msg []byte) error {
