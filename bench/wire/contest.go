@@ -90,7 +90,7 @@ func newContest(ctx context.Context, r *bench.Run, p plan, k kind, subjects []pe
 			r.Missing(subject.Name(), c.params(), "%s", unable.Reason)
 			continue
 		}
-		if n := len(c.entrants); err != nil && n > 0 && c.entrants[n-1].isProcess() && ctx.Err() == nil {
+		if n := len(c.entrants); err != nil && n > 0 && c.entrants[n-1].name == subject.Name() && c.entrants[n-1].isProcess() && ctx.Err() == nil {
 			c.drop(c.entrants[n-1], err)
 			continue
 		}
