@@ -67,6 +67,7 @@ enum reason {
 	REASON_STRAY_ND = 42, /* neighbour discovery that comes from beyond the subnet */
 
 	REASON_TCP_WINDOW = 43, /* RST far from what its sender last sent */
+	REASON_FLOW_QUOTA = 44, /* the ENI has as many flows as it may have */
 
 	REASON_LAST,
 };

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/eniplane/eniplane/pkg/dataplane"
+	"github.com/eniplane/eniplane/pkg/dataplane/flowtable"
 )
 
 // loadPrograms loads all programs of the object onto the live maps.
@@ -18,6 +19,10 @@ func loadPrograms(spec *ebpf.CollectionSpec, maps *dataplane.Maps) (*ebpf.Collec
 	replacements := map[string]*ebpf.Map{}
 	for _, name := range dataplane.PinnedMaps(spec) {
 		replacements[name] = maps.Map(name)
+	}
+	places := flowtable.RingPlaces(maps.Map(dataplane.MapHalfOpen).MaxEntries())
+	if err := spec.Variables[dataplane.KnobHalfOpen].Set(places); err != nil {
+		return nil, fmt.Errorf("set the size of the rings of half-open flows: %w", err)
 	}
 	programs, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
 	var rejected *ebpf.VerifierError

@@ -74,7 +74,7 @@ func (b *bench) all() error {
 	}
 	defer d.Close()
 	b.driver = d
-	if err := flowtable.Prepare(d.Map("flow_tables"), d.Map(b.name("flows")), b.family); err != nil {
+	if err := flowtable.Prepare(d.Map("flow_tables"), d.Map(b.name("flows")), b.family, maxFlows); err != nil {
 		return err
 	}
 	fmt.Fprintf(b.out, "\n%s, ns per operation\n\n", b.family)
@@ -193,7 +193,7 @@ func (b *bench) sweep(now uint32) (time.Duration, error) {
 
 // dumps measures the list of all flows from user space.
 func (b *bench) dumps() error {
-	table, err := flowtable.Open(b.driver.Map(b.name("flows")), b.family, false)
+	table, err := flowtable.Open(b.driver.Map(b.name("flows")), nil, b.family)
 	if err != nil {
 		return err
 	}

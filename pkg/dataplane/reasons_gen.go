@@ -50,6 +50,7 @@ const (
 	ReasonRouteLoop     Reason = 41 // the next hop is the sender itself
 	ReasonStrayNd       Reason = 42 // neighbour discovery that comes from beyond the subnet
 	ReasonTCPWindow     Reason = 43 // RST far from what its sender last sent
+	ReasonFlowQuota     Reason = 44 // the ENI has as many flows as it may have
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -97,4 +98,5 @@ var reasonTable = [...]struct{ name, help string }{
 	{"ROUTE_LOOP", "the next hop is the sender itself"},
 	{"STRAY_ND", "neighbour discovery that comes from beyond the subnet"},
 	{"TCP_WINDOW", "RST far from what its sender last sent"},
+	{"FLOW_QUOTA", "the ENI has as many flows as it may have"},
 }

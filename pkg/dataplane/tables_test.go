@@ -103,7 +103,7 @@ func decodeAll(t *testing.T, tables *Tables) map[string][]any {
 }
 
 func TestEncodeDecode(t *testing.T) {
-	tables, err := Encode(fullState(), HostFacts{VXLANIfindex: 4, OverlayMTU: 1450})
+	tables, err := Encode(fullState(), HostFacts{VXLANIfindex: 4, OverlayMTU: 1450, MaxFlows: 1000, HalfOpen: 16})
 	if err != nil {
 		t.Fatal(err)
 	}

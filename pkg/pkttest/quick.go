@@ -36,7 +36,7 @@ type Quick struct {
 	offsets unit
 	counts  mapped
 	before  []uint64
-	flowMem map[flowtable.Family]mapped
+	flowMem []mapped
 	tables  map[flowtable.Family]*flowtable.Table
 	state   *compile.State
 	lastENI uint32 // highest index since the last Reset
@@ -68,7 +68,7 @@ func NewQuick(t testing.TB, setup QuickSetup) *Quick {
 	q := &Quick{
 		ns: testroot.Netns(t), devices: map[string]uint32{}, names: map[uint32]string{},
 		written: map[string]map[string][2][]byte{}, ports: map[uint32]bool{}, lives: map[uint32]bool{},
-		flowMem: map[flowtable.Family]mapped{}, tables: map[flowtable.Family]*flowtable.Table{},
+		tables: map[flowtable.Family]*flowtable.Table{},
 		out: make([]byte, 8192), ctxOut: make([]byte, skbContextSize),
 	}
 	if err := q.ns.Do(func() error { return errors.Join(q.load(t, setup), q.makeDevices(t, setup)) }); err != nil {
@@ -96,8 +96,8 @@ func (q *Quick) load(t testing.TB, setup QuickSetup) error {
 	for _, m := range spec.Maps {
 		m.Pinning = ebpf.PinNone
 	}
-	for name := range flowMaps() {
-		spec.Maps[name].MaxEntries = setup.Sets
+	if err := sizeFlows(spec, setup.Sets); err != nil {
+		return err
 	}
 	counters := spec.Maps[dataplane.MapCounters]
 	counters.Type, counters.Flags, counters.MaxEntries = ebpf.Array, unix.BPF_F_MMAPABLE, quickENIs*2*reasonsPerSide
@@ -109,10 +109,10 @@ func (q *Quick) load(t testing.TB, setup QuickSetup) error {
 	if q.offsets, err = openUnit(q.coll); err != nil {
 		return err
 	}
-	return q.mapMemory(t, setup.Sets)
+	return q.mapMemory(t)
 }
 
-func (q *Quick) mapMemory(t testing.TB, sets uint32) (err error) {
+func (q *Quick) mapMemory(t testing.TB) (err error) {
 	if q.unit, err = mapMap(t, q.coll.Maps[unitMap], q.offsets.size); err != nil {
 		return err
 	}
@@ -120,15 +120,20 @@ func (q *Quick) mapMemory(t testing.TB, sets uint32) (err error) {
 		return err
 	}
 	q.before = make([]uint64, quickENIs*2*reasonsPerSide)
+	for _, name := range flowMemory() {
+		m := q.coll.Maps[name]
+		mem, err := mapMap(t, m, int(m.ValueSize()*m.MaxEntries()))
+		if err != nil {
+			return err
+		}
+		q.flowMem = append(q.flowMem, mem)
+	}
 	for name, family := range flowMaps() {
 		m := q.coll.Maps[name]
-		if q.flowMem[family], err = mapMap(t, m, int(m.ValueSize()*sets)); err != nil {
+		if err := flowtable.Prepare(q.coll.Maps[flowTablesMap], m, family, MaxFlows); err != nil {
 			return err
 		}
-		if err := flowtable.Prepare(q.coll.Maps[flowTablesMap], m, family); err != nil {
-			return err
-		}
-		if q.tables[family], err = flowtable.Open(m, family, false); err != nil {
+		if q.tables[family], err = flowtable.Open(m, nil, family); err != nil {
 			return err
 		}
 		t.Cleanup(func() { _ = q.tables[family].Close() })
