@@ -11,9 +11,13 @@
 #include "config.h"
 #include "flow_usage.h"
 
+/* One that was refused is nothing better: who floods a closed port is answered by RSTs. */
 static __always_inline bool flow_half_open(__u32 control)
 {
-	return (control >> FLOW_STATE_SHIFT & FLOW_STATE_MASK) == FLOW_OPENING;
+	__u32 state = control >> FLOW_STATE_SHIFT & FLOW_STATE_MASK;
+
+	return state == FLOW_OPENING ||
+	       (state == FLOW_CLOSING && (control >> FLOW_FLAGS_SHIFT & FLOW_REFUSED));
 }
 
 static __always_inline __u32 flow_opener(__u32 control)

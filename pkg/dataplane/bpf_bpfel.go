@@ -495,9 +495,9 @@ type bpfUplink struct {
 }
 
 type bpfVerdict struct {
-	_     structs.HostLayout
-	Allow uint32
-	Rule  uint32
+	_    structs.HostLayout
+	Word uint32
+	Rule uint32
 }
 
 type bpfVerdictKey struct {
@@ -536,7 +536,9 @@ type bpfWork struct {
 	Dir      uint8
 	Protocol uint8
 	TcpFlags uint8
-	IcmpType uint8
+	_        [1]byte
+	IcmpCode uint16
+	_        [2]byte
 	Stale    uint32
 	Flow     struct {
 		_                 structs.HostLayout
@@ -552,7 +554,7 @@ type bpfWork struct {
 		Dir               uint8
 		Packets           uint32
 		Bytes             uint32
-		TcpSeq            uint32
+		Opening           uint32
 		Seen              uint32
 		Nat               [16]uint8
 	}
@@ -599,11 +601,12 @@ type bpfWork struct {
 		Dir           uint8
 		Internet      uint8
 		Transit       uint8
-		Error         uint8
+		Packet        uint8
 		Pad           [3]uint8
 		Local         [16]uint8
 		Remote        [16]uint8
 		Rule          uint32
+		NaclRule      uint32
 		Nexthop       uint32
 		SameSubnet    uint8
 		ReplyDenied   uint8
@@ -651,6 +654,7 @@ const (
 	bpfMapQuotes         = "quotes"
 	bpfMapRoutes4        = "routes4"
 	bpfMapRoutes6        = "routes6"
+	bpfMapRuleHits       = "rule_hits"
 	bpfMapScratches      = "scratches"
 	bpfMapServices       = "services"
 	bpfMapSweepTimers    = "sweep_timers"
@@ -766,6 +770,7 @@ type bpfMapSpecs struct {
 	Quotes       *ebpf.MapSpec `ebpf:"quotes"`
 	Routes4      *ebpf.MapSpec `ebpf:"routes4"`
 	Routes6      *ebpf.MapSpec `ebpf:"routes6"`
+	RuleHits     *ebpf.MapSpec `ebpf:"rule_hits"`
 	Scratches    *ebpf.MapSpec `ebpf:"scratches"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
 	SweepTimers  *ebpf.MapSpec `ebpf:"sweep_timers"`
@@ -839,6 +844,7 @@ type bpfMaps struct {
 	Quotes       *ebpf.Map `ebpf:"quotes"`
 	Routes4      *ebpf.Map `ebpf:"routes4"`
 	Routes6      *ebpf.Map `ebpf:"routes6"`
+	RuleHits     *ebpf.Map `ebpf:"rule_hits"`
 	Scratches    *ebpf.Map `ebpf:"scratches"`
 	Services     *ebpf.Map `ebpf:"services"`
 	SweepTimers  *ebpf.Map `ebpf:"sweep_timers"`
@@ -886,6 +892,7 @@ func (m *bpfMaps) Close() error {
 		m.Quotes,
 		m.Routes4,
 		m.Routes6,
+		m.RuleHits,
 		m.Scratches,
 		m.Services,
 		m.SweepTimers,

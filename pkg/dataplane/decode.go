@@ -36,6 +36,7 @@ func decoders() map[string]decoder {
 		bpfMapGroups:     decode(groupRow),
 		bpfMapServices:   decode(serviceRow),
 		bpfMapVerdicts:   decode(verdictRow),
+		bpfMapRuleHits:   decode(ruleHitsRow),
 	}
 }
 

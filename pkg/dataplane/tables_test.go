@@ -61,6 +61,7 @@ func fullState() *compile.State {
 				{Protocol: 1, Port: 3 << 8, Bits: 16, Class: 6},
 			},
 			Verdicts: []compile.Verdict{{Peer: 1, Service: 1, Allow: true, Rule: 1}, {Peer: 2, Service: 3, Rule: 2}},
+			Rules:    []compile.Rule{{ID: 51, Name: "web/https"}, {ID: 52, Name: "web/ingress[1]"}},
 		}},
 	}
 }
@@ -73,7 +74,7 @@ var fullNames = compile.Names{
 	GroupSets: map[uint32][]string{41: {"db", "web"}},
 	Tables:    map[uint32]string{31: "red-public"},
 	Rulesets:  map[uint32]string{21: "sg web,ssh ingress", 23: "nacl red-web ingress"},
-	Rules:     map[uint32][]string{21: {"web/https"}},
+	Rules:     map[uint32]compile.RuleName{51: {Key: "sg/web@web ingress name https", Direction: "ingress", Name: "web/https"}},
 	Hosts:     map[string]string{"192.0.2.2": "host-b"},
 }
 
@@ -149,8 +150,8 @@ func TestEncodeDecode(t *testing.T) {
 			ServiceRow{Ruleset: "sg web,ssh ingress", Protocol: "tcp", Port: "443", Class: 4},
 		},
 		"verdicts": {
-			VerdictRow{Ruleset: "sg web,ssh ingress", Peer: 1, Service: 1, Allow: true, Rule: "web/https"},
-			VerdictRow{Ruleset: "sg web,ssh ingress", Peer: 2, Service: 3, Rule: "2"},
+			VerdictRow{Ruleset: "sg web,ssh ingress", Peer: 1, Service: 1, Order: 1, Allow: true, Rule: "web/https"},
+			VerdictRow{Ruleset: "sg web,ssh ingress", Peer: 2, Service: 3, Order: 2, Rule: "52"},
 		},
 	}
 	if diff := cmp.Diff(want, decodeAll(t, tables)); diff != "" {

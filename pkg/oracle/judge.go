@@ -3,7 +3,6 @@
 package oracle
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -16,6 +15,19 @@ type verdict struct {
 	rule   string
 	peer   string     // the ENI of the other side, "" = the internet
 	nat    netip.Addr // the EIP of the local side, if the other one is on the internet
+	hits   []string   // the rules that decided, "ingress web/https"
+}
+
+// hit notes a rule that decided, if one did.
+func hit(hits []string, dir Direction, rule string) []string {
+	if rule == "" {
+		return hits
+	}
+	word := "ingress"
+	if dir == Out {
+		word = "egress"
+	}
+	return append(hits, word+" "+rule)
 }
 
 // identity is that of an ENI, wherever it is.
@@ -23,7 +35,11 @@ type identity struct{ name, uid string }
 
 func identify(e *api.ENI) identity {
 	ips := slices.SortedFunc(slices.Values(e.IPs), netip.Addr.Compare)
-	return identity{e.Name, fmt.Sprint(e.UID, ips)}
+	uid := append([]byte(e.UID), ' ')
+	for _, ip := range ips {
+		uid = append(ip.AppendTo(uid), ' ')
+	}
+	return identity{e.Name, string(uid)}
 }
 
 // identity of the ENI of a name; the zero one if there is none.
@@ -88,11 +104,13 @@ func (m *Model) judgeOut(e *api.ENI, k flowKey, by asked) verdict {
 	if !ok {
 		return verdict{reason: SGDenied}
 	}
-	if !m.aclAllows(e, Out, k.remote, by.what) {
-		return verdict{reason: NACLDenied}
+	entry, ok := m.aclDecides(e, Out, k.remote, by.what)
+	hits := hit(hit(nil, Out, rule), Out, entry)
+	if !ok {
+		return verdict{reason: NACLDenied, hits: hits}
 	}
 	v := m.way(e, k)
-	v.rule = rule
+	v.rule, v.hits = rule, hits
 	return v
 }
 
@@ -139,14 +157,16 @@ func (m *Model) judgeIn(e *api.ENI, k flowKey, by asked) verdict {
 	} else if m.isGateway(m.vpcOf(e), k.remote) {
 		v.peer = nobody
 	}
-	if !m.aclAllows(e, In, k.remote, by.what) {
-		return verdict{reason: NACLDenied}
+	entry, ok := m.aclDecides(e, In, k.remote, by.what)
+	hits := hit(nil, In, entry)
+	if !ok {
+		return verdict{reason: NACLDenied, hits: hits}
 	}
 	rule, ok := m.admit(e, k, by)
 	if !ok {
-		return verdict{reason: SGDenied}
+		return verdict{reason: SGDenied, hits: hits}
 	}
-	v.rule = rule
+	v.rule, v.hits = rule, hit(hits, In, rule)
 	return v
 }
 

@@ -143,6 +143,9 @@ type Outcome struct {
 	Packet    []byte  // as it leaves, unless dropped
 	Counts    []Count
 	Follows   string // what another packet vouches for: "fragment", "error"
+	// Hits are the rules that decided about a new connection, MayHit those about one that is known: whether it is
+	// asked about again is the programs' to say. Both as "ingress web/https", a network ACL's as "egress acl/100".
+	Hits, MayHit []string
 }
 
 // Model is one host, its objects and its flows.
@@ -179,7 +182,7 @@ func New(objs *api.Objects, host Host) *Model {
 func (m *Model) Set(objs *api.Objects) {
 	m.objs = objs
 	m.revision++
-	lives := map[string]life{}
+	lives, policies := map[string]life{}, m.policies()
 	for name, e := range objs.ENIs {
 		if !m.isLocal(e) {
 			continue
@@ -192,7 +195,7 @@ func (m *Model) Set(objs *api.Objects) {
 			l.number = m.revision
 			delete(m.unready, name)
 		}
-		l.policy = m.policy(e)
+		l.policy = policyOf(e, policies)
 		if e.OnPolicyChange == api.Cut && l.policy != old.policy {
 			l.number = m.revision
 		}

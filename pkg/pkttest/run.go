@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
@@ -58,10 +57,19 @@ func (w *World) run(t *testing.T, row *Row, family Family, xdp bool) (err error)
 			return fmt.Errorf("step %d: %w", i+1, err)
 		}
 		later += step.Later
+		before, err := w.hits()
+		if err != nil {
+			return fmt.Errorf("step %d: %w", i+1, err)
+		}
 		got, err := w.send(step, family, xdp, later)
 		if err != nil {
 			return fmt.Errorf("step %d: %w", i+1, err)
 		}
+		now, err := w.hits()
+		if err != nil {
+			return fmt.Errorf("step %d: %w", i+1, err)
+		}
+		got.hits = newHits(before, now)
 		if diff := w.compare(step, family, got); diff != "" {
 			t.Errorf("step %d of %d, %v into %s:\n%s", i+1, len(row.Steps), family, step.At.Device, diff)
 			return nil
@@ -95,6 +103,7 @@ type result struct {
 	asked   helpersAsked
 	counts  []Count
 	flows   []Flow
+	hits    []string
 }
 
 // send runs the program of the step's hook on its packet and gathers all that came of it.
@@ -141,9 +150,13 @@ func (w *World) runProgram(step Step, family Family, xdp bool, later time.Durati
 	opts := &ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+512), Repeat: 1}
 	out := make([]byte, skbContextSize)
 	if xdp {
-		opts.Context = xdpContext(len(in), ifindex)
+		ctx := make([]byte, xdpContextSize)
+		xdpContext(ctx, len(in), ifindex)
+		opts.Context = ctx
 	} else {
-		opts.Context = skbContext(ifindex, step.Mark, step.GSO, len(in))
+		ctx := make([]byte, skbContextSize)
+		skbContext(ctx, ifindex, step.Mark, step.GSO, len(in))
+		opts.Context = ctx
 		opts.ContextOut = out
 	}
 	code, err := p.Run(opts)
@@ -162,10 +175,11 @@ const (
 	skbGSOSegments = 164
 	skbGSOSize     = 176
 	skbContextSize = 192
+	xdpContextSize = 24
 )
 
-func skbContext(ifindex, mark, gso uint32, length int) []byte {
-	ctx := make([]byte, skbContextSize)
+func skbContext(ctx []byte, ifindex, mark, gso uint32, length int) {
+	clear(ctx)
 	binary.LittleEndian.PutUint32(ctx[skbMark:], mark)
 	binary.LittleEndian.PutUint32(ctx[skbIngress:], ifindex)
 	binary.LittleEndian.PutUint32(ctx[skbIfindex:], ifindex)
@@ -174,13 +188,14 @@ func skbContext(ifindex, mark, gso uint32, length int) []byte {
 		binary.LittleEndian.PutUint32(ctx[skbGSOSegments:], (uint32(length)+gso-1)/gso)
 		binary.LittleEndian.PutUint32(ctx[skbGSOSize:], gso)
 	}
-	return ctx
 }
 
 // xdpContext is struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
 // egress_ifindex.
-func xdpContext(length int, ifindex uint32) []byte {
-	return slices.Concat(u32(0), u32(uint32(length)), u32(0), u32(ifindex), u32(0), u32(0))
+func xdpContext(ctx []byte, length int, ifindex uint32) {
+	clear(ctx)
+	binary.LittleEndian.PutUint32(ctx[4:], uint32(length))
+	binary.LittleEndian.PutUint32(ctx[12:], ifindex)
 }
 
 // xdpTX sends a packet out by the device that it came in by.
@@ -188,13 +203,13 @@ const xdpTX = 3
 
 // verdictOf names the return code of a hook.
 func verdictOf(code uint32, xdp bool) (Verdict, error) {
-	names := map[uint32]Verdict{0: Pass, 0xffffffff: Pass, 2: Drop, 7: Redirect} // tcx
-	if xdp {
-		names = map[uint32]Verdict{1: Drop, 2: Pass, xdpTX: Redirect, 4: Redirect}
+	switch {
+	case !xdp && (code == 0 || code == 0xffffffff), xdp && code == 2: // tcx: also "next"
+		return Pass, nil
+	case !xdp && code == 2, xdp && code == 1:
+		return Drop, nil
+	case !xdp && code == 7, xdp && (code == xdpTX || code == 4):
+		return Redirect, nil
 	}
-	v, ok := names[code]
-	if !ok {
-		return 0, fmt.Errorf("the program returned %d, which is no verdict (XDP: %v)", int32(code), xdp)
-	}
-	return v, nil
+	return 0, fmt.Errorf("the program returned %d, which is no verdict (XDP: %v)", int32(code), xdp)
 }

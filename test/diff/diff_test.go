@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -24,11 +26,10 @@ const (
 	envShrink  = "ENIPLANE_DIFF_SHRINK"  // 0 = report what differs as it is
 )
 
-// A world plays about this many packets, with a change of the feed now and then.
-const (
-	packetsPerWorld = 400
-	changeEvery     = 70
-)
+// A world plays this many packets, with a change of the feed now and then: more often in some worlds than in others.
+const packetsPerWorld = 1500
+
+var changeEvery = []int{75, 200, 300, 400}
 
 // limits of a run.
 type limits struct {
@@ -38,7 +39,7 @@ type limits struct {
 }
 
 func limitsOf(t *testing.T) limits {
-	l := limits{packets: 800_000, seed: 1}
+	l := limits{packets: 2_400_000, seed: 1}
 	for _, v := range []struct {
 		name string
 		set  func(string) error
@@ -63,15 +64,17 @@ func limitsOf(t *testing.T) limits {
 // Both sides agree on everything that becomes of random packets in random worlds.
 func TestDifferential(t *testing.T) {
 	l := limitsOf(t)
-	workers := 2
+	// What lives is little, what is thrown away is much.
+	before := debug.SetGCPercent(800)
+	t.Cleanup(func() { debug.SetGCPercent(before) })
 	var sent atomic.Int64
 	var next atomic.Uint64
 	next.Store(l.seed)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	seen := map[string]int{}
+	became, came := map[seen]int{}, map[stage]int{}
 	begin := time.Now()
-	for range workers {
+	for range runtime.NumCPU() {
 		p := newPlayer(newHost(t))
 		wg.Go(func() {
 			err := p.q.Do(func() error {
@@ -90,20 +93,46 @@ func TestDifferential(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			for r, n := range p.seen {
-				seen[r] += n
+				became[r] += n
+			}
+			for s, n := range p.stages {
+				came[s] += n
 			}
 		})
 	}
 	wg.Wait()
 	took := time.Since(begin)
 	t.Logf("%d packets in %d worlds, %.0f per second", sent.Load(), next.Load()-l.seed, float64(sent.Load())/took.Seconds())
-	t.Logf("%v", seen)
-	for _, what := range []oracle.Reason{"DELIVERED fragment", "DELIVERED error", oracle.TCPWindow, oracle.StrayND} {
-		if sent.Load() > 100_000 && seen[string(what)] == 0 {
-			t.Errorf("no packet of %d was %s", sent.Load(), what)
+	t.Logf("%v", became)
+	t.Logf("%v", came)
+	if sent.Load() < 500_000 {
+		return
+	}
+	for _, what := range mustBecome {
+		if became[what] == 0 {
+			t.Errorf("no packet of %d was %v", sent.Load(), what)
+		}
+	}
+	for _, what := range mustCome {
+		if came[what] == 0 {
+			t.Errorf("no flow of %d packets was %v", sent.Load(), what)
 		}
 	}
 }
+
+// mustBecome and mustCome are what packets become and flows come to rarely enough to be worth a look.
+var (
+	mustBecome = []seen{
+		{oracle.Delivered, "fragment"}, {oracle.Delivered, "error"}, {oracle.TCPWindow, ""}, {oracle.StrayND, ""},
+	}
+	mustCome = []stage{
+		{"tcp", oracle.Opening, false, false}, {"tcp", oracle.Opening, true, false}, {"tcp", oracle.Established, false, false},
+		{"tcp", oracle.Closing, false, false}, {"tcp", oracle.Closing, false, true}, {"tcp", oracle.Blocked, false, false},
+		{"udp", oracle.Opening, true, false}, {"udp", oracle.Established, false, false}, {"udp", oracle.Blocked, false, false},
+		{"icmp", oracle.Opening, true, false}, {"icmp", oracle.Established, false, false}, {"icmp", oracle.Blocked, false, false},
+		{"other", oracle.Opening, true, false}, {"other", oracle.Established, false, false}, {"other", oracle.Blocked, false, false},
+	}
+)
 
 // fuzz plays a world of its own; what differs is shrunk and reported.
 func (p *player) fuzz(t *testing.T, seed uint64) error {
@@ -130,19 +159,20 @@ func (p *player) random(seed uint64) (c *Case, diff string, err error) {
 	if err := p.start(c.Worlds[0]); err != nil {
 		return c, "", err
 	}
-	in := &packets{gen: g, objs: c.Worlds[0], uplink: uplinkMAC}
+	in := newPackets(g, c.Worlds[0])
+	every := pick(g, changeEvery)
 	for range packetsPerWorld {
 		s := Step{After: g.delay()}
-		if g.oneIn(changeEvery) {
+		if g.oneIn(every) {
 			if diff := p.compareFlows(); diff != "" {
 				return c, diff, nil
 			}
-			in.objs = g.change(in.objs)
+			in.see(g.change(in.objs))
 			c.Worlds = append(c.Worlds, in.objs)
 			s.Revision = len(c.Worlds) - 1
 		}
-		if local := in.enis(true); g.oneIn(20) && len(local) > 0 {
-			if e := pick(g, local).Name; p.shut[e] || g.oneIn(6) {
+		if g.oneIn(20) && len(in.local) > 0 {
+			if e := pick(g, in.local).Name; p.shut[e] || g.oneIn(6) {
 				s.Toggle = e
 			}
 		}

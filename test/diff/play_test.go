@@ -102,18 +102,32 @@ func fragmentSlot(f oracle.Fragments) int {
 
 // player plays cases on one host.
 type player struct {
-	q     *pkttest.Quick
-	model *oracle.Model
-	now   time.Duration
-	state *compile.State
-	ids   *compile.IDs
-	shut  map[string]bool
-	sent  int
-	seen  map[string]int // what became of the packets
+	q      *pkttest.Quick
+	model  *oracle.Model
+	now    time.Duration
+	state  *compile.State
+	ids    *compile.IDs
+	shut   map[string]bool
+	sent   int
+	seen   map[seen]int  // what became of the packets
+	stages map[stage]int // what flows came to
+
+	reasons map[oracle.Reason]dataplane.Reason
+	counts  []pkttest.Count // scratch
+}
+
+// seen is what became of a packet, and what another one vouched for.
+type seen struct {
+	reason  oracle.Reason
+	follows string
 }
 
 func newPlayer(q *pkttest.Quick) *player {
-	return &player{q: q, now: 1000 * time.Second, seen: map[string]int{}}
+	p := &player{q: q, now: 1000 * time.Second, seen: map[seen]int{}, stages: map[stage]int{}, reasons: map[oracle.Reason]dataplane.Reason{}}
+	for _, r := range dataplane.Reasons() {
+		p.reasons[oracle.Reason(r.String())] = r
+	}
+	return p
 }
 
 // start brings the first revision into force, on an empty host.
@@ -194,18 +208,14 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 	}
 	p.sent++
 	out = p.model.Packet(s.From, s.Frame, p.now)
-	p.seen[strings.TrimSpace(string(out.Reason)+" "+out.Follows)]++
-	return compareOutcome(s, out, got), out, nil
+	p.seen[seen{out.Reason, out.Follows}]++
+	return p.compareOutcome(s, out, got) + compareHits(&out, p.q.Hits()), out, nil
 }
 
 const vxlanMark = 0xe41b0d01
 
 func quickPacket(s *Step, now time.Duration) pkttest.QuickPacket {
-	programs := map[oracle.Kind]string{
-		oracle.AtPort: pkttest.PortProgram, oracle.AtOverlay: pkttest.VXLANProgram,
-		oracle.AtUplink: pkttest.UplinkProgram, oracle.AtUplinkXDP: pkttest.UplinkXDPProgram,
-	}
-	p := pkttest.QuickPacket{At: pkttest.Hook{Program: programs[s.From.Kind], Device: s.From.Device}, Frame: s.Frame, Now: now}
+	p := pkttest.QuickPacket{At: pkttest.Hook{Program: program(s.From.Kind), Device: s.From.Device}, Frame: s.Frame, Now: now}
 	if s.From.Marked {
 		p.Mark = vxlanMark
 	}
@@ -215,113 +225,182 @@ func quickPacket(s *Step, now time.Duration) pkttest.QuickPacket {
 	return p
 }
 
-// outcome is what both sides say, in the same words.
-type outcome struct {
-	Verdict, Device, Tunnel string
-	Neighbour, Marked       bool
-	Counts                  string
+func program(at oracle.Kind) string {
+	switch at {
+	case oracle.AtPort:
+		return pkttest.PortProgram
+	case oracle.AtOverlay:
+		return pkttest.VXLANProgram
+	case oracle.AtUplink:
+		return pkttest.UplinkProgram
+	}
+	return pkttest.UplinkXDPProgram
 }
 
-func compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickResult) string {
-	w := outcome{Verdict: string(want.Verdict), Counts: countsOf(want.Counts)}
-	g := outcome{Verdict: got.Verdict.String(), Counts: countsGot(got.Counts)}
+// outcome is what both sides say, in the same words.
+type outcome struct {
+	Verdict, Device   string
+	Tunnel            pkttest.Tunnel
+	Neighbour, Marked bool
+}
+
+func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickResult) string {
+	w, g := outcome{Verdict: string(want.Verdict)}, outcome{Verdict: got.Verdict.String()}
 	if want.Verdict == oracle.Redirect {
 		w.Device, w.Neighbour = want.Device, want.Neighbour
 		if want.Tunnel != nil {
-			w.Tunnel = fmt.Sprintf("%d>%v", want.Tunnel.VNI, want.Tunnel.Remote)
+			w.Tunnel = pkttest.Tunnel{VNI: want.Tunnel.VNI, Remote: want.Tunnel.Remote.String()}
 		}
 	}
 	if got.Verdict == pkttest.Redirect {
 		g.Device, g.Neighbour = got.Device, got.Neighbour
 		if got.Tunnel != nil {
-			g.Tunnel = fmt.Sprintf("%d>%s", got.Tunnel.VNI, got.Tunnel.Remote)
-			if got.Tunnel.Policy != 0 {
-				g.Tunnel += fmt.Sprintf(" policy %#x", got.Tunnel.Policy)
-			}
+			g.Tunnel = *got.Tunnel
 		}
 	}
 	if s.From.Kind == oracle.AtUplink {
 		w.Marked, g.Marked = want.Marked, got.Mark == vxlanMark
 	}
-	var b strings.Builder
-	if w != g {
-		fmt.Fprintf(&b, "model    %+v (%s)\nprograms %+v\n", w, want.Reason, g)
+	text := ""
+	if counts := p.countsOf(want.Counts); w != g || !sameCounts(counts, got.Counts) {
+		text = fmt.Sprintf("model    %+v %v (%s)\nprograms %+v %v\n", w, counts, want.Reason, g, got.Counts)
 	}
 	if want.Verdict != oracle.Drop && got.Verdict != pkttest.Drop && !bytes.Equal(want.Packet, got.Frame) {
-		b.WriteString("the packet leaves (want = model):\n" + pkttest.Diff(want.Packet, got.Frame))
+		text += "the packet leaves (want = model):\n" + pkttest.Diff(want.Packet, got.Frame)
 	}
-	return b.String()
+	return text
 }
 
-// countsOf writes all counters that change: a packet comes in and has one outcome, everywhere that it enters.
-func countsOf(counts []oracle.Count) string {
-	n := map[string]int{}
+// compareHits: new connections count the rules that decide, known ones may.
+func compareHits(want *oracle.Outcome, got []string) string {
+	if slices.Equal(want.Hits, got) {
+		return ""
+	}
+	var more []string
+	missing, may := slices.Clone(want.Hits), slices.Clone(want.MayHit)
+	for _, rule := range got {
+		if i := slices.Index(missing, rule); i >= 0 {
+			missing = slices.Delete(missing, i, i+1)
+		} else if i := slices.Index(may, rule); i >= 0 {
+			may = slices.Delete(may, i, i+1)
+		} else {
+			more = append(more, rule)
+		}
+	}
+	if len(missing)+len(more) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("rules hit %q, the model wants %q and maybe %q\n", got, want.Hits, want.MayHit)
+}
+
+// countsOf lists all counters that change: a packet comes in and has one outcome, everywhere that it enters.
+func (p *player) countsOf(counts []oracle.Count) []pkttest.Count {
+	p.counts = p.counts[:0]
 	for _, c := range counts {
-		n[fmt.Sprintf("%s/%s/CONTINUE", c.ENI, c.Direction)]++
-		n[fmt.Sprintf("%s/%s/%s", c.ENI, c.Direction, c.Reason)]++
+		reason, known := p.reasons[c.Reason]
+		if !known {
+			panic(fmt.Sprintf("the programs have no reason %s", c.Reason))
+		}
+		direction := dataplane.Out
+		if c.Direction == oracle.In {
+			direction = dataplane.In
+		}
+		for _, r := range [...]dataplane.Reason{dataplane.ReasonContinue, reason} {
+			p.count(pkttest.Count{ENI: c.ENI, Direction: direction, Reason: r, Packets: 1})
+		}
 	}
-	return join(n)
+	return p.counts
 }
 
-func countsGot(counts []pkttest.Count) string {
-	n := map[string]int{}
-	for _, c := range counts {
-		n[fmt.Sprintf("%s/%s/%s", c.ENI, c.Direction, c.Reason)] += int(c.Packets)
+func (p *player) count(c pkttest.Count) {
+	for i := range p.counts {
+		if k := &p.counts[i]; k.ENI == c.ENI && k.Direction == c.Direction && k.Reason == c.Reason {
+			k.Packets += c.Packets
+			return
+		}
 	}
-	return join(n)
+	p.counts = append(p.counts, c)
 }
 
-func join(n map[string]int) string {
-	var list []string
-	for _, name := range slices.Sorted(maps.Keys(n)) {
-		list = append(list, fmt.Sprintf("%s×%d", name, n[name]))
+// sameCounts: the same ones in any order; both lists name each counter once.
+func sameCounts(a, b []pkttest.Count) bool {
+	for _, c := range a {
+		if !slices.Contains(b, c) {
+			return false
+		}
 	}
-	return strings.Join(list, " ")
+	return len(a) == len(b)
 }
 
 // compareFlows says how the flows of both sides differ.
 func (p *player) compareFlows() string {
-	want, got := map[string]string{}, map[string]string{}
-	rules := map[string]string{}
+	want, got := map[oracle.Flow]oracle.Flow{}, map[oracle.Flow]oracle.Flow{}
 	for _, f := range p.model.Flows(p.now) {
-		want[flowName(f)] = flowState(f)
-		if f.Evaluated && f.State != oracle.Blocked {
-			rules[flowName(f)] = f.Rule
+		p.stages[stageOf(f)]++
+		if f.State == oracle.Blocked {
+			f.Evaluated = false
 		}
+		if !f.Evaluated { // which rule would let it pass is not defined
+			f.Rule = ""
+		}
+		want[identity(f)] = f
 	}
-	var b strings.Builder
 	p.q.EachFlow(p.now, func(f *flowtable.Flow) {
 		known, ok := p.flow(f)
 		if !ok {
 			return
 		}
-		name := flowName(known)
-		got[name] = flowState(known)
-		if rule, ok := rules[name]; ok && (!known.Evaluated || known.Rule != rule) {
-			fmt.Fprintf(&b, "flow %s:\n  model    rule %s\n  programs rule %s, of this generation: %v\n", name, rule, known.Rule, known.Evaluated)
+		if !want[identity(known)].Evaluated {
+			known.Evaluated, known.Rule = false, ""
 		}
+		got[identity(known)] = known
 	})
-	for _, name := range slices.Sorted(maps.Keys(want)) {
-		if want[name] != got[name] {
-			fmt.Fprintf(&b, "flow %s:\n  model    %s\n  programs %s\n", name, want[name], got[name])
+	if maps.Equal(want, got) {
+		return ""
+	}
+	var lines []string
+	for id, f := range want {
+		if g, ok := got[id]; g != f {
+			lines = append(lines, fmt.Sprintf("flow\n  model    %+v\n  programs %+v (%v)\n", f, g, ok))
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(got)) {
-		if want[name] == "" {
-			fmt.Fprintf(&b, "flow %s:\n  model    none\n  programs %s\n", name, got[name])
+	for id, f := range got {
+		if _, ok := want[id]; !ok {
+			lines = append(lines, fmt.Sprintf("flow\n  model    none\n  programs %+v\n", f))
 		}
 	}
-	return b.String()
+	slices.Sort(lines)
+	return strings.Join(lines, "")
 }
 
-func flowName(f oracle.Flow) string {
-	return fmt.Sprintf("%s proto %d %v:%d %v:%d request %d asks %v internet %v transit %v",
-		f.ENI, f.Protocol, f.Local, f.LocalPort, f.Remote, f.RemotePort, f.Request, f.Asks, f.Internet, f.Transit)
+// stage is how far a flow has come.
+type stage struct {
+	protocol          string
+	state             oracle.State
+	answered, refused bool
 }
 
-func flowState(f oracle.Flow) string {
-	return fmt.Sprintf("%s opened %s fin %v %v reason %q nat %v packets %d %d bytes %d %d",
-		f.State, f.Opener, f.FINOut, f.FINIn, f.Reason, f.NAT, f.PacketsOut, f.PacketsIn, f.BytesOut, f.BytesIn)
+func stageOf(f oracle.Flow) stage {
+	s := stage{protocol: "other", state: f.State}
+	switch f.Protocol {
+	case 6:
+		s.protocol = "tcp"
+	case 17:
+		s.protocol = "udp"
+	case 1, 58:
+		s.protocol = "icmp"
+	}
+	s.answered = f.State == oracle.Opening && f.Answered
+	s.refused = f.State == oracle.Closing && f.Refused
+	return s
+}
+
+// identity is what makes a flow another one.
+func identity(f oracle.Flow) oracle.Flow {
+	return oracle.Flow{
+		ENI: f.ENI, Transit: f.Transit, Protocol: f.Protocol, Local: f.Local, Remote: f.Remote, LocalPort: f.LocalPort,
+		RemotePort: f.RemotePort, Request: f.Request, Asks: f.Asks, Internet: f.Internet,
+	}
 }
 
 // flow translates an entry of the table; false: it belongs to nobody who is here now.
@@ -334,21 +413,19 @@ func (p *player) flow(f *flowtable.Flow) (oracle.Flow, bool) {
 	const internet, transit = 1 << 3, 1 << 4
 	out := oracle.Flow{
 		ENI: e.Name, Transit: f.Class&transit != 0, Internet: f.Class&internet != 0, Local: f.Local, Remote: f.Remote,
-		Opener: oracle.Out, FINOut: f.Flags&2 != 0, FINIn: f.Flags&4 != 0, NAT: f.NAT,
+		Opener: oracle.Out, Answered: f.Flags&0x40 != 0, Refused: f.Flags&0x80 != 0,
+		FINOut: f.Flags&2 != 0, FINIn: f.Flags&4 != 0, NAT: f.NAT,
 		State:      []oracle.State{"none", oracle.Opening, oracle.Established, oracle.Closing, oracle.Blocked}[f.State],
 		PacketsOut: int(f.Packets[0]), PacketsIn: int(f.Packets[1]), BytesOut: int(f.Bytes[0]), BytesIn: int(f.Bytes[1]),
 		Evaluated: f.Generation == e.Generation,
 	}
-	set := e.SGOut
 	if f.Flags&1 != 0 {
-		out.Opener, set = oracle.In, e.SGIn
+		out.Opener = oracle.In
 	}
 	if out.State == oracle.Blocked {
 		out.Reason = oracle.Reason(dataplane.Reason(f.Reason).String())
 	}
-	if rules := p.state.Names.Rules[set]; f.Rule > 0 && int(f.Rule) <= len(rules) {
-		out.Rule = rules[f.Rule-1]
-	}
+	out.Rule = p.state.Names.Rules[f.Rule].Name
 	switch f.Class & 3 {
 	case 0:
 		out.Protocol, out.LocalPort, out.RemotePort = 6, f.LocalPort, f.RemotePort

@@ -26,6 +26,7 @@ func stages() map[string][]Row {
 		"local":     localRows(),
 		"sg":        sgRows(),
 		"nacl":      naclRows(),
+		"hits":      hitRows(),
 		"route":     routeRows(),
 		"flow":      flowRows(),
 		"icmp":      icmpRows(),
@@ -44,6 +45,9 @@ func stages() map[string][]Row {
 		"mode":      modeRows(),
 		"timeout":   timeoutRows(),
 		"reset":     resetRows(),
+		"half-open": halfOpenRows(),
+		"blind":     blindRows(),
+		"code":      codeRows(),
 	}
 }
 

@@ -417,9 +417,9 @@ type driverUplink struct {
 }
 
 type driverVerdict struct {
-	_     structs.HostLayout
-	Allow uint32
-	Rule  uint32
+	_    structs.HostLayout
+	Word uint32
+	Rule uint32
 }
 
 type driverVerdictKey struct {
@@ -523,6 +523,7 @@ const (
 	driverMapProgsXdp      = "progs_xdp"
 	driverMapRoutes4       = "routes4"
 	driverMapRoutes6       = "routes6"
+	driverMapRuleHits      = "rule_hits"
 	driverMapServices      = "services"
 	driverMapSweepTimers   = "sweep_timers"
 	driverMapSweepTurns    = "sweep_turns"
@@ -658,6 +659,7 @@ type driverMapSpecs struct {
 	ProgsXdp    *ebpf.MapSpec `ebpf:"progs_xdp"`
 	Routes4     *ebpf.MapSpec `ebpf:"routes4"`
 	Routes6     *ebpf.MapSpec `ebpf:"routes6"`
+	RuleHits    *ebpf.MapSpec `ebpf:"rule_hits"`
 	Services    *ebpf.MapSpec `ebpf:"services"`
 	SweepTimers *ebpf.MapSpec `ebpf:"sweep_timers"`
 	SweepTurns  *ebpf.MapSpec `ebpf:"sweep_turns"`
@@ -727,6 +729,7 @@ type driverMaps struct {
 	ProgsXdp    *ebpf.Map `ebpf:"progs_xdp"`
 	Routes4     *ebpf.Map `ebpf:"routes4"`
 	Routes6     *ebpf.Map `ebpf:"routes6"`
+	RuleHits    *ebpf.Map `ebpf:"rule_hits"`
 	Services    *ebpf.Map `ebpf:"services"`
 	SweepTimers *ebpf.Map `ebpf:"sweep_timers"`
 	SweepTurns  *ebpf.Map `ebpf:"sweep_turns"`
@@ -770,6 +773,7 @@ func (m *driverMaps) Close() error {
 		m.ProgsXdp,
 		m.Routes4,
 		m.Routes6,
+		m.RuleHits,
 		m.Services,
 		m.SweepTimers,
 		m.SweepTurns,
