@@ -46,6 +46,8 @@ type Quick struct {
 	hooks   map[string]quickHook
 	delta   []Count
 	hits    hitCounters
+	usage   mapped
+	facts   dataplane.HostFacts
 }
 
 // quickHook is a loaded program.
@@ -142,6 +144,9 @@ func (q *Quick) mapMemory(t testing.TB) (err error) {
 			return err
 		}
 		q.flowMem = append(q.flowMem, mem)
+		if name == dataplane.MapFlowUsage {
+			q.usage = mem
+		}
 	}
 	for name, family := range flowMaps() {
 		m := q.coll.Maps[name]
@@ -200,6 +205,7 @@ func (q *Quick) makeDevices(t testing.TB, setup QuickSetup) error {
 	for name, index := range q.devices {
 		q.names[index] = name
 	}
+	q.facts = dataplane.HostFacts{VXLANIfindex: q.devices[VXLANDevice], OverlayMTU: 1450, MaxFlows: MaxFlows, HalfOpen: testPlaces}
 	return setup.Underlay.connect(int(q.devices[setup.Uplinks[0]]))
 }
 
@@ -209,12 +215,19 @@ func (q *Quick) Reset() {
 		clear(mem)
 	}
 	q.state, q.lastENI = nil, 0
+	q.facts.MaxFlows, q.facts.HalfOpen = MaxFlows, testPlaces
+}
+
+// Limit makes the next revisions be those of a host for so many flows, with so many half-open ones of an ENI and
+// opening direction.
+func (q *Quick) Limit(maxFlows, halfOpen int) {
+	q.facts.MaxFlows, q.facts.HalfOpen = uint32(maxFlows), uint32(min(halfOpen, testPlaces))
 }
 
 // Apply brings a state into force: into the slot that does not count, which then counts. The other slot keeps what
 // was in force before.
 func (q *Quick) Apply(st *compile.State, closed map[string]bool) error {
-	tables, err := dataplane.Encode(st, dataplane.HostFacts{VXLANIfindex: q.devices[VXLANDevice], OverlayMTU: 1450})
+	tables, err := dataplane.Encode(st, q.facts)
 	if err != nil {
 		return err
 	}
@@ -424,6 +437,23 @@ func (q *Quick) nameOf(index uint32) string {
 		}
 	}
 	return ""
+}
+
+// Sweep runs a whole pass of the sweep at this time; a full one looks at everything.
+func (q *Quick) Sweep(now time.Duration, full bool) error {
+	q.give(QuickPacket{Now: now})
+	return sweep(q.coll, full)
+}
+
+// Flows returns how many flows count for an ENI.
+func (q *Quick) Flows(e *compile.ENI) int {
+	n := 0
+	for color := range uint32(2) {
+		if held := binary.LittleEndian.Uint64(q.usage[e.Index*64+color*8:]); uint32(held>>32) == e.Flows {
+			n += int(uint32(held))
+		}
+	}
+	return n
 }
 
 // EachFlow calls fn with each flow alive at `now`.
