@@ -20,7 +20,7 @@ enum reason {
 	REASON_MALFORMED = 6, /* truncated, or lengths and headers contradict each other */
 	REASON_ETHERTYPE = 7, /* not IPv4, IPv6 or ARP, VLAN-tagged or 802.3 */
 	REASON_FRAGMENT = 8, /* an IP fragment that no first fragment vouches for */
-	REASON_EXTENSION = 9, /* IPv6 extension header that is not followed, or too many */
+	REASON_EXTENSION = 9, /* a source route, or an IPv6 extension header that is not followed */
 	REASON_ADDRESS = 10, /* source or destination that can never be valid here */
 
 	/* who sends */
@@ -66,8 +66,10 @@ enum reason {
 
 	REASON_STRAY_ND = 42, /* neighbour discovery that comes from beyond the subnet */
 
-	REASON_TCP_WINDOW = 43, /* RST far from what its sender last sent */
-	REASON_FLOW_QUOTA = 44, /* the ENI has as many flows as it may have */
+	REASON_TCP_WINDOW = 43, /* RST far from what its sender last sent, or a blind ACK */
+
+	REASON_FLOW_JUDGE_LIMIT = 44, /* too many flows of the ENI to be judged again at once */
+	REASON_FLOW_QUOTA = 45, /* the ENI has as many flows as it may have */
 
 	REASON_LAST,
 };

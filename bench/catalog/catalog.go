@@ -7,12 +7,20 @@ import (
 	"slices"
 
 	"github.com/eniplane/eniplane/bench"
+	"github.com/eniplane/eniplane/bench/agent"
+	"github.com/eniplane/eniplane/bench/cost"
 	flowbench "github.com/eniplane/eniplane/bench/flowtable"
+	"github.com/eniplane/eniplane/bench/policy"
+	"github.com/eniplane/eniplane/bench/wire"
 )
 
 // Scenarios lists all scenarios in the order in which they run.
 func Scenarios() []bench.Scenario {
 	return slices.Concat(
+		cost.Scenarios(),
+		policy.Scenarios(),
+		agent.Scenarios(),
 		flowbench.Scenarios(),
+		wire.Scenarios(),
 	)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/eniplane/eniplane/loader"
 	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/feed"
+	"github.com/eniplane/eniplane/pkg/feed/etcd"
 	"github.com/eniplane/eniplane/pkg/metrics"
 )
 
@@ -79,6 +80,7 @@ type Agent struct {
 	retryAfter time.Duration
 	saved      []byte    // the status in the file, without its time
 	savedAt    time.Time // when it was written
+	reported   *etcd.Status
 
 	announcements sync.WaitGroup
 
@@ -311,12 +313,16 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 	if err != nil {
 		return a.fail("cannot compile the revision", err)
 	}
-	if err := writeJSON(filepath.Join(a.StateDir, idsFile), res.IDs); err != nil {
+	// Two files, which wait for the disk at the same time: a revision takes effect that much earlier.
+	numbers := make(chan error, 1)
+	go func() { numbers <- writeJSON(filepath.Join(a.StateDir, idsFile), res.IDs) }()
+	errNames := a.saveNames(mergeNames(a.names, res.State.Names))
+	if err := <-numbers; err != nil {
 		return a.fail("cannot keep the numbers in use", err)
 	}
 	a.ids = res.IDs
-	if err := a.saveNames(mergeNames(a.names, res.State.Names)); err != nil {
-		return a.fail("cannot keep the names", err)
+	if errNames != nil {
+		return a.fail("cannot keep the names", errNames)
 	}
 	// The end of the agent does not stop it half-way: it is short, and what it leaves is clean.
 	report, err := a.Dataplane.Apply(context.WithoutCancel(ctx), res.State)
@@ -330,7 +336,9 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 	a.inForce, a.degraded, a.local = res.State, res.Degraded, localENIs(rev.Objects, a.Host)
 	a.lastGood = nil
 	a.mu.Lock()
-	a.status.Revision = &RevisionStatus{Number: rev.Number, Hash: rev.Hash, Applied: time.Now(), Restored: restored}
+	a.status.Revision = &RevisionStatus{
+		Number: rev.Number, Hash: rev.Hash, Applied: time.Now(), Restored: restored, Feed: rev.Place, Kept: rev.Kept,
+	}
 	a.status.Uplinks = res.State.Host.Uplinks
 	a.mu.Unlock()
 	a.observe(report)

@@ -643,6 +643,7 @@ const (
 	bpfMapGroups         = "groups"
 	bpfMapHalfOpen       = "half_open"
 	bpfMapHostConf       = "host_conf"
+	bpfMapJudgeTurns     = "judge_turns"
 	bpfMapLive           = "live"
 	bpfMapMacs           = "macs"
 	bpfMapNdFrames       = "nd_frames"
@@ -759,6 +760,7 @@ type bpfMapSpecs struct {
 	Groups       *ebpf.MapSpec `ebpf:"groups"`
 	HalfOpen     *ebpf.MapSpec `ebpf:"half_open"`
 	HostConf     *ebpf.MapSpec `ebpf:"host_conf"`
+	JudgeTurns   *ebpf.MapSpec `ebpf:"judge_turns"`
 	Live         *ebpf.MapSpec `ebpf:"live"`
 	Macs         *ebpf.MapSpec `ebpf:"macs"`
 	NdFrames     *ebpf.MapSpec `ebpf:"nd_frames"`
@@ -833,6 +835,7 @@ type bpfMaps struct {
 	Groups       *ebpf.Map `ebpf:"groups"`
 	HalfOpen     *ebpf.Map `ebpf:"half_open"`
 	HostConf     *ebpf.Map `ebpf:"host_conf"`
+	JudgeTurns   *ebpf.Map `ebpf:"judge_turns"`
 	Live         *ebpf.Map `ebpf:"live"`
 	Macs         *ebpf.Map `ebpf:"macs"`
 	NdFrames     *ebpf.Map `ebpf:"nd_frames"`
@@ -881,6 +884,7 @@ func (m *bpfMaps) Close() error {
 		m.Groups,
 		m.HalfOpen,
 		m.HostConf,
+		m.JudgeTurns,
 		m.Live,
 		m.Macs,
 		m.NdFrames,

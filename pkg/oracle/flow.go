@@ -285,8 +285,8 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 		return nil, reason
 	}
 	r.extend(f, key, r.now)
-	f.packets[r.dir]++
-	f.bytes[r.dir] += len(r.p.frame)
+	f.packets[r.dir] += r.wire.packets
+	f.bytes[r.dir] += r.wire.bytes
 	return f, goOn
 }
 
@@ -336,7 +336,7 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 		key: key, eni: e.Name, life: r.lives[e.Name].number, opener: r.dir, opening: p.service(), sender: r.identity(v.peer),
 		state: Opening, fin: map[Direction]bool{}, seq: map[Direction]uint32{r.dir: p.seq},
 		rule: v.rule, peer: v.peer, nat: v.nat, admitted: e.OnPolicyChange == api.Keep,
-		packets: map[Direction]int{r.dir: 1}, bytes: map[Direction]int{r.dir: len(p.frame)},
+		packets: map[Direction]int{r.dir: r.wire.packets}, bytes: map[Direction]int{r.dir: r.wire.bytes},
 		evaluated: r.revision,
 	}
 	r.extend(f, key, r.now)

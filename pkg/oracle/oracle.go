@@ -112,13 +112,14 @@ const (
 	AtUplinkXDP Kind = "uplink-xdp" // XDP that finishes all it can
 )
 
-// Port is where a packet comes in.
+// Port is where a packet comes in, and what it stands for.
 type Port struct {
 	Kind   Kind
 	Device string
 	VNI    uint32     // AtOverlay
 	Source netip.Addr // AtOverlay: VTEP of the sender
 	Marked bool       // AtOverlay: the uplink has vouched for it
+	GSO    int        // bytes of payload of each of the wire packets that it stands for; 0 = it is one; not AtUplinkXDP
 }
 
 // Tunnel is what the overlay device is told.
@@ -132,6 +133,7 @@ type Count struct {
 	ENI       string
 	Direction Direction
 	Reason    Reason
+	Packets   int // on the wire
 }
 
 // Outcome is everything that becomes of a packet.
@@ -216,7 +218,7 @@ func (m *Model) ready(e *api.ENI) bool { return !m.unready[e.Name] }
 // Packet lets a frame come in. The frame is not changed.
 func (m *Model) Packet(from Port, frame []byte, now time.Duration) Outcome {
 	m.Expire(now)
-	r := &run{Model: m, from: from, now: now, p: packet{frame: slices.Clone(frame)}}
+	r := &run{Model: m, from: from, now: now, p: packet{frame: slices.Clone(frame)}, wire: segments(frame, from.GSO)}
 	switch from.Kind {
 	case AtPort:
 		r.port()
@@ -234,6 +236,7 @@ type run struct {
 	from Port
 	now  time.Duration
 	p    packet
+	wire wire
 	out  Outcome
 
 	eni    string // whose port is being crossed
@@ -248,7 +251,7 @@ func (r *run) enter(eni string, dir Direction) { r.eni, r.dir = eni, dir }
 func (r *run) end(reason Reason) {
 	r.out.Reason = reason
 	if reason != notOurs {
-		r.out.Counts = append(r.out.Counts, Count{r.eni, r.dir, reason})
+		r.out.Counts = append(r.out.Counts, Count{r.eni, r.dir, reason, r.wire.packets})
 	}
 }
 

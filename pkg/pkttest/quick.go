@@ -4,6 +4,7 @@ package pkttest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -341,6 +342,8 @@ type QuickPacket struct {
 	Now    time.Duration // since boot, not 0
 	Mark   uint32
 	Tunnel *Tunnel
+	GSO    uint32 // gso_size
+	Linear int    // XDP: bytes in the first piece of memory, 0 = all; older kernels refuse such a packet
 }
 
 // QuickResult is what became of it.
@@ -362,9 +365,9 @@ func (q *Quick) Send(p QuickPacket) (r QuickResult, ok bool, err error) {
 	context := q.test.ctx[:skbContextSize]
 	if hook.xdp {
 		context = q.test.ctx[:xdpContextSize]
-		xdpContext(context, len(p.Frame), ifindex)
+		xdpContext(context, cmp.Or(p.Linear, len(p.Frame)), ifindex)
 	} else {
-		skbContext(context, ifindex, p.Mark, 0, len(p.Frame))
+		skbContext(context, ifindex, p.Mark, p.GSO, len(p.Frame))
 	}
 	code, out, err := q.test.run(hook.fd, p.Frame, len(context), !hook.xdp)
 	if errors.Is(err, unix.EINVAL) {

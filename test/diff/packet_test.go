@@ -70,6 +70,7 @@ func (g *packets) listen(from oracle.Port, sent []byte, out oracle.Outcome) {
 	if out.Reason != oracle.Delivered {
 		return
 	}
+	from.GSO = 0
 	t := talk{from: from, sent: sent, seen: slices.Clone(out.Packet)}
 	switch {
 	case out.Tunnel != nil:
@@ -117,7 +118,56 @@ func (g *packets) next() (oracle.Port, []byte) {
 	if g.oneIn(12) {
 		frame = g.mutate(frame)
 	}
+	from.GSO = g.cut(from, frame)
 	return from, frame
+}
+
+// cut makes a packet stand for several now and then: of the sizes around which something changes, or any.
+func (g *packets) cut(from oracle.Port, f []byte) int {
+	headers := cuttable(f)
+	if headers == 0 || from.Kind == oracle.AtUplinkXDP || !g.oneIn(4) {
+		return 0
+	}
+	payload := len(f) - headers
+	size := pick(g.gen, []int{1, 2, 7, 100, 536, payload - 1, 1450 + 14 - headers, 1450 + 14 - headers, 1500 + 14 - headers}) + g.IntN(2)
+	if size < 1 || size > payload {
+		size = 1 + g.IntN(payload)
+	}
+	return size
+}
+
+// linear is how much of a large frame is in one piece of memory: all of its headers, as drivers promise for XDP.
+// BPF_PROG_TEST_RUN makes no such skb.
+func (g *packets) linear(from oracle.Port, f []byte) int {
+	if len(f) <= leastLinear || from.Kind != oracle.AtUplinkXDP || g.oneIn(2) {
+		return 0
+	}
+	return leastLinear + g.IntN(len(f)-leastLinear)
+}
+
+// leastLinear is longer than any headers that are read.
+const leastLinear = 300
+
+// cuttable gives the length of the headers of a TCP or UDP packet that a device could cut into several, or 0.
+func cuttable(f []byte) int {
+	l4, proto, v6 := layout(f)
+	if l4+20 > len(f) || proto != 6 && proto != 17 {
+		return 0
+	}
+	if v6 && (f[14]>>4 != 6 || int(be.Uint16(f[18:])) != len(f)-54) {
+		return 0
+	}
+	if !v6 && (be.Uint16(f[12:]) != 0x0800 || f[14]>>4 != 4 || f[14]&15 < 5 || be.Uint16(f[20:])&0x3fff != 0 || int(be.Uint16(f[16:])) != len(f)-14) {
+		return 0
+	}
+	headers := l4 + 8
+	if proto == 6 {
+		headers = l4 + max(20, int(f[l4+12]>>4)*4)
+	}
+	if headers >= len(f) {
+		return 0
+	}
+	return headers
 }
 
 func (g *packets) recent() talk {
@@ -546,7 +596,7 @@ func (g *packets) withOptions(f []byte) []byte {
 	if f[14]>>4 == 4 {
 		n := 4 * (1 + g.IntN(10))
 		f[14] = 0x40 | byte(5+n/4)
-		f = slices.Insert(f, 34, slices.Repeat([]byte{1}, n)...)
+		f = slices.Insert(f, 34, g.options4(n)...)
 		be.PutUint16(f[16:], uint16(len(f)-14))
 	} else {
 		for range 1 + g.IntN(7) {
@@ -564,6 +614,25 @@ func (g *packets) withOptions(f []byte) []byte {
 	return f
 }
 
+// options4 are n bytes of IPv4 options, good and bad.
+func (g *packets) options4(n int) []byte {
+	options := slices.Repeat([]byte{1}, n)
+	for at := g.IntN(n); at < n; {
+		options[at] = pick(g.gen, []byte{0, 1, 7, 68, 130, 131, 136, 137, 148, 255})
+		if options[at] < 2 || at+1 == n {
+			at++
+			continue
+		}
+		size := 2 + g.IntN(8)
+		if g.oneIn(6) {
+			size = pick(g.gen, []int{0, 1, n - at, n - at + 1, 255})
+		}
+		options[at+1] = byte(size)
+		at += max(size, 1)
+	}
+	return options
+}
+
 // extend puts an IPv6 extension header in front of what there is.
 func extend(f []byte, kind byte, head []byte) []byte {
 	head[0], f[20] = f[20], kind
@@ -574,8 +643,8 @@ func extend(f []byte, kind byte, head []byte) []byte {
 
 func (g *packets) transport(src, dst netip.Addr) (proto byte, body []byte) {
 	payload := make([]byte, g.IntN(40))
-	if g.oneIn(40) {
-		payload = make([]byte, pick(g.gen, []int{1380, 1400, 1402, 1410, 1422, 1423, 1430, 1442, 1443, 1450, 1460, 1472, 1473, 1500, 2000}))
+	if g.oneIn(16) {
+		payload = make([]byte, pick(g.gen, []int{1380, 1400, 1402, 1410, 1422, 1423, 1430, 1442, 1443, 1450, 1460, 1472, 1473, 1500, 2000, 3000, 3400}))
 	}
 	sport, dport := pick(g.gen, portNumbers), pick(g.gen, portNumbers)
 	if g.oneIn(2) {

@@ -44,6 +44,7 @@ type Step struct {
 	Toggle   string        // ENI that loses or gets its READY mark
 	From     oracle.Port
 	Frame    []byte
+	Linear   int // how much of the frame is in one piece of memory; 0 = all of it
 }
 
 var uplinkMAC = api.MAC{2, 0, 0, 0, 0xaa, 1}
@@ -127,10 +128,10 @@ type player struct {
 	counts  []pkttest.Count // scratch
 }
 
-// seen is what became of a packet, and what another one vouched for.
+// seen is what became of a packet, and what was special about it: what it belongs to, or how it came.
 type seen struct {
-	reason  oracle.Reason
-	follows string
+	reason oracle.Reason
+	how    string
 }
 
 func newPlayer(q *pkttest.Quick) *player {
@@ -221,7 +222,14 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 	}
 	p.sent++
 	out = p.model.Packet(s.From, s.Frame, p.now)
-	p.seen[seen{out.Reason, out.Follows}]++
+	how := out.Follows
+	switch {
+	case s.From.GSO > 0:
+		how = "segments"
+	case s.Linear > 0:
+		how = "pieces"
+	}
+	p.seen[seen{out.Reason, how}]++
 	return p.compareOutcome(s, out, got) + compareHits(&out, p.q.Hits()), out, nil
 }
 
@@ -236,7 +244,10 @@ func (p *player) pass(d time.Duration) {
 const vxlanMark = 0xe41b0d01
 
 func quickPacket(s *Step, now time.Duration) pkttest.QuickPacket {
-	p := pkttest.QuickPacket{At: pkttest.Hook{Program: program(s.From.Kind), Device: s.From.Device}, Frame: s.Frame, Now: now}
+	p := pkttest.QuickPacket{
+		At: pkttest.Hook{Program: program(s.From.Kind), Device: s.From.Device}, Frame: s.Frame, Now: now,
+		GSO: uint32(s.From.GSO), Linear: s.Linear,
+	}
 	if s.From.Marked {
 		p.Mark = vxlanMark
 	}
@@ -327,7 +338,7 @@ func (p *player) countsOf(counts []oracle.Count) []pkttest.Count {
 			direction = dataplane.In
 		}
 		for _, r := range [...]dataplane.Reason{dataplane.ReasonContinue, reason} {
-			p.count(pkttest.Count{ENI: c.ENI, Direction: direction, Reason: r, Packets: 1})
+			p.count(pkttest.Count{ENI: c.ENI, Direction: direction, Reason: r, Packets: uint64(c.Packets)})
 		}
 	}
 	return p.counts
