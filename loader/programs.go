@@ -11,7 +11,6 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/eniplane/eniplane/pkg/dataplane"
-	"github.com/eniplane/eniplane/pkg/dataplane/flowtable"
 )
 
 // loadPrograms loads all programs of the object onto the live maps.
@@ -20,9 +19,8 @@ func loadPrograms(spec *ebpf.CollectionSpec, maps *dataplane.Maps) (*ebpf.Collec
 	for _, name := range dataplane.PinnedMaps(spec) {
 		replacements[name] = maps.Map(name)
 	}
-	places := flowtable.RingPlaces(maps.Map(dataplane.MapHalfOpen).MaxEntries())
-	if err := spec.Variables[dataplane.KnobHalfOpen].Set(places); err != nil {
-		return nil, fmt.Errorf("set the size of the rings of half-open flows: %w", err)
+	if err := dataplane.SetRings(spec, maps.Map(dataplane.MapHalfOpen)); err != nil {
+		return nil, err
 	}
 	programs, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
 	var rejected *ebpf.VerifierError

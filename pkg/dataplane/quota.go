@@ -5,6 +5,8 @@ package dataplane
 import (
 	"fmt"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/dataplane/flowtable"
 )
@@ -31,6 +33,14 @@ func (q quotas) limit(eni *compile.ENI) uint32 { return min(eni.MaxFlows, q.fact
 // halfOpen: those of one direction leave half of the ENI's flows to the others.
 func (q quotas) halfOpen(eni *compile.ENI) uint32 {
 	return min(q.facts.HalfOpen, max(q.limit(eni)/2, 1))
+}
+
+// SetRings tells programs, before they are loaded, how many places the rings in MapHalfOpen have.
+func SetRings(spec *ebpf.CollectionSpec, halfOpen *ebpf.Map) error {
+	if err := spec.Variables[bpfVarHalfOpenSlots].Set(flowtable.RingPlaces(halfOpen.MaxEntries())); err != nil {
+		return fmt.Errorf("set the size of the rings of half-open flows: %w", err)
+	}
+	return nil
 }
 
 // ENIFlows is how many flows an ENI has, and how many it may have.

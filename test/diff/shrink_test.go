@@ -171,6 +171,9 @@ func simplifications(o *api.Objects) []string {
 		if e.OnPolicyChange != api.Reevaluate {
 			list = append(list, "onchange/"+n)
 		}
+		if e.Limits != api.DefaultLimits() {
+			list = append(list, "limits/"+n)
+		}
 		if e.Timeouts != api.DefaultTimeouts() {
 			list = append(list, "timeouts/"+n)
 		}
@@ -228,7 +231,7 @@ func without(before *api.Objects, what string) *api.Objects {
 		if o.Subnets[name] != nil {
 			o.Subnets[name].NetworkACL = ""
 		}
-	case "allowed", "source", "onchange", "timeouts", "member", "ip":
+	case "allowed", "source", "onchange", "limits", "timeouts", "member", "ip":
 		if e := o.ENIs[name]; e != nil {
 			withoutOfENI(o, e, kind, rest)
 		}
@@ -254,6 +257,8 @@ func withoutOfENI(o *api.Objects, e *api.ENI, kind, rest string) {
 		e.SourceDestCheck = true
 	case "onchange":
 		e.OnPolicyChange = api.Reevaluate
+	case "limits":
+		e.Limits = api.DefaultLimits()
 	case "timeouts":
 		e.Timeouts = api.DefaultTimeouts()
 	case "member":
