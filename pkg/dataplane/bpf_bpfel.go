@@ -25,6 +25,12 @@ type bpfAddrKey6 struct {
 	Addr [16]uint8
 }
 
+type bpfClassKey struct {
+	_       structs.HostLayout
+	Ruleset uint32
+	Class   uint32
+}
+
 type bpfCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -408,6 +414,11 @@ type bpfRoute struct {
 	Arg  uint32
 }
 
+type bpfRuleSet struct {
+	_     structs.HostLayout
+	Words [16]uint64
+}
+
 type bpfScratch struct {
 	_      structs.HostLayout
 	Tunnel [64]uint8
@@ -649,6 +660,7 @@ const (
 	bpfMapNdFrames       = "nd_frames"
 	bpfMapNexthops       = "nexthops"
 	bpfMapOutsides       = "outsides"
+	bpfMapPeerRules      = "peer_rules"
 	bpfMapPorts          = "ports"
 	bpfMapProgsTc        = "progs_tc"
 	bpfMapProgsXdp       = "progs_xdp"
@@ -657,6 +669,7 @@ const (
 	bpfMapRoutes6        = "routes6"
 	bpfMapRuleHits       = "rule_hits"
 	bpfMapScratches      = "scratches"
+	bpfMapServiceRules   = "service_rules"
 	bpfMapServices       = "services"
 	bpfMapSweepTimers    = "sweep_timers"
 	bpfMapSweepTurns     = "sweep_turns"
@@ -766,6 +779,7 @@ type bpfMapSpecs struct {
 	NdFrames     *ebpf.MapSpec `ebpf:"nd_frames"`
 	Nexthops     *ebpf.MapSpec `ebpf:"nexthops"`
 	Outsides     *ebpf.MapSpec `ebpf:"outsides"`
+	PeerRules    *ebpf.MapSpec `ebpf:"peer_rules"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
@@ -774,6 +788,7 @@ type bpfMapSpecs struct {
 	Routes6      *ebpf.MapSpec `ebpf:"routes6"`
 	RuleHits     *ebpf.MapSpec `ebpf:"rule_hits"`
 	Scratches    *ebpf.MapSpec `ebpf:"scratches"`
+	ServiceRules *ebpf.MapSpec `ebpf:"service_rules"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
 	SweepTimers  *ebpf.MapSpec `ebpf:"sweep_timers"`
 	SweepTurns   *ebpf.MapSpec `ebpf:"sweep_turns"`
@@ -841,6 +856,7 @@ type bpfMaps struct {
 	NdFrames     *ebpf.Map `ebpf:"nd_frames"`
 	Nexthops     *ebpf.Map `ebpf:"nexthops"`
 	Outsides     *ebpf.Map `ebpf:"outsides"`
+	PeerRules    *ebpf.Map `ebpf:"peer_rules"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
@@ -849,6 +865,7 @@ type bpfMaps struct {
 	Routes6      *ebpf.Map `ebpf:"routes6"`
 	RuleHits     *ebpf.Map `ebpf:"rule_hits"`
 	Scratches    *ebpf.Map `ebpf:"scratches"`
+	ServiceRules *ebpf.Map `ebpf:"service_rules"`
 	Services     *ebpf.Map `ebpf:"services"`
 	SweepTimers  *ebpf.Map `ebpf:"sweep_timers"`
 	SweepTurns   *ebpf.Map `ebpf:"sweep_turns"`
@@ -890,6 +907,7 @@ func (m *bpfMaps) Close() error {
 		m.NdFrames,
 		m.Nexthops,
 		m.Outsides,
+		m.PeerRules,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,
@@ -898,6 +916,7 @@ func (m *bpfMaps) Close() error {
 		m.Routes6,
 		m.RuleHits,
 		m.Scratches,
+		m.ServiceRules,
 		m.Services,
 		m.SweepTimers,
 		m.SweepTurns,

@@ -25,6 +25,12 @@ type driverAddrKey6 struct {
 	Addr [16]uint8
 }
 
+type driverClassKey struct {
+	_       structs.HostLayout
+	Ruleset uint32
+	Class   uint32
+}
+
 type driverCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -363,6 +369,11 @@ type driverRoute struct {
 	Arg  uint32
 }
 
+type driverRuleSet struct {
+	_     structs.HostLayout
+	Words [16]uint64
+}
+
 type driverServiceKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
@@ -518,12 +529,14 @@ const (
 	driverMapLive          = "live"
 	driverMapMacs          = "macs"
 	driverMapNexthops      = "nexthops"
+	driverMapPeerRules     = "peer_rules"
 	driverMapPorts         = "ports"
 	driverMapProgsTc       = "progs_tc"
 	driverMapProgsXdp      = "progs_xdp"
 	driverMapRoutes4       = "routes4"
 	driverMapRoutes6       = "routes6"
 	driverMapRuleHits      = "rule_hits"
+	driverMapServiceRules  = "service_rules"
 	driverMapServices      = "services"
 	driverMapSweepTimers   = "sweep_timers"
 	driverMapSweepTurns    = "sweep_turns"
@@ -626,46 +639,48 @@ type driverProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type driverMapSpecs struct {
-	Active      *ebpf.MapSpec `ebpf:"active"`
-	Addrs4      *ebpf.MapSpec `ebpf:"addrs4"`
-	Addrs6      *ebpf.MapSpec `ebpf:"addrs6"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
-	DriverWork  *ebpf.MapSpec `ebpf:"driver_work"`
-	EipIn4      *ebpf.MapSpec `ebpf:"eip_in4"`
-	EipIn6      *ebpf.MapSpec `ebpf:"eip_in6"`
-	EipOut4     *ebpf.MapSpec `ebpf:"eip_out4"`
-	EipOut6     *ebpf.MapSpec `ebpf:"eip_out6"`
-	Endpoints4  *ebpf.MapSpec `ebpf:"endpoints4"`
-	Endpoints6  *ebpf.MapSpec `ebpf:"endpoints6"`
-	Enis        *ebpf.MapSpec `ebpf:"enis"`
-	FlowDue4    *ebpf.MapSpec `ebpf:"flow_due4"`
-	FlowDue6    *ebpf.MapSpec `ebpf:"flow_due6"`
-	FlowSweep   *ebpf.MapSpec `ebpf:"flow_sweep"`
-	FlowTables  *ebpf.MapSpec `ebpf:"flow_tables"`
-	FlowUsage   *ebpf.MapSpec `ebpf:"flow_usage"`
-	Flows4      *ebpf.MapSpec `ebpf:"flows4"`
-	Flows6      *ebpf.MapSpec `ebpf:"flows6"`
-	Gate        *ebpf.MapSpec `ebpf:"gate"`
-	Groups      *ebpf.MapSpec `ebpf:"groups"`
-	HalfOpen    *ebpf.MapSpec `ebpf:"half_open"`
-	Hash4       *ebpf.MapSpec `ebpf:"hash4"`
-	Hash6       *ebpf.MapSpec `ebpf:"hash6"`
-	HostConf    *ebpf.MapSpec `ebpf:"host_conf"`
-	Live        *ebpf.MapSpec `ebpf:"live"`
-	Macs        *ebpf.MapSpec `ebpf:"macs"`
-	Nexthops    *ebpf.MapSpec `ebpf:"nexthops"`
-	Ports       *ebpf.MapSpec `ebpf:"ports"`
-	ProgsTc     *ebpf.MapSpec `ebpf:"progs_tc"`
-	ProgsXdp    *ebpf.MapSpec `ebpf:"progs_xdp"`
-	Routes4     *ebpf.MapSpec `ebpf:"routes4"`
-	Routes6     *ebpf.MapSpec `ebpf:"routes6"`
-	RuleHits    *ebpf.MapSpec `ebpf:"rule_hits"`
-	Services    *ebpf.MapSpec `ebpf:"services"`
-	SweepTimers *ebpf.MapSpec `ebpf:"sweep_timers"`
-	SweepTurns  *ebpf.MapSpec `ebpf:"sweep_turns"`
-	Uplinks     *ebpf.MapSpec `ebpf:"uplinks"`
-	Verdicts    *ebpf.MapSpec `ebpf:"verdicts"`
-	Vteps       *ebpf.MapSpec `ebpf:"vteps"`
+	Active       *ebpf.MapSpec `ebpf:"active"`
+	Addrs4       *ebpf.MapSpec `ebpf:"addrs4"`
+	Addrs6       *ebpf.MapSpec `ebpf:"addrs6"`
+	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	DriverWork   *ebpf.MapSpec `ebpf:"driver_work"`
+	EipIn4       *ebpf.MapSpec `ebpf:"eip_in4"`
+	EipIn6       *ebpf.MapSpec `ebpf:"eip_in6"`
+	EipOut4      *ebpf.MapSpec `ebpf:"eip_out4"`
+	EipOut6      *ebpf.MapSpec `ebpf:"eip_out6"`
+	Endpoints4   *ebpf.MapSpec `ebpf:"endpoints4"`
+	Endpoints6   *ebpf.MapSpec `ebpf:"endpoints6"`
+	Enis         *ebpf.MapSpec `ebpf:"enis"`
+	FlowDue4     *ebpf.MapSpec `ebpf:"flow_due4"`
+	FlowDue6     *ebpf.MapSpec `ebpf:"flow_due6"`
+	FlowSweep    *ebpf.MapSpec `ebpf:"flow_sweep"`
+	FlowTables   *ebpf.MapSpec `ebpf:"flow_tables"`
+	FlowUsage    *ebpf.MapSpec `ebpf:"flow_usage"`
+	Flows4       *ebpf.MapSpec `ebpf:"flows4"`
+	Flows6       *ebpf.MapSpec `ebpf:"flows6"`
+	Gate         *ebpf.MapSpec `ebpf:"gate"`
+	Groups       *ebpf.MapSpec `ebpf:"groups"`
+	HalfOpen     *ebpf.MapSpec `ebpf:"half_open"`
+	Hash4        *ebpf.MapSpec `ebpf:"hash4"`
+	Hash6        *ebpf.MapSpec `ebpf:"hash6"`
+	HostConf     *ebpf.MapSpec `ebpf:"host_conf"`
+	Live         *ebpf.MapSpec `ebpf:"live"`
+	Macs         *ebpf.MapSpec `ebpf:"macs"`
+	Nexthops     *ebpf.MapSpec `ebpf:"nexthops"`
+	PeerRules    *ebpf.MapSpec `ebpf:"peer_rules"`
+	Ports        *ebpf.MapSpec `ebpf:"ports"`
+	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
+	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
+	Routes4      *ebpf.MapSpec `ebpf:"routes4"`
+	Routes6      *ebpf.MapSpec `ebpf:"routes6"`
+	RuleHits     *ebpf.MapSpec `ebpf:"rule_hits"`
+	ServiceRules *ebpf.MapSpec `ebpf:"service_rules"`
+	Services     *ebpf.MapSpec `ebpf:"services"`
+	SweepTimers  *ebpf.MapSpec `ebpf:"sweep_timers"`
+	SweepTurns   *ebpf.MapSpec `ebpf:"sweep_turns"`
+	Uplinks      *ebpf.MapSpec `ebpf:"uplinks"`
+	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
+	Vteps        *ebpf.MapSpec `ebpf:"vteps"`
 }
 
 // driverVariableSpecs contains global variables before they are loaded into the kernel.
@@ -696,46 +711,48 @@ func (o *driverObjects) Close() error {
 //
 // It can be passed to loadDriverObjects or ebpf.CollectionSpec.LoadAndAssign.
 type driverMaps struct {
-	Active      *ebpf.Map `ebpf:"active"`
-	Addrs4      *ebpf.Map `ebpf:"addrs4"`
-	Addrs6      *ebpf.Map `ebpf:"addrs6"`
-	Counters    *ebpf.Map `ebpf:"counters"`
-	DriverWork  *ebpf.Map `ebpf:"driver_work"`
-	EipIn4      *ebpf.Map `ebpf:"eip_in4"`
-	EipIn6      *ebpf.Map `ebpf:"eip_in6"`
-	EipOut4     *ebpf.Map `ebpf:"eip_out4"`
-	EipOut6     *ebpf.Map `ebpf:"eip_out6"`
-	Endpoints4  *ebpf.Map `ebpf:"endpoints4"`
-	Endpoints6  *ebpf.Map `ebpf:"endpoints6"`
-	Enis        *ebpf.Map `ebpf:"enis"`
-	FlowDue4    *ebpf.Map `ebpf:"flow_due4"`
-	FlowDue6    *ebpf.Map `ebpf:"flow_due6"`
-	FlowSweep   *ebpf.Map `ebpf:"flow_sweep"`
-	FlowTables  *ebpf.Map `ebpf:"flow_tables"`
-	FlowUsage   *ebpf.Map `ebpf:"flow_usage"`
-	Flows4      *ebpf.Map `ebpf:"flows4"`
-	Flows6      *ebpf.Map `ebpf:"flows6"`
-	Gate        *ebpf.Map `ebpf:"gate"`
-	Groups      *ebpf.Map `ebpf:"groups"`
-	HalfOpen    *ebpf.Map `ebpf:"half_open"`
-	Hash4       *ebpf.Map `ebpf:"hash4"`
-	Hash6       *ebpf.Map `ebpf:"hash6"`
-	HostConf    *ebpf.Map `ebpf:"host_conf"`
-	Live        *ebpf.Map `ebpf:"live"`
-	Macs        *ebpf.Map `ebpf:"macs"`
-	Nexthops    *ebpf.Map `ebpf:"nexthops"`
-	Ports       *ebpf.Map `ebpf:"ports"`
-	ProgsTc     *ebpf.Map `ebpf:"progs_tc"`
-	ProgsXdp    *ebpf.Map `ebpf:"progs_xdp"`
-	Routes4     *ebpf.Map `ebpf:"routes4"`
-	Routes6     *ebpf.Map `ebpf:"routes6"`
-	RuleHits    *ebpf.Map `ebpf:"rule_hits"`
-	Services    *ebpf.Map `ebpf:"services"`
-	SweepTimers *ebpf.Map `ebpf:"sweep_timers"`
-	SweepTurns  *ebpf.Map `ebpf:"sweep_turns"`
-	Uplinks     *ebpf.Map `ebpf:"uplinks"`
-	Verdicts    *ebpf.Map `ebpf:"verdicts"`
-	Vteps       *ebpf.Map `ebpf:"vteps"`
+	Active       *ebpf.Map `ebpf:"active"`
+	Addrs4       *ebpf.Map `ebpf:"addrs4"`
+	Addrs6       *ebpf.Map `ebpf:"addrs6"`
+	Counters     *ebpf.Map `ebpf:"counters"`
+	DriverWork   *ebpf.Map `ebpf:"driver_work"`
+	EipIn4       *ebpf.Map `ebpf:"eip_in4"`
+	EipIn6       *ebpf.Map `ebpf:"eip_in6"`
+	EipOut4      *ebpf.Map `ebpf:"eip_out4"`
+	EipOut6      *ebpf.Map `ebpf:"eip_out6"`
+	Endpoints4   *ebpf.Map `ebpf:"endpoints4"`
+	Endpoints6   *ebpf.Map `ebpf:"endpoints6"`
+	Enis         *ebpf.Map `ebpf:"enis"`
+	FlowDue4     *ebpf.Map `ebpf:"flow_due4"`
+	FlowDue6     *ebpf.Map `ebpf:"flow_due6"`
+	FlowSweep    *ebpf.Map `ebpf:"flow_sweep"`
+	FlowTables   *ebpf.Map `ebpf:"flow_tables"`
+	FlowUsage    *ebpf.Map `ebpf:"flow_usage"`
+	Flows4       *ebpf.Map `ebpf:"flows4"`
+	Flows6       *ebpf.Map `ebpf:"flows6"`
+	Gate         *ebpf.Map `ebpf:"gate"`
+	Groups       *ebpf.Map `ebpf:"groups"`
+	HalfOpen     *ebpf.Map `ebpf:"half_open"`
+	Hash4        *ebpf.Map `ebpf:"hash4"`
+	Hash6        *ebpf.Map `ebpf:"hash6"`
+	HostConf     *ebpf.Map `ebpf:"host_conf"`
+	Live         *ebpf.Map `ebpf:"live"`
+	Macs         *ebpf.Map `ebpf:"macs"`
+	Nexthops     *ebpf.Map `ebpf:"nexthops"`
+	PeerRules    *ebpf.Map `ebpf:"peer_rules"`
+	Ports        *ebpf.Map `ebpf:"ports"`
+	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
+	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
+	Routes4      *ebpf.Map `ebpf:"routes4"`
+	Routes6      *ebpf.Map `ebpf:"routes6"`
+	RuleHits     *ebpf.Map `ebpf:"rule_hits"`
+	ServiceRules *ebpf.Map `ebpf:"service_rules"`
+	Services     *ebpf.Map `ebpf:"services"`
+	SweepTimers  *ebpf.Map `ebpf:"sweep_timers"`
+	SweepTurns   *ebpf.Map `ebpf:"sweep_turns"`
+	Uplinks      *ebpf.Map `ebpf:"uplinks"`
+	Verdicts     *ebpf.Map `ebpf:"verdicts"`
+	Vteps        *ebpf.Map `ebpf:"vteps"`
 }
 
 func (m *driverMaps) Close() error {
@@ -768,12 +785,14 @@ func (m *driverMaps) Close() error {
 		m.Live,
 		m.Macs,
 		m.Nexthops,
+		m.PeerRules,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,
 		m.Routes4,
 		m.Routes6,
 		m.RuleHits,
+		m.ServiceRules,
 		m.Services,
 		m.SweepTimers,
 		m.SweepTurns,
