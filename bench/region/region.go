@@ -45,12 +45,12 @@ type Case struct {
 
 // Build makes the objects. The same cases give the same objects.
 func Build(cases []Case) *api.Objects {
-	o, usual := api.NewObjects(), usual()
+	o := api.NewObjects()
 	o.InstanceTypes["any"] = &api.InstanceType{Metadata: meta("any"), MaxENIs: enisPerInstance, MaxIPsPerENI: PerRemote}
 	o.Hosts[Host] = &api.Host{Metadata: meta(Host), Zone: "z", VTEP: netip.MustParseAddr(VTEP), Uplinks: []string{Uplink}}
 	for i, c := range cases {
 		c.Hosts, c.Groups, c.Rules = max(c.Hosts, 1), max(c.Groups, 1), max(c.Rules, 1)
-		b := builder{o: o, c: c, number: i, usual: usual}
+		b := builder{o: o, c: c, number: i}
 		b.network()
 		b.policy()
 		b.locals()
@@ -65,28 +65,6 @@ type builder struct {
 	o      *api.Objects
 	c      Case
 	number int
-	usual  api.ENI
-}
-
-// usual is an ENI as the decoder makes it of a document that says nothing special, but may have as many flows as the
-// host has room for.
-func usual() api.ENI {
-	const document = `
-{apiVersion: eniplane.io/v1alpha1, kind: VPC, metadata: {name: v}, spec: {vni: 1, cidrs: [10.0.0.0/8]}}
----
-{apiVersion: eniplane.io/v1alpha1, kind: Subnet, metadata: {name: s}, spec: {vpc: v, cidrs: [10.0.0.0/16]}}
----
-{apiVersion: eniplane.io/v1alpha1, kind: SecurityGroup, metadata: {name: g}, spec: {vpc: v}}
----
-{apiVersion: eniplane.io/v1alpha1, kind: ENI, metadata: {name: e}, spec: {subnet: s, mac: "02:00:00:00:00:01", ips: [10.0.0.9], securityGroups: [g]%s}}
-`
-	for _, limits := range []string{", limits: {flows: 4194304}", ""} { // versions without a quota refuse to be told one
-		o, problems := api.Decode([]api.File{{Name: "usual.yaml", Data: fmt.Appendf(nil, document, limits)}})
-		if len(problems) == 0 {
-			return *o.ENIs["e"]
-		}
-	}
-	panic("region: the decoder refuses the document of an ENI") // its text is above
 }
 
 func (b *builder) name(format string, args ...any) string {
@@ -174,9 +152,12 @@ func (b *builder) remotes() {
 }
 
 func (b *builder) eni(name, subnet string, mac api.MAC, instance, device string, index int) *api.ENI {
-	e := b.usual
-	e.Metadata, e.Subnet, e.MAC, e.IPs, e.SecurityGroups = meta(name), b.name("%s", subnet), mac, nil, nil
-	e.Attachment = &api.Attachment{Instance: instance, Index: index, Device: device}
-	b.o.ENIs[name] = &e
-	return &e
+	e := &api.ENI{
+		Metadata: meta(name), Subnet: b.name("%s", subnet), MAC: mac, SourceDestCheck: true,
+		OnPolicyChange: api.Reevaluate, Timeouts: api.DefaultTimeouts(),
+		Limits:     api.Limits{Flows: api.MaxFlowsPerENI},
+		Attachment: &api.Attachment{Instance: instance, Index: index, Device: device},
+	}
+	b.o.ENIs[name] = e
+	return e
 }
