@@ -357,6 +357,7 @@ func (p *player) compareFlows() string {
 		}
 		want[identity(f)] = f
 	}
+	var lines []string
 	p.q.EachFlow(p.now, func(f *flowtable.Flow) {
 		known, ok := p.flow(f)
 		if !ok {
@@ -365,12 +366,14 @@ func (p *player) compareFlows() string {
 		if !want[identity(known)].Evaluated {
 			known.Evaluated, known.Rule = false, ""
 		}
+		if other, twice := got[identity(known)]; twice {
+			lines = append(lines, fmt.Sprintf("flow twice\n  %+v\n  %+v\n", known, other))
+		}
 		got[identity(known)] = known
 	})
-	if maps.Equal(want, got) {
+	if maps.Equal(want, got) && len(lines) == 0 {
 		return ""
 	}
-	var lines []string
 	for id, f := range want {
 		if g, ok := got[id]; g != f {
 			lines = append(lines, fmt.Sprintf("flow\n  model    %+v\n  programs %+v (%v)\n", f, g, ok))
