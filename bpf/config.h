@@ -12,3 +12,7 @@ enum xdp_scope {
 	XDP_OWNS_ALL = 1 << 2, /* whatever is ours: tests run the whole text under both hooks */
 };
 volatile const __u32 xdp_owns = XDP_OWNS_FORGED | XDP_OWNS_UDP;
+
+/* Places of a ring of half-open flows: how many of them an ENI may have per opening direction. The
+ * loader makes the map half_open for it. */
+volatile const __u32 half_open_slots = 4096;
