@@ -179,6 +179,11 @@ type ENI struct {
 	AllowedAddresses []netip.Prefix
 	OnPolicyChange   PolicyChange
 	Timeouts         Timeouts
+
+	// Elsewhere is the host of an ENI of which only an endpoint record is known here: not its instance,
+	// and of the rest only what other hosts must know. "" = the document is known, or it is attached
+	// nowhere.
+	Elsewhere string
 }
 
 // Attachment says of which instance an ENI is, and by which device of the host.
