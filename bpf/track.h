@@ -255,6 +255,7 @@ static __always_inline enum reason flow_step(const struct work *w, struct flow_r
 {
 	const struct flow *f = &w->flow;
 	bool opener = (w->dir == DIR_IN) == !!(f->flags & FLOW_OPENED_BY_PEER);
+	const __u8 fins = FLOW_FIN_OUT | FLOW_FIN_IN;
 	__u8 state = f->state, flags = f->flags;
 
 	if (!opener && (flags & FLOW_REPLY_DENIED) && !(w->icmp_code & CODE_ALLOWED))
@@ -265,8 +266,7 @@ static __always_inline enum reason flow_step(const struct work *w, struct flow_r
 		TRY(tcp_follow(w, flow_seq(ref->body), f, opener));
 		if (w->tcp_flags & TCP_FIN)
 			flags |= w->dir == DIR_OUT ? FLOW_FIN_OUT : FLOW_FIN_IN;
-		if (unlikely((w->tcp_flags & TCP_RST) || (flags & (FLOW_FIN_OUT | FLOW_FIN_IN)) ==
-								 (FLOW_FIN_OUT | FLOW_FIN_IN))) {
+		if (unlikely((w->tcp_flags & TCP_RST) || (flags & fins) == fins)) {
 			flags |= state == FLOW_OPENING ? FLOW_REFUSED : 0;
 			state = FLOW_CLOSING;
 		}
