@@ -70,6 +70,12 @@ const (
 	cRouteInfra     = 4
 )
 
+// enum ruleset
+const (
+	cRulesetWide  = 1 << 31 // in the id of a wide set
+	cRulesetWords = 16      // 64 rules each
+)
+
 // enum flow_class
 const (
 	cClassTCP      = 0
