@@ -52,6 +52,8 @@ func stages() map[string][]Row {
 		"blind":     blindRows(),
 		"end":       endRows(),
 		"code":      codeRows(),
+		"quota":     quotaRows(),
+		"ring":      ringRows(),
 		"budget":    budgetRows(),
 	}
 }
