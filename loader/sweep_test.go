@@ -18,7 +18,7 @@ import (
 
 // flowMaps are the maps of the flow tables, as the agent or, without one, their pins hold them.
 type flowMaps struct {
-	t    *testing.T
+	t    testing.TB
 	maps *dataplane.Maps
 }
 
