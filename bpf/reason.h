@@ -69,6 +69,7 @@ enum reason {
 	REASON_TCP_WINDOW = 43, /* RST far from what its sender last sent, or a blind ACK */
 
 	REASON_FLOW_JUDGE_LIMIT = 44, /* too many flows of the ENI to be judged again at once */
+	REASON_FLOW_QUOTA = 45, /* the ENI has as many flows as it may have */
 
 	REASON_LAST,
 };

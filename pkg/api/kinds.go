@@ -143,6 +143,7 @@ func decodeENI(m *mapping) Object {
 		AllowedAddresses: list(m.get("allowedAddresses"), (*field).prefix),
 		OnPolicyChange:   Reevaluate,
 		Timeouts:         m.get("timeouts").timeouts(),
+		Limits:           m.get("limits").limits(),
 	}
 	groups := m.need("securityGroups")
 	e.SecurityGroups = filled(groups, "security group", once((*field).name))
@@ -155,7 +156,7 @@ func decodeENI(m *mapping) Object {
 	if f := m.get("onPolicyChange"); f != nil {
 		e.OnPolicyChange = f.policyChange()
 	}
-	m.unsupported("limits", "policyRoutes")
+	m.unsupported("policyRoutes")
 	return e
 }
 
@@ -221,6 +222,21 @@ func (f *field) timeouts() Timeouts {
 	seconds("udpStream", &t.UDPStream, 60, 180)
 	m.done()
 	return t
+}
+
+// limits returns the defaults for what is not given.
+func (f *field) limits() Limits {
+	l := DefaultLimits()
+	m := f.mapping()
+	if m == nil {
+		return l
+	}
+	if f := m.get("flows"); f != nil {
+		l.Flows = int(f.number(1, MaxFlowsPerENI))
+	}
+	m.unsupported("newFlowsPerSecond", "packetsPerSecond", "ingressMbps", "egressMbps")
+	m.done()
+	return l
 }
 
 func decodeEIP(m *mapping) Object {

@@ -64,7 +64,7 @@ func (c *compiler) addENI(e *api.ENI) {
 		SGIn: p.sgIn.id, SGOut: p.sgOut.id,
 		HasNACL: subnet.NetworkACL != "", NACLIn: p.naclIn.id, NACLOut: p.naclOut.id,
 		Routes: p.routes.id, Allowed: p.allowed.id, NoSource: !e.SourceDestCheck,
-		Keep: e.OnPolicyChange == api.Keep,
+		Keep: e.OnPolicyChange == api.Keep, MaxFlows: uint32(e.Limits.Flows),
 		Idle: Idle{uint32(e.Timeouts.TCPEstablished), uint32(e.Timeouts.UDP), uint32(e.Timeouts.UDPStream)},
 	}
 	groups := keyOf(groupsHash(v, p))

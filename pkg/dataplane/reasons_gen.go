@@ -51,6 +51,7 @@ const (
 	ReasonStrayNd        Reason = 42 // neighbour discovery that comes from beyond the subnet
 	ReasonTCPWindow      Reason = 43 // RST far from what its sender last sent, or a blind ACK
 	ReasonFlowJudgeLimit Reason = 44 // too many flows of the ENI to be judged again at once
+	ReasonFlowQuota      Reason = 45 // the ENI has as many flows as it may have
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -99,4 +100,5 @@ var reasonTable = [...]struct{ name, help string }{
 	{"STRAY_ND", "neighbour discovery that comes from beyond the subnet"},
 	{"TCP_WINDOW", "RST far from what its sender last sent, or a blind ACK"},
 	{"FLOW_JUDGE_LIMIT", "too many flows of the ENI to be judged again at once"},
+	{"FLOW_QUOTA", "the ENI has as many flows as it may have"},
 }

@@ -51,6 +51,8 @@ func stages() map[string][]Row {
 		"half-open": halfOpenRows(),
 		"blind":     blindRows(),
 		"code":      codeRows(),
+		"quota":     quotaRows(),
+		"ring":      ringRows(),
 		"budget":    budgetRows(),
 	}
 }
