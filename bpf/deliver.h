@@ -35,7 +35,7 @@ struct scratch {
 	struct outer outer;
 	__u32 group_policy; /* the VXLAN header's, always 0 in this version */
 	__u32 pad;
-	struct arrival arrival; /* of a packet that an ENI sends */
+	struct arrival arrival;
 	__u8 nat[16]; /* the sender's EIP */
 	__u8 fib[64] __attribute__((aligned(8))); /* struct bpf_fib_lookup */
 };

@@ -64,14 +64,17 @@ static __always_inline bool overlay_tunnel(struct __sk_buff *skb, struct tunnel 
 static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_conf *host,
 					      __u32 eni, __u32 vtep, const bool v6, const bool xdp)
 {
-	struct arrival a = {.vtep = vtep};
+	struct scratch *s = scratch_get();
 
+	if (!s)
+		return REASON_HELPER;
+	s->arrival.vtep = vtep;
 	TRY(parse_ip(p, v6, xdp));
 	if (addr_multicast(p->dst, v6))
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
 	TRY(nd_stray(p, v6));
-	return to_eni(p, host, eni, &a, FROM_OVERLAY, v6, xdp);
+	return to_eni(p, host, eni, &s->arrival, FROM_OVERLAY, v6, xdp);
 }
 
 /* A decapsulated packet: the ENI is found by VNI and destination MAC. */

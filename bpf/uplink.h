@@ -54,13 +54,13 @@ static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_c
 					      const bool v6, const bool xdp)
 {
 	const __u32 off = ETH_LEN + (v6 ? 24 : 16);
-	struct arrival a = {};
-	__u8 dst[16] __attribute__((aligned(8))) = {};
+	__u8 dst[16] __attribute__((aligned(8)));
+	struct scratch *s = scratch_get();
 	__u32 eni;
 
-	if (!pkt_load_few(p, off, a.eip, v6 ? 16 : 4, xdp))
+	if (!s || !pkt_load_few(p, off, dst, v6 ? 16 : 4, xdp))
 		return REASON_NOT_OURS;
-	addr_copy(dst, a.eip, v6);
+	addr_copy(s->arrival.eip, dst, v6);
 	if (!eip_find(p, dst, &eni, v6) || (xdp && !own(p, ETH_LEN, eni, v6)))
 		return REASON_NOT_OURS;
 	count_enter(p, eni, DIR_IN);
@@ -68,7 +68,7 @@ static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_c
 	TRY(parse_addresses(p, v6));
 	TRY(nd_stray(p, v6));
 	addr_copy(p->dst, dst, v6);
-	return to_eni(p, host, eni, &a, FROM_INTERNET, v6, xdp);
+	return to_eni(p, host, eni, &s->arrival, FROM_INTERNET, v6, xdp);
 }
 
 /* VXLAN to our VTEP goes on to the kernel's decapsulation with a mark that vouches for it. */
