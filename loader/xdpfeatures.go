@@ -33,7 +33,7 @@ func xdpPorts() (map[int]bool, error) {
 	}
 	defer socket.Close()
 	req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_DUMP)
-	req.AddData(&nl.Genlmsg{Command: netdevDevGet, Version: 1})
+	req.AddData(genlHeader{netdevDevGet, 1})
 	if err := socket.Send(req); err != nil {
 		return nil, fmt.Errorf("ask for the XDP features of devices: %w", err)
 	}
@@ -57,6 +57,14 @@ func xdpPorts() (map[int]bool, error) {
 		}
 	}
 }
+
+// genlHeader is struct genlmsghdr: command, version and two reserved bytes, which must be 0 for this family. (nl.Genlmsg
+// sends whatever lies behind it in memory.)
+type genlHeader [nl.SizeofGenlmsg]byte
+
+// Len and Serialize implement nl.NetlinkRequestData.
+func (h genlHeader) Len() int          { return len(h) }
+func (h genlHeader) Serialize() []byte { return h[:] }
 
 func addXDPPort(ports map[int]bool, msg []byte) error {
 	if len(msg) < nl.SizeofGenlmsg {
