@@ -440,8 +440,10 @@ __noinline int evict(struct work *w)
 /* May the stale flow be judged again now? A function of its own: it is asked in many places. */
 __noinline int judge_again(struct work *w)
 {
-	return w && judge_turn(w->eni, w->now, JUDGE_AGAIN) ? REASON_CONTINUE :
-							      REASON_FLOW_JUDGE_LIMIT;
+	if (!w || !work_quota(w))
+		return REASON_HELPER;
+	return judge_turn(w->eni, w->now, w->quota.limit) ? REASON_CONTINUE :
+							    REASON_FLOW_JUDGE_LIMIT;
 }
 
 static __always_inline void track_key(const struct pkt *p, struct work *w, __u32 scope,
