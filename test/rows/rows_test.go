@@ -50,6 +50,7 @@ func stages() map[string][]Row {
 		"reset":     resetRows(),
 		"half-open": halfOpenRows(),
 		"blind":     blindRows(),
+		"end":       endRows(),
 		"code":      codeRows(),
 		"quota":     quotaRows(),
 		"ring":      ringRows(),
