@@ -111,3 +111,33 @@ func bigFiles(b *testing.B) (files []File) {
 	}
 	return files
 }
+
+// TestDecoderOfEIPs: the private IP that the whole revision fills in is of that revision.
+func TestDecoderOfEIPs(t *testing.T) {
+	eip := File{Name: "EIP/x", Data: []byte(`{"apiVersion":"eniplane.io/v1alpha1","kind":"EIP","metadata":{"name":"x"},"spec":{"address":"198.51.100.1","eni":"e"}}`)}
+	files := func(ip string) []File {
+		text := `{apiVersion: eniplane.io/v1alpha1, kind: VPC, metadata: {name: v}, spec: {vni: 1, cidrs: [10.0.0.0/8]}}
+---
+{apiVersion: eniplane.io/v1alpha1, kind: Subnet, metadata: {name: s}, spec: {vpc: v, cidrs: [10.0.0.0/8]}}
+---
+{apiVersion: eniplane.io/v1alpha1, kind: SecurityGroup, metadata: {name: g}, spec: {vpc: v}}
+---
+{apiVersion: eniplane.io/v1alpha1, kind: ENI, metadata: {name: e}, spec: {subnet: s, mac: "02:00:00:00:00:01", ips: [` + ip + `], securityGroups: [g]}}
+`
+		return []File{eip, {Name: "rest", Data: []byte(text)}}
+	}
+	var decoder Decoder
+	var given []*Objects
+	for _, ip := range []string{"10.0.0.9", "10.0.0.10", "10.0.0.11"} {
+		o, errs := decoder.Decode(files(ip))
+		if errs != nil {
+			t.Fatal(Errors(errs))
+		}
+		given = append(given, o)
+	}
+	for i, want := range []string{"10.0.0.9", "10.0.0.10", "10.0.0.11"} {
+		if got := given[i].EIPs["x"].PrivateIP.String(); got != want {
+			t.Errorf("revision %d has %s, want %s", i, got, want)
+		}
+	}
+}
