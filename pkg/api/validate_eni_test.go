@@ -79,7 +79,6 @@ func TestENIs(t *testing.T) {
 		eni("udp stream timeout too short", "extra", "  timeouts: {udpStream: 59} #HERE", `ENI/e: spec.timeouts.udpStream: "59" is not a number of 60 to 180`),
 		eni("udp stream timeout too long", "extra", "  timeouts: {udpStream: 181} #HERE", `ENI/e: spec.timeouts.udpStream: "181" is not a number of 60 to 180`),
 		eni("limits", "extra", "  limits: {flows: 30} #HERE", "ENI/e: spec.limits: is not supported by this version (remove it)"),
-		eni("policyRoutes", "extra", "  policyRoutes: [] #HERE", "ENI/e: spec.policyRoutes: is not supported by this version (remove it)"),
 	})
 }
 
