@@ -16,18 +16,39 @@ static __always_inline enum reason port_fragment(struct pkt *p, const struct eni
 	return fragment_later(p, w, false, v6);
 }
 
-/* An ICMP error is about a packet from the VPC or from the internet. */
+/* What crosses to a peer comes from a private IP of an ENI, an error too. */
+static __always_inline enum reason port_abroad(const struct pkt *p, const struct eni_conf *conf,
+					       const struct work *w, const bool v6)
+{
+	const struct nexthop *nh = nexthop_find(w->flow.nexthop);
+
+	if (!nh || nh->kind == NH_INTERNET || nh->vni == conf->vni ||
+	    endpoint_of_eni(p->slot, conf->vni, p->src, v6))
+		return REASON_CONTINUE;
+	return REASON_NOT_PEERED;
+}
+
+/* An ICMP error is about a packet from the VPC, from the internet or in transit. */
 static __always_inline enum reason port_error(struct pkt *p, const struct eni_conf *conf,
 					      struct work *w, const bool v6)
 {
-	enum reason reason;
+	enum reason reason = REASON_ICMP_UNRELATED;
 
 	if (!eni_owns(p->slot, conf, p->src, v6))
 		TRY(spoof_foreign(conf, p->src, v6));
-	reason = related(p, w, NULL, 0, v6, false);
-	if (reason != REASON_ICMP_UNRELATED)
+#pragma clang loop unroll(disable)
+	for (__u32 n = 0; n < 3 && reason == REASON_ICMP_UNRELATED; n++) {
+		if (n == 2 && !eni_forwards(conf))
+			break;
+		reason = related(p, w, NULL,
+				 n == 1 ? CLASS_INTERNET :
+				 n == 2 ? CLASS_TRANSIT :
+					  0,
+				 v6, false);
+	}
+	if (reason != REASON_CONTINUE)
 		return reason;
-	return related(p, w, NULL, CLASS_INTERNET, v6, false);
+	return port_abroad(p, conf, w, v6);
 }
 
 /*
@@ -39,30 +60,29 @@ static __always_inline enum reason port_error(struct pkt *p, const struct eni_co
 
 /*
  * The flow of a packet from an ENI: one with the VPC, one with the internet, or, if the source is
- * not the ENI's own, one in transit; else a new one.
+ * not the ENI's own and may be, one in transit; else a new one.
  */
 static __always_inline enum reason port_flow(struct pkt *p, const struct eni_conf *conf,
 					     struct work *w, const bool v6)
 {
+	bool transit = eni_forwards(conf) && !eni_owns(p->slot, conf, p->src, v6);
+	__u32 scope = transit ? p->eni : conf->vni;
 	enum reason reason;
 
 	if (p->fragment == FRAGMENT_LATER)
 		return port_fragment(p, conf, w, v6);
 	if (icmp_error(p, v6))
 		return port_error(p, conf, w, v6);
-	reason = track_flow(p, w, conf->vni, 0, v6);
+	if (transit)
+		TRY(spoof_foreign(conf, p->src, v6));
+	reason = track_flow(p, w, scope, transit ? CLASS_TRANSIT : 0, v6);
+	if (reason == REASON_NO_FLOW && !transit)
+		reason = track_flow(p, w, scope, CLASS_INTERNET, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
-	reason = track_flow(p, w, conf->vni, CLASS_INTERNET, v6);
-	if (reason != REASON_NO_FLOW)
-		return reason;
-	if (eni_owns(p->slot, conf, p->src, v6))
-		return track_open(p, w, conf->vni, 0, 0, v6);
-	TRY(spoof_foreign(conf, p->src, v6));
-	reason = track_flow(p, w, p->eni, CLASS_TRANSIT, v6);
-	if (reason != REASON_NO_FLOW)
-		return reason;
-	return track_open(p, w, p->eni, CLASS_TRANSIT, 0, v6);
+	if (!transit && !eni_owns(p->slot, conf, p->src, v6))
+		return REASON_SPOOFED_IP;
+	return track_open(p, w, scope, transit ? CLASS_TRANSIT : 0, 0, v6);
 }
 
 /* To a neighbour's EIP on this host: both addresses are translated in one go. */

@@ -68,5 +68,8 @@ enum reason {
 
 	REASON_TCP_WINDOW = 43, /* RST far from what its sender last sent */
 
+	REASON_NOT_PEERED = 44, /* to or from another VPC without routes on both sides */
+	REASON_NO_TRANSIT = 45, /* addressed to another, and this ENI does not forward */
+
 	REASON_LAST,
 };

@@ -105,6 +105,8 @@ type bpfEnis struct {
 		NaclOut     uint32
 		Routes      uint32
 		Allowed     uint32
+		PolicyFrom  uint32
+		PolicyTo    uint32
 		Flows       uint32
 		Idle        struct {
 			_              structs.HostLayout
@@ -340,6 +342,7 @@ type bpfNexthop struct {
 	Subnet     uint32
 	Mac        [6]uint8
 	Pad2       [2]uint8
+	Since      uint32
 }
 
 type bpfOutside struct {
@@ -352,6 +355,12 @@ type bpfOutside struct {
 	IcmpType uint8
 	IcmpCode uint8
 	Dir      uint8
+}
+
+type bpfPolicyKey struct {
+	_      structs.HostLayout
+	Policy uint32
+	Bit    uint32
 }
 
 type bpfPort struct {
@@ -381,9 +390,10 @@ type bpfQuote struct {
 }
 
 type bpfRoute struct {
-	_    structs.HostLayout
-	Kind uint32
-	Arg  uint32
+	_      structs.HostLayout
+	Kind   uint32
+	Arg    uint32
+	Subnet uint32
 }
 
 type bpfScratch struct {
@@ -564,6 +574,7 @@ const (
 	bpfMapNdFrames       = "nd_frames"
 	bpfMapNexthops       = "nexthops"
 	bpfMapOutsides       = "outsides"
+	bpfMapPolicies       = "policies"
 	bpfMapPorts          = "ports"
 	bpfMapProgsTc        = "progs_tc"
 	bpfMapProgsXdp       = "progs_xdp"
@@ -667,6 +678,7 @@ type bpfMapSpecs struct {
 	NdFrames     *ebpf.MapSpec `ebpf:"nd_frames"`
 	Nexthops     *ebpf.MapSpec `ebpf:"nexthops"`
 	Outsides     *ebpf.MapSpec `ebpf:"outsides"`
+	Policies     *ebpf.MapSpec `ebpf:"policies"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
@@ -732,6 +744,7 @@ type bpfMaps struct {
 	NdFrames     *ebpf.Map `ebpf:"nd_frames"`
 	Nexthops     *ebpf.Map `ebpf:"nexthops"`
 	Outsides     *ebpf.Map `ebpf:"outsides"`
+	Policies     *ebpf.Map `ebpf:"policies"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
@@ -772,6 +785,7 @@ func (m *bpfMaps) Close() error {
 		m.NdFrames,
 		m.Nexthops,
 		m.Outsides,
+		m.Policies,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,

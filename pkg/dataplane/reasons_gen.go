@@ -50,6 +50,8 @@ const (
 	ReasonRouteLoop     Reason = 41 // the next hop is the sender itself
 	ReasonStrayNd       Reason = 42 // neighbour discovery that comes from beyond the subnet
 	ReasonTCPWindow     Reason = 43 // RST far from what its sender last sent
+	ReasonNotPeered     Reason = 44 // to or from another VPC without routes on both sides
+	ReasonNoTransit     Reason = 45 // addressed to another, and this ENI does not forward
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -97,4 +99,6 @@ var reasonTable = [...]struct{ name, help string }{
 	{"ROUTE_LOOP", "the next hop is the sender itself"},
 	{"STRAY_ND", "neighbour discovery that comes from beyond the subnet"},
 	{"TCP_WINDOW", "RST far from what its sender last sent"},
+	{"NOT_PEERED", "to or from another VPC without routes on both sides"},
+	{"NO_TRANSIT", "addressed to another, and this ENI does not forward"},
 }
