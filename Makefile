@@ -22,7 +22,7 @@ T ?= 10m
 SEED ?= $(shell date +%s)000
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate test demo test-kernel fuzz mutants bench soak lint fmt clean root
+.PHONY: help build generate test demo test-kernel fuzz mutants bench bench-full soak lint fmt clean root
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,10 +58,13 @@ mutants: root ## prove that the tests find bugs: put those of test/mutants/list 
 	@deploy/install-deps.sh generate
 	go run ./test/mutants
 
-bench: root ## run the benchmarks (see bench/README.md)
+bench: root ## run the quick benchmarks; results in bin/bench.json (at most 15 minutes; see bench/README.md)
 	@$(MAKE) --no-print-directory build
-	bin/enibench flowtable
-	go test -run '^$$' -bench . -p 1 ./pkg/...
+	bin/enibench run --out bin/bench.json
+
+bench-full: root ## run all benchmarks with all their sweeps; results in bin/bench-full.json
+	@$(MAKE) --no-print-directory build
+	bin/enibench run --size full --out bin/bench-full.json
 
 soak: root ## run the end-to-end tests N=10 times, then the proof on 6.12
 	@deploy/install-deps.sh generate

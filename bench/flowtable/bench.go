@@ -1,26 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package flowbench measures the flow table of bpf/flow.h against a preallocated kernel hash. It prints the tables
-// that bpf/README.md keeps. All variants of one line run in turn, several rounds, on one CPU; what is printed is the
-// median, less that of the same loop without a table.
+// Package flowbench measures the flow table of bpf/flow.h against a preallocated kernel hash, without packets: each
+// operation runs inside the kernel on one CPU, on flows in an order that has nothing to do with that of the insert.
 package flowbench
 
 import (
+	"context"
 	"fmt"
-	"io"
-	"runtime"
-	"slices"
+	"strconv"
 	"time"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
+	"github.com/eniplane/eniplane/bench"
 	"github.com/eniplane/eniplane/bench/flowtable/driver"
 	"github.com/eniplane/eniplane/pkg/dataplane/flowtable"
 )
-
-// maxFlows is what the tables are made for.
-const maxFlows = 1 << 20
 
 // established is FLOW_ESTABLISHED, start the flow clock of the first insert, later one at which all have expired.
 const (
@@ -32,211 +27,229 @@ const (
 // shuffle is odd, so that number*shuffle visits all numbers, and large, so that it does so out of order.
 const shuffle = 0x9e3779b1
 
-// Run measures both families: each program so many rounds, of so many operations.
-func Run(w io.Writer, rounds int, steps uint32) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var before, cpu unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &before); err != nil {
-		return fmt.Errorf("ask for the CPUs: %w", err)
+// hash is the subject that the table is measured against.
+const hash = "kernel hash"
+
+// Scenarios lists the scenarios of the flow table.
+func Scenarios() []bench.Scenario {
+	return []bench.Scenario{
+		{Name: "flowtable/find", Help: "find, and find and touch, against a kernel hash", Quick: true, Run: each((*table).finds)},
+		{Name: "flowtable/insert", Help: "insert over expired flows and of known keys, against a kernel hash", Run: each((*table).inserts)},
+		{Name: "flowtable/list", Help: "list and count all flows from Go, against a kernel hash", Run: each((*table).lists)},
 	}
-	cpu.Set(0)
-	if err := unix.SchedSetaffinity(0, &cpu); err != nil {
-		return fmt.Errorf("bind to CPU 0: %w", err)
-	}
-	defer unix.SchedSetaffinity(0, &before) //nolint:errcheck // these were its CPUs
-	for _, family := range []flowtable.Family{flowtable.IPv4, flowtable.IPv6} {
-		b := bench{out: w, family: family, rounds: rounds, steps: steps}
-		if err := b.all(); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
-type bench struct {
-	out    io.Writer
+// table is the table and the hash of one family, for one scenario.
+type table struct {
+	*bench.Run
 	family flowtable.Family
-	rounds int
-	steps  uint32
+	max    uint32 // flows
+	steps  uint32 // operations per round
 	driver *driver.Driver
 }
 
-// name returns the name of a program or map of the family.
-func (b *bench) name(stem string) string {
-	return stem + map[flowtable.Family]string{flowtable.IPv4: "4", flowtable.IPv6: "6"}[b.family]
-}
-
-func (b *bench) all() error {
-	d, err := driver.Load(flowtable.Sets(maxFlows), maxFlows)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	b.driver = d
-	if err := flowtable.Prepare(d.Map("flow_tables"), d.Map(b.name("flows")), b.family); err != nil {
-		return err
-	}
-	fmt.Fprintf(b.out, "\n%s, ns per operation\n\n", b.family)
-	fmt.Fprintln(b.out, "| operation | flows | loop | own table | kernel hash | own/hash |")
-	fmt.Fprintln(b.out, "|---|---|---|---|---|---|")
-	for _, flows := range []uint32{1, 1 << 16, maxFlows} {
-		if err := b.hits(flows); err != nil {
+// each runs a measurement for both families.
+func each(measure func(*table, context.Context) error) func(context.Context, *bench.Run) error {
+	return func(ctx context.Context, r *bench.Run) error {
+		release, err := bench.Pin(r.CPU)
+		if err != nil {
 			return err
 		}
+		defer release()
+		for _, family := range []flowtable.Family{flowtable.IPv4, flowtable.IPv6} {
+			if err := one(ctx, r, family, measure); err != nil {
+				return fmt.Errorf("%s: %w", family, err)
+			}
+		}
+		return nil
 	}
-	if err := b.inserts(); err != nil {
-		return err
-	}
-	return b.dumps()
 }
 
-// must runs a program over the flows and wants each operation to succeed.
-func (b *bench) must(program string, run driver.Run) (time.Duration, error) {
-	out, took, err := b.driver.Do(b.name(program), run)
+func one(ctx context.Context, r *bench.Run, family flowtable.Family, measure func(*table, context.Context) error) error {
+	t := &table{Run: r, family: family, max: 1 << 20, steps: 1 << 20}
+	switch r.Size {
+	case bench.Tiny:
+		t.max, t.steps = 1<<10, 1<<10
+	case bench.Quick:
+		t.steps = 1 << 18
+	}
+	var err error
+	if t.driver, err = driver.Load(flowtable.Sets(t.max), t.max); err != nil {
+		return err
+	}
+	defer t.driver.Close()
+	if err := flowtable.Prepare(t.driver.Map("flow_tables"), t.driver.Map(t.name("flows")), family); err != nil {
+		return err
+	}
+	return measure(t, ctx)
+}
+
+// name returns the name of a program or map of the family.
+func (t *table) name(stem string) string {
+	return stem + map[flowtable.Family]string{flowtable.IPv4: "4", flowtable.IPv6: "6"}[t.family]
+}
+
+func (t *table) params(operation string, flows uint32) bench.Params {
+	return bench.Params{"operation": operation, "flows": strconv.Itoa(int(flows)), "family": t.family.String()}
+}
+
+func cost() bench.Metric { return bench.Metric{Name: "cost", Unit: "ns", Better: bench.Lower} }
+
+// must runs a program over the flows, wants each operation to succeed, and returns ns per operation.
+func (t *table) must(program string, run driver.Run) (float64, error) {
+	out, took, err := t.driver.Do(t.name(program), run)
 	if err != nil {
 		return 0, err
 	}
 	if out.OK+4 < run.Count || out.Wrong != 0 {
-		return 0, fmt.Errorf("%s: %+v, want %d ok", b.name(program), out, run.Count)
+		return 0, fmt.Errorf("%s: %+v, want %d ok", t.name(program), out, run.Count)
 	}
-	return took, nil
+	return float64(took.Nanoseconds()) / float64(run.Count), nil
 }
 
-// hits measures the established path over so many flows.
-func (b *bench) hits(flows uint32) error {
-	fill := driver.Run{Mask: flows - 1, Stride: 1, Count: flows, Now: start, State: established, Mark: 1}
-	for _, program := range []string{"insert", "hash_insert"} {
-		if _, err := b.must(program, fill); err != nil {
+// measures makes the measurement of a program out of what it runs on.
+func (t *table) measures(program string, run driver.Run) func(context.Context) (float64, error) {
+	return func(context.Context) (float64, error) { return t.must(program, run) }
+}
+
+// finds measures the established path over few and many flows.
+func (t *table) finds(ctx context.Context) error {
+	for _, flows := range []uint32{1, 1 << 16, t.max} {
+		flows = min(flows, t.max)
+		fill := driver.Run{Mask: flows - 1, Stride: 1, Count: flows, Now: start, State: established, Mark: 1}
+		for _, program := range []string{"insert", "hash_insert"} {
+			if _, err := t.must(program, fill); err != nil {
+				return err
+			}
+		}
+		look := driver.Run{Mask: flows - 1, Stride: shuffle, Count: t.steps, Now: start}
+		find, touch := t.params("find", flows), t.params("find and touch", flows)
+		results, err := t.InTurn(ctx, cost(), t.measures("empty", look), []bench.Contender{
+			{Subject: bench.Ours, Params: find, Measure: t.measures("find", look)},
+			{Subject: hash, Params: find, Measure: t.measures("hash_find", look)},
+			{Subject: bench.Ours, Params: touch, Measure: t.measures("hit", look)},
+			{Subject: hash, Params: touch, Measure: t.measures("hash_hit", look)},
+		})
+		if err != nil {
 			return err
 		}
+		t.against(results)
+		if flows == t.max {
+			break
+		}
 	}
-	look := driver.Run{Mask: flows - 1, Stride: shuffle, Count: b.steps, Now: start}
-	programs := []string{"empty", "find", "hash_find", "hit", "hash_hit"}
-	ns, err := b.inTurn(programs, look)
-	if err != nil {
-		return err
-	}
-	b.line("find", flows, ns["empty"], ns["find"], ns["hash_find"])
-	b.line("find and touch", flows, ns["empty"], ns["hit"], ns["hash_hit"])
 	return nil
 }
 
-// inTurn runs the programs one after the other, several times, and returns the median of each.
-func (b *bench) inTurn(programs []string, run driver.Run) (map[string]float64, error) {
-	took := map[string][]float64{}
-	for range b.rounds {
-		for _, program := range programs {
-			d, err := b.must(program, run)
-			if err != nil {
-				return nil, err
-			}
-			took[program] = append(took[program], float64(d.Nanoseconds())/float64(run.Count))
-		}
+// against makes ratios of results that come in pairs: ours, the hash's.
+func (t *table) against(results []*bench.Result) {
+	for i := 0; i+1 < len(results); i += 2 {
+		p := results[i].Params
+		t.Ratio(fmt.Sprintf("%s, %s flows, %s: own / hash", p["operation"], p["flows"], p["family"]), results[i], results[i+1], nil)
 	}
-	ns := map[string]float64{}
-	for program, all := range took {
-		ns[program] = median(all)
-	}
-	return ns, nil
-}
-
-func median(values []float64) float64 {
-	slices.Sort(values)
-	return values[len(values)/2]
-}
-
-func (b *bench) line(what string, flows uint32, loop, own, hash float64) {
-	fmt.Fprintf(b.out, "| %s | %d | %.1f | %.1f | %.1f | %.2f |\n", what, flows, loop, own-loop, hash-loop, (own-loop)/(hash-loop))
 }
 
 // inserts measures new flows: into a table where all flows have expired (each round takes new keys), and of keys
 // that are there. The hash has to be swept before it takes anything.
-func (b *bench) inserts() error {
-	var loop, reuse, afterSweep, again, hashAgain, sweep []float64
-	for round := range uint32(b.rounds) {
-		run := driver.Run{Base: (round + 1) << 20, Mask: 1<<30 - 1, Stride: 1, Count: maxFlows,
+func (t *table) inserts(context.Context) error {
+	fresh := func(subject, operation string) *bench.Result {
+		return &bench.Result{Subject: subject, Params: t.params(operation, t.max), Metric: cost()}
+	}
+	const reuse, again = "insert, all others expired (hash: swept)", "insert of a known key"
+	results := []*bench.Result{fresh(bench.Ours, reuse), fresh(hash, reuse), fresh(bench.Ours, again), fresh(hash, again)}
+	sweep := fresh(hash, "sweep before anything can be reused, per flow")
+	for round := range uint32(t.Repeats) {
+		run := driver.Run{Base: (round + 1) << 20, Mask: 1<<30 - 1, Stride: 1, Count: t.max,
 			Now: start + (later-start)*(round+1), State: established, Mark: 1}
-		perOperation := func(to *[]float64, program string) error {
-			took, err := b.must(program, run)
-			*to = append(*to, float64(took.Nanoseconds())/maxFlows)
-			return err
-		}
-		took, err := b.sweep(run.Now)
+		_, took, err := t.driver.Do(t.name("hash_sweep"), driver.Run{Count: 1, Now: run.Now})
 		if err != nil {
 			return err
 		}
-		sweep = append(sweep, float64(took.Nanoseconds())/maxFlows)
-		for _, step := range []struct {
-			to      *[]float64
-			program string
-		}{
-			{&loop, "empty"}, {&reuse, "insert"}, {&afterSweep, "hash_insert"},
-			{&again, "insert"}, {&hashAgain, "hash_insert"},
-		} {
-			if err := perOperation(step.to, step.program); err != nil {
+		sweep.Values = append(sweep.Values, float64(took.Nanoseconds())/float64(t.max))
+		loop, err := t.must("empty", run)
+		if err != nil {
+			return err
+		}
+		for i, program := range []string{"insert", "hash_insert", "insert", "hash_insert"} {
+			ns, err := t.must(program, run)
+			if err != nil {
 				return err
 			}
+			results[i].Values = append(results[i].Values, ns-loop)
 		}
 	}
-	b.line("insert, all else expired (hash: swept)", maxFlows, median(loop), median(reuse), median(afterSweep))
-	b.line("insert of a key that is there", maxFlows, median(loop), median(again), median(hashAgain))
-	fmt.Fprintf(b.out, "| sweep, per flow | %d | - | not needed | %.1f | - |\n", maxFlows, median(sweep))
+	for i, r := range results {
+		results[i] = t.Record(*r)
+	}
+	t.Record(*sweep)
+	t.against(results)
 	return nil
 }
 
-// sweep deletes what has expired from the hash, in the kernel, as it would have to be done without the agent.
-func (b *bench) sweep(now uint32) (time.Duration, error) {
-	_, took, err := b.driver.Do(b.name("hash_sweep"), driver.Run{Count: 1, Now: now})
-	return took, err
-}
-
-// dumps measures the list of all flows from user space.
-func (b *bench) dumps() error {
-	table, err := flowtable.Open(b.driver.Map(b.name("flows")), b.family, false)
+// lists measures the list of all flows from user space.
+func (t *table) lists(ctx context.Context) error {
+	fill := driver.Run{Mask: t.max - 1, Stride: 1, Count: t.max, Now: start, State: established, Mark: 1}
+	for _, program := range []string{"insert", "hash_insert"} {
+		if _, err := t.must(program, fill); err != nil {
+			return err
+		}
+	}
+	own, err := flowtable.Open(t.driver.Map(t.name("flows")), t.family, false)
 	if err != nil {
 		return err
 	}
-	defer table.Close() //nolint:errcheck // the process ends soon
-	now := uint32(start + (later-start)*b.rounds)
-	var list, count, batch []float64
-	for range b.rounds {
-		begin := time.Now()
-		n := 0
-		table.Each(now, func(*flowtable.Flow) bool { n++; return true })
-		list = append(list, float64(time.Since(begin).Milliseconds()))
-		begin = time.Now()
-		if c := table.Count(now); n+4 < maxFlows || c != n {
-			return fmt.Errorf("listed %d flows, counted %d, want %d", n, c, maxFlows)
-		}
-		count = append(count, float64(time.Since(begin).Microseconds())/1000)
-		dump := batchDump[[16]byte, [80]byte]
-		if b.family == flowtable.IPv6 {
-			dump = batchDump[[40]byte, [88]byte]
-		}
-		took, err := dump(b.driver.Map(b.name("hash")))
-		if err != nil {
-			return err
-		}
-		batch = append(batch, float64(took.Milliseconds()))
+	defer own.Close() //nolint:errcheck // nothing is left to do about it
+	dump := batchDump[[16]byte, [80]byte]
+	if t.family == flowtable.IPv6 {
+		dump = batchDump[[40]byte, [88]byte]
 	}
-	fmt.Fprintf(b.out, "\n%s, ms for %d flows: list %.0f, count %.1f; kernel hash by batches %.0f (%.2f)\n",
-		b.family, maxFlows, median(list), median(count), median(batch), median(list)/median(batch))
+	metric := bench.Metric{Name: "time", Unit: "ms", Better: bench.Lower}
+	list, count := t.params("list", t.max), t.params("count", t.max)
+	results, err := t.InTurn(ctx, metric, nil, []bench.Contender{
+		{Subject: bench.Ours, Params: list, Measure: func(context.Context) (float64, error) {
+			n, begin := uint32(0), time.Now()
+			own.Each(start, func(*flowtable.Flow) bool { n++; return true })
+			return ms(begin), t.complete(n)
+		}},
+		{Subject: hash, Params: list, Measure: func(context.Context) (float64, error) {
+			begin := time.Now()
+			err := dump(t.driver.Map(t.name("hash")), t.max)
+			return ms(begin), err
+		}},
+		{Subject: bench.Ours, Params: count, Measure: func(context.Context) (float64, error) {
+			begin := time.Now()
+			n := own.Count(start)
+			return ms(begin), t.complete(uint32(n))
+		}},
+	})
+	if err != nil {
+		return err
+	}
+	t.against(results[:2])
 	return nil
 }
 
+// complete is an error if flows were overlooked; a few may have found no slot.
+func (t *table) complete(n uint32) error {
+	if n+4 < t.max {
+		return fmt.Errorf("saw %d flows, want %d", n, t.max)
+	}
+	return nil
+}
+
+func ms(begin time.Time) float64 { return float64(time.Since(begin).Microseconds()) / 1000 }
+
 // batchDump reads a whole kernel hash, without decoding it. K and V have the sizes of its keys and values.
-func batchDump[K, V any](m *ebpf.Map) (time.Duration, error) {
-	const size = 1 << 16
+func batchDump[K, V any](m *ebpf.Map, flows uint32) error {
+	size := min(int(flows), 1<<16)
 	keys, values := make([]K, size), make([]V, size)
 	var cursor ebpf.MapBatchCursor
-	begin, n := time.Now(), 0
-	for n < maxFlows {
+	for n := 0; n+4 < int(flows); {
 		got, err := m.BatchLookup(&cursor, keys, values, nil)
 		n += got
-		if err != nil && n < maxFlows {
-			return 0, fmt.Errorf("dump the kernel hash: %d of %d: %w", n, maxFlows, err)
+		if err != nil && n+4 < int(flows) {
+			return fmt.Errorf("dump the kernel hash: %d of %d: %w", n, flows, err)
 		}
 	}
-	return time.Since(begin), nil
+	return nil
 }

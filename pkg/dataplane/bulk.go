@@ -91,10 +91,20 @@ func DeleteKeys(m *ebpf.Map, keys [][]byte) error {
 		}
 		return WriteMap(m, entries)
 	}
-	for _, key := range keys {
-		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	gone := newChunk(min(batch, len(keys)), int(m.KeySize()))
+	for len(keys) > 0 {
+		n := min(batch, len(keys))
+		for i, key := range keys[:n] {
+			copy(gone.at(i), key)
+		}
+		done, err := m.BatchDelete(gone.first(n), nil)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			done, err = done+1, nil // go on behind it
+		}
+		if err != nil {
 			return fmt.Errorf("delete from map: %w", err)
 		}
+		keys = keys[done:]
 	}
 	return nil
 }

@@ -3,7 +3,6 @@
 package oracle
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -23,7 +22,11 @@ type identity struct{ name, uid string }
 
 func identify(e *api.ENI) identity {
 	ips := slices.SortedFunc(slices.Values(e.IPs), netip.Addr.Compare)
-	return identity{e.Name, fmt.Sprint(e.UID, ips)}
+	uid := append([]byte(e.UID), ' ')
+	for _, ip := range ips {
+		uid = append(ip.AppendTo(uid), ' ')
+	}
+	return identity{e.Name, string(uid)}
 }
 
 // identity of the ENI of a name; the zero one if there is none.

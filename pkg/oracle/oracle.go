@@ -179,7 +179,7 @@ func New(objs *api.Objects, host Host) *Model {
 func (m *Model) Set(objs *api.Objects) {
 	m.objs = objs
 	m.revision++
-	lives := map[string]life{}
+	lives, policies := map[string]life{}, m.policies()
 	for name, e := range objs.ENIs {
 		if !m.isLocal(e) {
 			continue
@@ -192,7 +192,7 @@ func (m *Model) Set(objs *api.Objects) {
 			l.number = m.revision
 			delete(m.unready, name)
 		}
-		l.policy = m.policy(e)
+		l.policy = policyOf(e, policies)
 		if e.OnPolicyChange == api.Cut && l.policy != old.policy {
 			l.number = m.revision
 		}

@@ -11,20 +11,28 @@ import (
 	"github.com/eniplane/eniplane/pkg/api"
 )
 
-// policy is all that the security groups of an ENI say, and who is a member of the groups that they name: when it
-// changes, onPolicyChange says what becomes of the flows.
-func (m *Model) policy(e *api.ENI) string {
-	var b strings.Builder
-	groups := slices.Sorted(slices.Values(e.SecurityGroups))
-	for _, name := range groups {
-		g := m.objs.SecurityGroups[name]
+// policies writes down all that the security groups say, and who is a member of the groups that they name.
+func (m *Model) policies() map[string]string {
+	texts := map[string]string{}
+	for name, g := range m.objs.SecurityGroups {
+		var b strings.Builder
 		fmt.Fprintln(&b, "group", name)
 		for _, rules := range [][]api.Rule{g.Ingress, g.Egress} {
 			fmt.Fprintln(&b, len(rules))
 			for i := range rules {
-				m.writeRule(&b, m.vpcOf(e), &rules[i])
+				m.writeRule(&b, m.objs.VPCs[g.VPC], &rules[i])
 			}
 		}
+		texts[name] = b.String()
+	}
+	return texts
+}
+
+// policyOf is that of the groups of an ENI: when it changes, onPolicyChange says what becomes of the flows.
+func policyOf(e *api.ENI, texts map[string]string) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(slices.Values(e.SecurityGroups)) {
+		b.WriteString(texts[name])
 	}
 	return b.String()
 }

@@ -3,6 +3,7 @@
 package pkttest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -35,14 +36,21 @@ type Quick struct {
 	unit    mapped
 	offsets unit
 	counts  mapped
-	before  []uint64
+	before  []byte // of counts, as after the last packet
 	flowMem map[flowtable.Family]mapped
 	tables  map[flowtable.Family]*flowtable.Table
 	state   *compile.State
 	lastENI uint32 // highest index since the last Reset
 	vtep    netip.Addr
-	out     []byte
-	ctxOut  []byte
+	test    *testRun
+	hooks   map[string]quickHook
+	delta   []Count
+}
+
+// quickHook is a loaded program.
+type quickHook struct {
+	fd  int
+	xdp bool
 }
 
 // mapped is the memory of a map.
@@ -69,7 +77,7 @@ func NewQuick(t testing.TB, setup QuickSetup) *Quick {
 		ns: testroot.Netns(t), devices: map[string]uint32{}, names: map[uint32]string{},
 		written: map[string]map[string][2][]byte{}, ports: map[uint32]bool{}, lives: map[uint32]bool{},
 		flowMem: map[flowtable.Family]mapped{}, tables: map[flowtable.Family]*flowtable.Table{},
-		out: make([]byte, 8192), ctxOut: make([]byte, skbContextSize),
+		test: &testRun{}, hooks: map[string]quickHook{},
 	}
 	if err := q.ns.Do(func() error { return errors.Join(q.load(t, setup), q.makeDevices(t, setup)) }); err != nil {
 		t.Fatalf("build a quick host: %+v", err)
@@ -106,6 +114,9 @@ func (q *Quick) load(t testing.TB, setup QuickSetup) error {
 		return fmt.Errorf("load the programs: %w", err)
 	}
 	t.Cleanup(q.coll.Close)
+	for name, p := range q.coll.Programs {
+		q.hooks[name] = quickHook{p.FD(), p.Type() == ebpf.XDP}
+	}
 	if q.offsets, err = openUnit(q.coll); err != nil {
 		return err
 	}
@@ -116,10 +127,10 @@ func (q *Quick) mapMemory(t testing.TB, sets uint32) (err error) {
 	if q.unit, err = mapMap(t, q.coll.Maps[unitMap], q.offsets.size); err != nil {
 		return err
 	}
-	if q.counts, err = mapMap(t, q.coll.Maps[dataplane.MapCounters], quickENIs*2*reasonsPerSide*16); err != nil {
+	if q.counts, err = mapMap(t, q.coll.Maps[dataplane.MapCounters], quickENIs*2*sideBytes); err != nil {
 		return err
 	}
-	q.before = make([]uint64, quickENIs*2*reasonsPerSide)
+	q.before = make([]byte, len(q.counts))
 	for name, family := range flowMaps() {
 		m := q.coll.Maps[name]
 		if q.flowMem[family], err = mapMap(t, m, int(m.ValueSize()*sets)); err != nil {
@@ -317,37 +328,36 @@ type QuickResult struct {
 	Device    string
 	Neighbour bool
 	Tunnel    *Tunnel
-	Counts    []Count // with the packets that came in (ReasonContinue), sorted
+	Counts    []Count // with the packets that came in (ReasonContinue), sorted; valid until the next packet
 }
 
 // Send runs the program of a hook on a packet. ok is false if the kernel does not make such a packet at all.
 func (q *Quick) Send(p QuickPacket) (r QuickResult, ok bool, err error) {
 	q.give(p)
-	program := q.coll.Programs[p.At.Program]
-	xdp := program.Type() == ebpf.XDP
+	hook := q.hooks[p.At.Program]
 	ifindex := q.devices[p.At.Device]
-	opts := &ebpf.RunOptions{Data: p.Frame, DataOut: q.out[:cap(q.out)], Repeat: 1}
-	if xdp {
-		opts.Context = xdpContext(len(p.Frame), ifindex)
+	context := q.test.ctx[:skbContextSize]
+	if hook.xdp {
+		context = q.test.ctx[:xdpContextSize]
+		xdpContext(context, len(p.Frame), ifindex)
 	} else {
-		opts.Context = skbContext(ifindex, p.Mark, 0, len(p.Frame))
-		opts.ContextOut = q.ctxOut
+		skbContext(context, ifindex, p.Mark, 0, len(p.Frame))
 	}
-	code, err := program.Run(opts)
+	code, out, err := q.test.run(hook.fd, p.Frame, len(context), !hook.xdp)
 	if errors.Is(err, unix.EINVAL) {
 		return r, false, nil
 	}
 	if err != nil {
 		return r, false, fmt.Errorf("run program %s on %d bytes: %w", p.At.Program, len(p.Frame), err)
 	}
-	if r.Verdict, err = verdictOf(code, xdp); err != nil {
+	if r.Verdict, err = verdictOf(code, hook.xdp); err != nil {
 		return r, false, err
 	}
-	r.Frame = opts.DataOut
-	if !xdp {
-		r.Mark = binary.LittleEndian.Uint32(q.ctxOut[skbMark:])
+	r.Frame = out
+	if !hook.xdp {
+		r.Mark = binary.LittleEndian.Uint32(q.test.ctx[skbMark:])
 	}
-	q.ask(&r, xdp && code == xdpTX, p.At.Device)
+	q.ask(&r, hook.xdp && code == xdpTX, p.At.Device)
 	r.Counts = q.newCounts()
 	return r, true, nil
 }
@@ -373,19 +383,27 @@ func (q *Quick) ask(r *QuickResult, tx bool, device string) {
 	r.Tunnel = tunnelOf(*asked)
 }
 
+// sideBytes is the memory of the counters of one ENI in one direction.
+const sideBytes = reasonsPerSide * 16
+
 // newCounts gives what was counted since the last packet.
 func (q *Quick) newCounts() []Count {
-	var delta []Count
-	for i := range (q.lastENI + 1) * 2 * reasonsPerSide {
-		n := *(*uint64)(unsafe.Pointer(&q.counts[i*16]))
-		if n == q.before[i] {
+	delta := q.delta[:0]
+	for side := range int(q.lastENI+1) * 2 {
+		now, before := q.counts[side*sideBytes:][:sideBytes], q.before[side*sideBytes:][:sideBytes]
+		if bytes.Equal(now, before) {
 			continue
 		}
-		side := i / reasonsPerSide
-		delta = append(delta, Count{q.nameOf(side / 2), dataplane.Direction(side % 2), dataplane.Reason(i % reasonsPerSide), n - q.before[i]})
-		q.before[i] = n
+		for reason := range reasonsPerSide {
+			n := binary.LittleEndian.Uint64(now[reason*16:]) - binary.LittleEndian.Uint64(before[reason*16:])
+			if n > 0 {
+				delta = append(delta, Count{q.nameOf(uint32(side / 2)), dataplane.Direction(side % 2), dataplane.Reason(reason), n})
+			}
+		}
+		copy(before, now)
 	}
 	slices.SortFunc(delta, compareCounts)
+	q.delta = delta
 	return delta
 }
 

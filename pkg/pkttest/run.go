@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
@@ -141,9 +140,13 @@ func (w *World) runProgram(step Step, family Family, xdp bool, later time.Durati
 	opts := &ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+512), Repeat: 1}
 	out := make([]byte, skbContextSize)
 	if xdp {
-		opts.Context = xdpContext(len(in), ifindex)
+		ctx := make([]byte, xdpContextSize)
+		xdpContext(ctx, len(in), ifindex)
+		opts.Context = ctx
 	} else {
-		opts.Context = skbContext(ifindex, step.Mark, step.GSO, len(in))
+		ctx := make([]byte, skbContextSize)
+		skbContext(ctx, ifindex, step.Mark, step.GSO, len(in))
+		opts.Context = ctx
 		opts.ContextOut = out
 	}
 	code, err := p.Run(opts)
@@ -162,10 +165,11 @@ const (
 	skbGSOSegments = 164
 	skbGSOSize     = 176
 	skbContextSize = 192
+	xdpContextSize = 24
 )
 
-func skbContext(ifindex, mark, gso uint32, length int) []byte {
-	ctx := make([]byte, skbContextSize)
+func skbContext(ctx []byte, ifindex, mark, gso uint32, length int) {
+	clear(ctx)
 	binary.LittleEndian.PutUint32(ctx[skbMark:], mark)
 	binary.LittleEndian.PutUint32(ctx[skbIngress:], ifindex)
 	binary.LittleEndian.PutUint32(ctx[skbIfindex:], ifindex)
@@ -174,13 +178,14 @@ func skbContext(ifindex, mark, gso uint32, length int) []byte {
 		binary.LittleEndian.PutUint32(ctx[skbGSOSegments:], (uint32(length)+gso-1)/gso)
 		binary.LittleEndian.PutUint32(ctx[skbGSOSize:], gso)
 	}
-	return ctx
 }
 
 // xdpContext is struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
 // egress_ifindex.
-func xdpContext(length int, ifindex uint32) []byte {
-	return slices.Concat(u32(0), u32(uint32(length)), u32(0), u32(ifindex), u32(0), u32(0))
+func xdpContext(ctx []byte, length int, ifindex uint32) {
+	clear(ctx)
+	binary.LittleEndian.PutUint32(ctx[4:], uint32(length))
+	binary.LittleEndian.PutUint32(ctx[12:], ifindex)
 }
 
 // xdpTX sends a packet out by the device that it came in by.
@@ -188,13 +193,13 @@ const xdpTX = 3
 
 // verdictOf names the return code of a hook.
 func verdictOf(code uint32, xdp bool) (Verdict, error) {
-	names := map[uint32]Verdict{0: Pass, 0xffffffff: Pass, 2: Drop, 7: Redirect} // tcx
-	if xdp {
-		names = map[uint32]Verdict{1: Drop, 2: Pass, xdpTX: Redirect, 4: Redirect}
+	switch {
+	case !xdp && (code == 0 || code == 0xffffffff), xdp && code == 2: // tcx: also "next"
+		return Pass, nil
+	case !xdp && code == 2, xdp && code == 1:
+		return Drop, nil
+	case !xdp && code == 7, xdp && (code == xdpTX || code == 4):
+		return Redirect, nil
 	}
-	v, ok := names[code]
-	if !ok {
-		return 0, fmt.Errorf("the program returned %d, which is no verdict (XDP: %v)", int32(code), xdp)
-	}
-	return v, nil
+	return 0, fmt.Errorf("the program returned %d, which is no verdict (XDP: %v)", int32(code), xdp)
 }

@@ -19,6 +19,31 @@ type packets struct {
 	heard  []talk // packets that went through, and their answers, newest last
 	uplink api.MAC
 	later  []sending // the rest of what came in fragments
+
+	local, remote       []*api.ENI // of objs, at the first host and at the others
+	enis, eips, subnets []string   // names in objs, sorted
+	internet            []netip.Addr
+}
+
+func newPackets(g gen, o *api.Objects) *packets {
+	p := &packets{gen: g, uplink: uplinkMAC, internet: slices.Concat(internet4, internet6)}
+	p.see(o)
+	return p
+}
+
+// see: these are the objects in force.
+func (g *packets) see(o *api.Objects) {
+	g.objs, g.local, g.remote = o, nil, nil
+	g.enis, g.eips, g.subnets = sortedKeys(o.ENIs), sortedKeys(o.EIPs), sortedKeys(o.Subnets)
+	for _, name := range g.enis {
+		switch e := o.ENIs[name]; {
+		case e.Attachment == nil:
+		case o.HostOf(e) == hosts[0]:
+			g.local = append(g.local, e)
+		default:
+			g.remote = append(g.remote, e)
+		}
+	}
 }
 
 // sending is a frame that is still to come in.
@@ -222,7 +247,7 @@ func (g *packets) icmpError(f []byte) []byte {
 	quote := f[14:min(len(f), l4+8+g.IntN(40))]
 	src, dst := addrsOf(f)
 	if g.oneIn(3) {
-		dst = pick(g.gen, append(internet4, internet6...))
+		dst = pick(g.gen, g.internet)
 	}
 	if dst.Is6() != v6 {
 		return f
@@ -241,23 +266,12 @@ func (g *packets) icmpError(f []byte) []byte {
 
 // eniAt is the ENI at a device of the first host.
 func (g *packets) eniAt(device string) *api.ENI {
-	for _, e := range g.objs.ENIs {
-		if e.Attachment != nil && e.Attachment.Device == device && g.objs.HostOf(e) == hosts[0] {
+	for _, e := range g.local {
+		if e.Attachment.Device == device {
 			return e
 		}
 	}
 	return nil
-}
-
-// enis of the first host, or of the others.
-func (g *packets) enis(local bool) []*api.ENI {
-	var list []*api.ENI
-	for _, name := range sortedKeys(g.objs.ENIs) {
-		if e := g.objs.ENIs[name]; e.Attachment != nil && (g.objs.HostOf(e) == hosts[0]) == local {
-			list = append(list, e)
-		}
-	}
-	return list
 }
 
 // addr draws an address of a family that something may be at.
@@ -266,17 +280,17 @@ func (g *packets) addr(v6 bool) netip.Addr {
 		var a netip.Addr
 		switch g.IntN(12) {
 		case 0, 1, 2, 3, 4, 5:
-			a = pick(g.gen, g.objs.ENIs[pick(g.gen, sortedKeys(g.objs.ENIs))].IPs)
+			a = pick(g.gen, g.objs.ENIs[pick(g.gen, g.enis)].IPs)
 		case 6:
-			s := g.objs.Subnets[pick(g.gen, sortedKeys(g.objs.Subnets))]
+			s := g.objs.Subnets[pick(g.gen, g.subnets)]
 			a = api.Gateway(pick(g.gen, s.CIDRs))
 		case 7:
 			a = pick(g.gen, strange)
 		case 8, 9:
-			a = pick(g.gen, append(slices.Clone(internet4), internet6...))
+			a = pick(g.gen, g.internet)
 		default:
-			if names := sortedKeys(g.objs.EIPs); len(names) > 0 {
-				a = g.objs.EIPs[pick(g.gen, names)].Address
+			if len(g.eips) > 0 {
+				a = g.objs.EIPs[pick(g.gen, g.eips)].Address
 			}
 		}
 		if a.IsValid() && a.Is6() == v6 {
@@ -291,11 +305,10 @@ func (g *packets) addr(v6 bool) netip.Addr {
 
 func (g *packets) fromPort() (oracle.Port, []byte) {
 	from := oracle.Port{Kind: oracle.AtPort, Device: devicePort(g.IntN(ports))}
-	local := g.enis(true)
-	if len(local) == 0 {
+	if len(g.local) == 0 {
 		return from, g.ip(api.MAC{2}, g.objs.Region.GatewayMAC, internet4[0], internet4[1])
 	}
-	e := pick(g.gen, local)
+	e := pick(g.gen, g.local)
 	if !g.oneIn(40) {
 		from.Device = e.Attachment.Device
 	}
@@ -321,16 +334,15 @@ func devicePort(i int) string { return "p" + string(rune('0'+i)) }
 
 func (g *packets) fromOverlay() (oracle.Port, []byte) {
 	from := oracle.Port{Kind: oracle.AtOverlay, Device: "eniplane0", Marked: !g.oneIn(50)}
-	local, remote := g.enis(true), g.enis(false)
-	if len(local) == 0 || len(remote) == 0 {
+	if len(g.local) == 0 || len(g.remote) == 0 {
 		return from, g.ip(api.MAC{2}, api.MAC{2}, internet4[0], internet4[1])
 	}
-	e, s := pick(g.gen, local), pick(g.gen, remote)
+	e, s := pick(g.gen, g.local), pick(g.gen, g.remote)
 	for range 8 {
 		if g.objs.VPCOf(s) == g.objs.VPCOf(e) {
 			break
 		}
-		s = pick(g.gen, remote)
+		s = pick(g.gen, g.remote)
 	}
 	from.VNI, from.Source = g.objs.VPCOf(e).VNI, g.objs.Hosts[g.objs.HostOf(s)].VTEP
 	switch g.IntN(25) {
@@ -374,8 +386,8 @@ func (g *packets) fromUplink() (oracle.Port, []byte) {
 		return from, g.neighbour(routerMAC, nil)
 	}
 	var dst netip.Addr
-	if names := sortedKeys(g.objs.EIPs); len(names) > 0 && !g.oneIn(12) {
-		dst = g.objs.EIPs[pick(g.gen, names)].Address
+	if len(g.eips) > 0 && !g.oneIn(12) {
+		dst = g.objs.EIPs[pick(g.gen, g.eips)].Address
 	} else {
 		dst = g.addr(g.oneIn(2))
 	}
@@ -599,8 +611,8 @@ func (g *packets) neighbour(mac api.MAC, e *api.ENI) []byte {
 	v6 := g.oneIn(2)
 	target, sender := g.addr(v6), g.addr(v6)
 	if e == nil && !g.oneIn(4) {
-		if names := sortedKeys(g.objs.EIPs); len(names) > 0 {
-			target = g.objs.EIPs[pick(g.gen, names)].Address
+		if len(g.eips) > 0 {
+			target = g.objs.EIPs[pick(g.gen, g.eips)].Address
 			sender = netip.MustParseAddr("192.168.100.254")
 			if v6 = target.Is6(); v6 {
 				sender = netip.MustParseAddr("2001:db8:64::fe")
@@ -758,7 +770,7 @@ func fix(f []byte) {
 		fixHeader(f, l4)
 		sum = add(0, f[26:34])
 	}
-	off := map[byte]int{6: 16, 17: 6, 1: 2, 58: 2}[proto]
+	off := checksumOffset(proto)
 	if off == 0 || l4+off+2 > len(f) {
 		return
 	}
@@ -777,6 +789,19 @@ func fix(f []byte) {
 		c = 0xffff
 	}
 	be.PutUint16(f[l4+off:], c)
+}
+
+// checksumOffset is where a transport header has its checksum, 0 if it has none.
+func checksumOffset(proto byte) int {
+	switch proto {
+	case 6:
+		return 16
+	case 17:
+		return 6
+	case 1, 58:
+		return 2
+	}
+	return 0
 }
 
 // fixHeader computes the checksum of the IPv4 header.

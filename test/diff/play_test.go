@@ -109,11 +109,24 @@ type player struct {
 	ids   *compile.IDs
 	shut  map[string]bool
 	sent  int
-	seen  map[string]int // what became of the packets
+	seen  map[seen]int // what became of the packets
+
+	reasons map[oracle.Reason]dataplane.Reason
+	counts  []pkttest.Count // scratch
+}
+
+// seen is what became of a packet, and what another one vouched for.
+type seen struct {
+	reason  oracle.Reason
+	follows string
 }
 
 func newPlayer(q *pkttest.Quick) *player {
-	return &player{q: q, now: 1000 * time.Second, seen: map[string]int{}}
+	p := &player{q: q, now: 1000 * time.Second, seen: map[seen]int{}, reasons: map[oracle.Reason]dataplane.Reason{}}
+	for _, r := range dataplane.Reasons() {
+		p.reasons[oracle.Reason(r.String())] = r
+	}
+	return p
 }
 
 // start brings the first revision into force, on an empty host.
@@ -194,18 +207,14 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 	}
 	p.sent++
 	out = p.model.Packet(s.From, s.Frame, p.now)
-	p.seen[strings.TrimSpace(string(out.Reason)+" "+out.Follows)]++
-	return compareOutcome(s, out, got), out, nil
+	p.seen[seen{out.Reason, out.Follows}]++
+	return p.compareOutcome(s, out, got), out, nil
 }
 
 const vxlanMark = 0xe41b0d01
 
 func quickPacket(s *Step, now time.Duration) pkttest.QuickPacket {
-	programs := map[oracle.Kind]string{
-		oracle.AtPort: pkttest.PortProgram, oracle.AtOverlay: pkttest.VXLANProgram,
-		oracle.AtUplink: pkttest.UplinkProgram, oracle.AtUplinkXDP: pkttest.UplinkXDPProgram,
-	}
-	p := pkttest.QuickPacket{At: pkttest.Hook{Program: programs[s.From.Kind], Device: s.From.Device}, Frame: s.Frame, Now: now}
+	p := pkttest.QuickPacket{At: pkttest.Hook{Program: program(s.From.Kind), Device: s.From.Device}, Frame: s.Frame, Now: now}
 	if s.From.Marked {
 		p.Mark = vxlanMark
 	}
@@ -215,113 +224,137 @@ func quickPacket(s *Step, now time.Duration) pkttest.QuickPacket {
 	return p
 }
 
-// outcome is what both sides say, in the same words.
-type outcome struct {
-	Verdict, Device, Tunnel string
-	Neighbour, Marked       bool
-	Counts                  string
+func program(at oracle.Kind) string {
+	switch at {
+	case oracle.AtPort:
+		return pkttest.PortProgram
+	case oracle.AtOverlay:
+		return pkttest.VXLANProgram
+	case oracle.AtUplink:
+		return pkttest.UplinkProgram
+	}
+	return pkttest.UplinkXDPProgram
 }
 
-func compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickResult) string {
-	w := outcome{Verdict: string(want.Verdict), Counts: countsOf(want.Counts)}
-	g := outcome{Verdict: got.Verdict.String(), Counts: countsGot(got.Counts)}
+// outcome is what both sides say, in the same words.
+type outcome struct {
+	Verdict, Device   string
+	Tunnel            pkttest.Tunnel
+	Neighbour, Marked bool
+}
+
+func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickResult) string {
+	w, g := outcome{Verdict: string(want.Verdict)}, outcome{Verdict: got.Verdict.String()}
 	if want.Verdict == oracle.Redirect {
 		w.Device, w.Neighbour = want.Device, want.Neighbour
 		if want.Tunnel != nil {
-			w.Tunnel = fmt.Sprintf("%d>%v", want.Tunnel.VNI, want.Tunnel.Remote)
+			w.Tunnel = pkttest.Tunnel{VNI: want.Tunnel.VNI, Remote: want.Tunnel.Remote.String()}
 		}
 	}
 	if got.Verdict == pkttest.Redirect {
 		g.Device, g.Neighbour = got.Device, got.Neighbour
 		if got.Tunnel != nil {
-			g.Tunnel = fmt.Sprintf("%d>%s", got.Tunnel.VNI, got.Tunnel.Remote)
-			if got.Tunnel.Policy != 0 {
-				g.Tunnel += fmt.Sprintf(" policy %#x", got.Tunnel.Policy)
-			}
+			g.Tunnel = *got.Tunnel
 		}
 	}
 	if s.From.Kind == oracle.AtUplink {
 		w.Marked, g.Marked = want.Marked, got.Mark == vxlanMark
 	}
-	var b strings.Builder
-	if w != g {
-		fmt.Fprintf(&b, "model    %+v (%s)\nprograms %+v\n", w, want.Reason, g)
+	text := ""
+	if counts := p.countsOf(want.Counts); w != g || !sameCounts(counts, got.Counts) {
+		text = fmt.Sprintf("model    %+v %v (%s)\nprograms %+v %v\n", w, counts, want.Reason, g, got.Counts)
 	}
 	if want.Verdict != oracle.Drop && got.Verdict != pkttest.Drop && !bytes.Equal(want.Packet, got.Frame) {
-		b.WriteString("the packet leaves (want = model):\n" + pkttest.Diff(want.Packet, got.Frame))
+		text += "the packet leaves (want = model):\n" + pkttest.Diff(want.Packet, got.Frame)
 	}
-	return b.String()
+	return text
 }
 
-// countsOf writes all counters that change: a packet comes in and has one outcome, everywhere that it enters.
-func countsOf(counts []oracle.Count) string {
-	n := map[string]int{}
+// countsOf lists all counters that change: a packet comes in and has one outcome, everywhere that it enters.
+func (p *player) countsOf(counts []oracle.Count) []pkttest.Count {
+	p.counts = p.counts[:0]
 	for _, c := range counts {
-		n[fmt.Sprintf("%s/%s/CONTINUE", c.ENI, c.Direction)]++
-		n[fmt.Sprintf("%s/%s/%s", c.ENI, c.Direction, c.Reason)]++
+		reason, known := p.reasons[c.Reason]
+		if !known {
+			panic(fmt.Sprintf("the programs have no reason %s", c.Reason))
+		}
+		direction := dataplane.Out
+		if c.Direction == oracle.In {
+			direction = dataplane.In
+		}
+		for _, r := range [...]dataplane.Reason{dataplane.ReasonContinue, reason} {
+			p.count(pkttest.Count{ENI: c.ENI, Direction: direction, Reason: r, Packets: 1})
+		}
 	}
-	return join(n)
+	return p.counts
 }
 
-func countsGot(counts []pkttest.Count) string {
-	n := map[string]int{}
-	for _, c := range counts {
-		n[fmt.Sprintf("%s/%s/%s", c.ENI, c.Direction, c.Reason)] += int(c.Packets)
+func (p *player) count(c pkttest.Count) {
+	for i := range p.counts {
+		if k := &p.counts[i]; k.ENI == c.ENI && k.Direction == c.Direction && k.Reason == c.Reason {
+			k.Packets += c.Packets
+			return
+		}
 	}
-	return join(n)
+	p.counts = append(p.counts, c)
 }
 
-func join(n map[string]int) string {
-	var list []string
-	for _, name := range slices.Sorted(maps.Keys(n)) {
-		list = append(list, fmt.Sprintf("%s×%d", name, n[name]))
+// sameCounts: the same ones in any order; both lists name each counter once.
+func sameCounts(a, b []pkttest.Count) bool {
+	for _, c := range a {
+		if !slices.Contains(b, c) {
+			return false
+		}
 	}
-	return strings.Join(list, " ")
+	return len(a) == len(b)
 }
 
 // compareFlows says how the flows of both sides differ.
 func (p *player) compareFlows() string {
-	want, got := map[string]string{}, map[string]string{}
-	rules := map[string]string{}
+	want, got := map[oracle.Flow]oracle.Flow{}, map[oracle.Flow]oracle.Flow{}
 	for _, f := range p.model.Flows(p.now) {
-		want[flowName(f)] = flowState(f)
-		if f.Evaluated && f.State != oracle.Blocked {
-			rules[flowName(f)] = f.Rule
+		if f.State == oracle.Blocked {
+			f.Evaluated = false
 		}
+		if !f.Evaluated { // which rule would let it pass is not defined
+			f.Rule = ""
+		}
+		want[identity(f)] = f
 	}
-	var b strings.Builder
 	p.q.EachFlow(p.now, func(f *flowtable.Flow) {
 		known, ok := p.flow(f)
 		if !ok {
 			return
 		}
-		name := flowName(known)
-		got[name] = flowState(known)
-		if rule, ok := rules[name]; ok && (!known.Evaluated || known.Rule != rule) {
-			fmt.Fprintf(&b, "flow %s:\n  model    rule %s\n  programs rule %s, of this generation: %v\n", name, rule, known.Rule, known.Evaluated)
+		if !want[identity(known)].Evaluated {
+			known.Evaluated, known.Rule = false, ""
 		}
+		got[identity(known)] = known
 	})
-	for _, name := range slices.Sorted(maps.Keys(want)) {
-		if want[name] != got[name] {
-			fmt.Fprintf(&b, "flow %s:\n  model    %s\n  programs %s\n", name, want[name], got[name])
+	if maps.Equal(want, got) {
+		return ""
+	}
+	var lines []string
+	for id, f := range want {
+		if g, ok := got[id]; g != f {
+			lines = append(lines, fmt.Sprintf("flow\n  model    %+v\n  programs %+v (%v)\n", f, g, ok))
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(got)) {
-		if want[name] == "" {
-			fmt.Fprintf(&b, "flow %s:\n  model    none\n  programs %s\n", name, got[name])
+	for id, f := range got {
+		if _, ok := want[id]; !ok {
+			lines = append(lines, fmt.Sprintf("flow\n  model    none\n  programs %+v\n", f))
 		}
 	}
-	return b.String()
+	slices.Sort(lines)
+	return strings.Join(lines, "")
 }
 
-func flowName(f oracle.Flow) string {
-	return fmt.Sprintf("%s proto %d %v:%d %v:%d request %d asks %v internet %v transit %v",
-		f.ENI, f.Protocol, f.Local, f.LocalPort, f.Remote, f.RemotePort, f.Request, f.Asks, f.Internet, f.Transit)
-}
-
-func flowState(f oracle.Flow) string {
-	return fmt.Sprintf("%s opened %s fin %v %v reason %q nat %v packets %d %d bytes %d %d",
-		f.State, f.Opener, f.FINOut, f.FINIn, f.Reason, f.NAT, f.PacketsOut, f.PacketsIn, f.BytesOut, f.BytesIn)
+// identity is what makes a flow another one.
+func identity(f oracle.Flow) oracle.Flow {
+	return oracle.Flow{
+		ENI: f.ENI, Transit: f.Transit, Protocol: f.Protocol, Local: f.Local, Remote: f.Remote, LocalPort: f.LocalPort,
+		RemotePort: f.RemotePort, Request: f.Request, Asks: f.Asks, Internet: f.Internet,
+	}
 }
 
 // flow translates an entry of the table; false: it belongs to nobody who is here now.

@@ -360,7 +360,7 @@ func (g gen) addEIP(o *api.Objects) {
 
 // change draws the next revision: one thing or a few.
 func (g gen) change(before *api.Objects) *api.Objects {
-	o := clone(before)
+	o := fork(before)
 	for range 1 + g.IntN(3) {
 		g.changeOne(o)
 	}
