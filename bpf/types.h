@@ -213,8 +213,7 @@ enum route_kind {
 	ROUTE_INFRA = 4,
 	ROUTE_ENI = 5, /* through an ENI, which forwards; arg = its next hop */
 	ROUTE_VPC = 6, /* to a peer; arg = its VNI */
-	ROUTE_NOT_PEERED =
-		7, /* to a VPC that has no route back, or of a peer but not routed to it */
+	ROUTE_NOT_PEERED = 7, /* to another VPC, without routes on both sides */
 };
 
 struct lpm_key4 {

@@ -4,6 +4,7 @@ package api
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -161,29 +162,36 @@ func (r *revision) checkPolicyRoutes() {
 	})
 }
 
-// checkPeerings: a host is told the sender of a packet by its MAC, which therefore names one ENI among
-// peers.
+// checkPeerings: a host is told the sender of a packet by its MAC, which therefore names one ENI among a
+// VPC and its peers.
 func (r *revision) checkPeerings() {
-	named := r.objects.Peerings()
-	macs := map[string]claims[MAC]{}
+	peerings := r.objects.Peerings()
+	enis := map[string][]*document{} // by VPC
 	each(r, func(d *document, e *ENI) {
 		if s := r.objects.Subnets[e.Subnet]; s != nil && !e.MAC.IsZero() {
-			if macs[s.VPC] == nil {
-				macs[s.VPC] = claims[MAC]{}
-			}
-			macs[s.VPC].claim(e.MAC, d)
+			enis[s.VPC] = append(enis[s.VPC], d)
 		}
 	})
-	each(r, func(d *document, e *ENI) {
-		s := r.objects.Subnets[e.Subnet]
-		if s == nil || e.MAC.IsZero() {
-			return
+	told := map[*document]bool{}
+	for _, vpc := range slices.Sorted(maps.Keys(enis)) {
+		peers := peerings.Of(vpc)
+		if len(peers) == 0 {
+			continue
 		}
-		for _, peer := range named.Of(s.VPC) {
-			if owner := macs[peer][e.MAC]; owner != nil && peer < s.VPC {
-				d.errorf("spec.mac", "%s is the MAC of %s too, whose VPC/%s is a peer (MACs are unique among peers: give one another)",
-					e.MAC, owner.label(), peer)
+		macs := claims[MAC]{}
+		for _, member := range append([]string{vpc}, peers...) {
+			for _, d := range enis[member] {
+				mac := d.Object.(*ENI).MAC
+				owner := macs.claim(mac, d)
+				if owner == nil || told[d] || told[owner] || r.vpcNameOf(owner) == member {
+					continue
+				}
+				told[d] = true
+				d.errorf("spec.mac", "%s is the MAC of %s too, and VPC/%s exchanges packets with both (MACs are unique among peers: give one another)",
+					mac, owner.label(), vpc)
 			}
 		}
-	})
+	}
 }
+
+func (r *revision) vpcNameOf(d *document) string { return r.objects.Subnets[d.Object.(*ENI).Subnet].VPC }

@@ -64,7 +64,7 @@ func TestPeers(t *testing.T) {
 	clash := strings.Replace(text, `"02:00:00:00:01:ff"`, `"02:00:00:00:01:10" #HERE`, 1)
 	_, errs := api.Decode([]api.File{{Name: "base.yaml", Data: []byte(clash)}})
 	want := fmt.Sprintf("base.yaml:%d: %s", lineOf(t, clash), "ENI/web-0: spec.mac: 02:00:00:00:01:10 is the MAC of ENI/green-0 too, "+
-		"whose VPC/green is a peer (MACs are unique among peers: give one another)")
+		"and VPC/green exchanges packets with both (MACs are unique among peers: give one another)")
 	if len(errs) != 1 || !strings.HasSuffix(errs[0].Error(), want[strings.Index(want, " "):]) {
 		t.Errorf("peers with one MAC: got %v\nwant %s", errs, want)
 	}

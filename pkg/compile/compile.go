@@ -55,8 +55,11 @@ func Compile(in Input) (*Result, error) {
 	for _, e := range c.byAge() {
 		c.addENI(e)
 	}
-	for _, v := range c.vpcs {
+	for _, v := range slices.Concat(c.vpcs, c.peers) {
 		c.addVPC(v)
+	}
+	for _, v := range c.vpcs {
+		c.addPeers(v)
 	}
 	c.addEIPs()
 	c.addPolicies()
@@ -68,7 +71,7 @@ func Compile(in Input) (*Result, error) {
 	return &Result{State: &c.out, IDs: alloc.ids, Degraded: c.degraded}, nil
 }
 
-// vpc is a VPC that has an ENI on this host, with all its ENIs wherever they are.
+// vpc is a VPC that has an ENI on this host, or a peer of one, with all its ENIs wherever they are.
 type vpc struct {
 	obj     *api.VPC
 	subnets []*api.Subnet // by name
@@ -78,6 +81,9 @@ type vpc struct {
 	members map[string][]netip.Addr // by security group
 
 	memberHashes map[string][32]byte
+
+	peers     []string       // VPCs, by name: both have a route to each other
+	peerCIDRs []netip.Prefix // of all VPCs to which it has a route: no place of the internet
 }
 
 type namedRuleset struct {
@@ -99,16 +105,20 @@ type compiler struct {
 	previousRulesets map[uint32]*Ruleset
 
 	infra []netip.Prefix
-	local []*api.ENI // attached here, by name
-	vpcs  []*vpc     // by name
-	vpcOf map[string]*vpc
-	eips  map[string][]*api.EIP // by ENI, in the order of names
+	local []*api.ENI      // attached here, by name
+	vpcs  []*vpc          // present here, by name
+	peers []*vpc          // others that these exchange packets with
+	vpcOf map[string]*vpc // by ENI
+
+	vpcByName map[string]*vpc
+	eips      map[string][]*api.EIP // by ENI, in the order of names
 
 	listHashes map[string][32]byte
 	compiled   map[string]*compiled // by label
 	tables     map[[2]string]*table // by VPC and route table
 	rulesets   map[uint32]namedRuleset
 	routes     map[uint32]namedRoutes
+	policies   map[uint32][]PolicyRoute
 
 	here     map[string]uint32 // index by name of the ENIs in out
 	out      State
@@ -127,6 +137,8 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 		tables:           map[[2]string]*table{},
 		rulesets:         map[uint32]namedRuleset{},
 		routes:           map[uint32]namedRoutes{},
+		policies:         map[uint32][]PolicyRoute{},
+		vpcByName:        map[string]*vpc{},
 		here:             map[string]uint32{},
 		degraded:         map[string]error{},
 	}
@@ -147,7 +159,6 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 func (c *compiler) survey() {
 	obj := c.Objects
 	c.infra = obj.InfraCIDRs()
-	present := map[string]*vpc{}
 	for _, e := range sorted(obj.ENIs) {
 		if e.Attachment == nil || obj.HostOf(e) != c.Host {
 			continue
@@ -155,23 +166,19 @@ func (c *compiler) survey() {
 		c.local = append(c.local, e)
 		c.out.PortNames = append(c.out.PortNames, e.Attachment.Device)
 		v := obj.VPCOf(e)
-		if present[v.Name] == nil {
-			present[v.Name] = &vpc{
-				obj: v, setOf: map[string]uint32{},
-				members: map[string][]netip.Addr{}, memberHashes: map[string][32]byte{},
-			}
+		if c.vpcByName[v.Name] == nil {
+			c.vpcs = append(c.vpcs, c.newVPC(v))
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(present)) {
-		c.vpcs = append(c.vpcs, present[name])
-	}
+	slices.SortFunc(c.vpcs, func(a, b *vpc) int { return strings.Compare(a.obj.Name, b.obj.Name) })
+	c.findPeers()
 	for _, s := range sorted(obj.Subnets) {
-		if v := present[s.VPC]; v != nil {
+		if v := c.vpcByName[s.VPC]; v != nil {
 			v.subnets = append(v.subnets, s)
 		}
 	}
 	for _, e := range sorted(obj.ENIs) {
-		v := present[obj.VPCOf(e).Name]
+		v := c.vpcByName[obj.VPCOf(e).Name]
 		if v == nil {
 			continue
 		}
@@ -188,9 +195,24 @@ func (c *compiler) survey() {
 	}
 }
 
+func (c *compiler) newVPC(obj *api.VPC) *vpc {
+	v := &vpc{
+		obj: obj, setOf: map[string]uint32{},
+		members: map[string][]netip.Addr{}, memberHashes: map[string][32]byte{},
+	}
+	c.vpcByName[obj.Name] = v
+	return v
+}
+
 // number gives everything its ids, in the order of names.
 func (c *compiler) number() {
 	var enis []*api.ENI
+	for _, v := range c.peers {
+		for _, s := range v.subnets {
+			c.alloc.subnet(s)
+		}
+		enis = append(enis, v.enis...)
+	}
 	for _, v := range c.vpcs {
 		for _, s := range v.subnets {
 			c.alloc.subnet(s)
@@ -250,17 +272,14 @@ func (c *compiler) addVPC(v *vpc) {
 		}
 		hop := NextHop{
 			Index: slot.Index, ENI: e.Name, Local: c.here[e.Name],
-			Generation: slot.Generation, VNI: vni, Subnet: c.alloc.subnet(c.Objects.Subnets[e.Subnet]), MAC: e.MAC,
+			Generation: slot.Generation, Since: slot.Since, VNI: vni, Subnet: c.alloc.subnet(c.Objects.Subnets[e.Subnet]), MAC: e.MAC,
 		}
 		if host := c.Objects.HostOf(e); host != "" && host != c.Host {
 			hop.VTEP = c.Objects.Hosts[host].VTEP
 			vteps[hop.VTEP] = true
 		}
 		c.out.NextHops = append(c.out.NextHops, hop)
-		c.out.MACs = append(c.out.MACs, MAC{
-			VNI: vni, MAC: e.MAC, NextHop: slot.Index,
-			Foreign: len(e.AllowedAddresses) > 0 || !e.SourceDestCheck,
-		})
+		c.out.MACs = append(c.out.MACs, c.mac(v, e, slot.Index))
 		for _, ip := range e.IPs {
 			c.out.Endpoints = append(c.out.Endpoints, Endpoint{
 				VNI: vni, Addr: ip, NextHop: slot.Index, GroupSet: v.setOf[e.Name],
@@ -270,6 +289,11 @@ func (c *compiler) addVPC(v *vpc) {
 	for addr := range vteps {
 		c.out.VTEPs = append(c.out.VTEPs, VTEP{VNI: vni, Addr: addr})
 	}
+}
+
+// mac is an ENI by its MAC as a VPC sees it.
+func (c *compiler) mac(v *vpc, e *api.ENI, hop uint32) MAC {
+	return MAC{VNI: v.obj.VNI, MAC: e.MAC, NextHop: hop, Foreign: len(e.AllowedAddresses) > 0 || !e.SourceDestCheck}
 }
 
 // addEIPs adds the public addresses of the ENIs that are in the state.
@@ -293,7 +317,10 @@ func (c *compiler) addPolicies() {
 	c.out.Routes = infraRoutes(c.infra)
 	for i := range c.out.ENIs {
 		eni := &c.out.ENIs[i]
-		for _, id := range []uint32{eni.SGIn, eni.SGOut, eni.NACLIn, eni.NACLOut, eni.Allowed} {
+		if eni.PolicyTo != 0 && names.Rulesets[eni.PolicyTo] == "" {
+			c.addPolicyRoutes(eni.PolicyTo)
+		}
+		for _, id := range []uint32{eni.SGIn, eni.SGOut, eni.NACLIn, eni.NACLOut, eni.Allowed, eni.PolicyFrom, eni.PolicyTo} {
 			if id != 0 && names.Rulesets[id] == "" {
 				c.addRuleset(id)
 			}
@@ -312,6 +339,18 @@ func (c *compiler) addRuleset(id uint32) {
 	c.out.Rulesets = append(c.out.Rulesets, set.Ruleset)
 	c.out.Names.Rulesets[id] = set.label
 	c.out.Names.Rules[id] = set.Rules
+}
+
+func (c *compiler) addPolicyRoutes(id uint32) {
+	routes, ok := c.policies[id]
+	if !ok {
+		for _, r := range c.Previous.Policies {
+			if r.Policy == id {
+				routes = append(routes, r)
+			}
+		}
+	}
+	c.out.Policies = append(c.out.Policies, routes...)
 }
 
 func (c *compiler) addTable(id uint32) {
@@ -339,7 +378,7 @@ func (c *compiler) addNames() {
 	for i := range c.out.NextHops {
 		names.NextHops[c.out.NextHops[i].Index] = c.out.NextHops[i].ENI
 	}
-	for _, v := range c.vpcs {
+	for _, v := range slices.Concat(c.vpcs, c.peers) {
 		names.VPCs[v.obj.VNI] = v.obj.Name
 		for _, s := range v.subnets {
 			names.Subnets[c.alloc.subnet(s)] = s.Name
@@ -368,6 +407,7 @@ func (c *compiler) sort() {
 	})
 	slices.SortFunc(out.EIPs, func(a, b EIP) int { return a.Addr.Compare(b.Addr) })
 	slices.SortFunc(out.Routes, compareRoutes)
+	slices.SortFunc(out.Policies, func(a, b PolicyRoute) int { return cmp.Or(cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.Bit, b.Bit)) })
 	slices.SortFunc(out.Rulesets, func(a, b Ruleset) int { return cmp.Compare(a.ID, b.ID) })
 	slices.Sort(out.PortNames)
 }

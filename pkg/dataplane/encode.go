@@ -46,6 +46,7 @@ func (e *encoder) eni(eni *compile.ENI) {
 	half.SgIn, half.SgOut = eni.SGIn, eni.SGOut
 	half.NaclIn, half.NaclOut = eni.NACLIn, eni.NACLOut
 	half.Routes, half.Allowed = eni.Routes, eni.Allowed
+	half.PolicyFrom, half.PolicyTo = eni.PolicyFrom, eni.PolicyTo
 	half.Flows = eni.Flows
 	half.Idle.TcpEstablished, half.Idle.Udp, half.Idle.UdpStream = eni.Idle.TCPEstablished, eni.Idle.UDP, eni.Idle.UDPStream
 	half.Mac = eni.MAC
@@ -62,7 +63,7 @@ func (e *encoder) nexthops(hops []compile.NextHop) {
 			e.fail("ENI %s: next hop %d is not in %d-%d", h.ENI, h.Index, cNexthopFirst, cMaxNexthops-1)
 			return
 		}
-		value := bpfNexthop{Generation: h.Generation, Vni: h.VNI, Subnet: h.Subnet, Mac: h.MAC}
+		value := bpfNexthop{Generation: h.Generation, Since: h.Since, Vni: h.VNI, Subnet: h.Subnet, Mac: h.MAC}
 		switch {
 		case h.Local != 0:
 			value.Kind, value.Eni = cNhLocal, uint16(h.Local)
@@ -135,8 +136,15 @@ func (e *encoder) eips(eips []compile.EIP) {
 
 func (e *encoder) routes(routes []compile.Route) {
 	for _, r := range routes {
-		value := bpfRoute{Kind: uint32(r.Kind), Arg: r.Arg}
+		value := bpfRoute{Kind: uint32(r.Kind), Arg: r.Arg, Subnet: r.Subnet}
 		e.put(byFamily(r.Prefix.Addr(), bpfMapRoutes4, bpfMapRoutes6), lpmKey(r.Table, r.Prefix), bytesOf(&value))
+	}
+}
+
+func (e *encoder) policies(routes []compile.PolicyRoute) {
+	for _, r := range routes {
+		value := bpfRoute{Kind: uint32(r.Kind), Arg: r.Arg}
+		e.put(bpfMapPolicies, keyOf(&bpfPolicyKey{Policy: r.Policy, Bit: r.Bit}), bytesOf(&value))
 	}
 }
 

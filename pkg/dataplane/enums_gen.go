@@ -68,8 +68,8 @@ const (
 	cRouteBlackhole = 3
 	cRouteInfra     = 4
 	cRouteENI       = 5 // through an ENI, which forwards; arg = its next hop
-	cRouteVpc       = 6 // to a peer; arg = its VNI
-	cRouteNotPeered = 7 // to a VPC that has no route back, or of a peer but not routed to it
+	cRouteVPC       = 6 // to a peer; arg = its VNI
+	cRouteNotPeered = 7 // to another VPC, without routes on both sides
 )
 
 // enum flow_class

@@ -42,7 +42,7 @@ func TableKinds() map[string]Kind {
 		bpfMapEipIn4: Slotted, bpfMapEipIn6: Slotted, bpfMapEipOut4: Slotted, bpfMapEipOut6: Slotted,
 		bpfMapNexthops: InPlace,
 		bpfMapVteps:    Plain, bpfMapRoutes4: Plain, bpfMapRoutes6: Plain,
-		bpfMapAddrs4: Plain, bpfMapAddrs6: Plain, bpfMapGroups: Plain,
+		bpfMapPolicies: Plain, bpfMapAddrs4: Plain, bpfMapAddrs6: Plain, bpfMapGroups: Plain,
 		bpfMapServices: Plain, bpfMapVerdicts: Plain,
 	}
 }
@@ -66,6 +66,7 @@ func Encode(st *compile.State, facts HostFacts) (*Tables, error) {
 	e.vteps(st.VTEPs)
 	e.eips(st.EIPs)
 	e.routes(st.Routes)
+	e.policies(st.Policies)
 	for i := range st.Rulesets {
 		e.ruleset(&st.Rulesets[i])
 	}
