@@ -265,6 +265,18 @@ static __always_inline enum reason judge_flow(struct judge *j, const bool v6)
 	return j->dir == DIR_OUT ? judge_out(j, conf, v6) : judge_in(j, conf, v6);
 }
 
+/* Could it be on the internet, seen from the ENI? */
+static __always_inline enum reason judge_source(const struct judge *j, const bool v6)
+{
+	const struct way answers = {j->local, j->remote, j->reply_port, j->protocol, {}};
+	const struct live *device;
+	const struct eni_conf *conf = eni_ready(j->slot, j->eni, &device);
+
+	if (!conf)
+		return REASON_NOT_READY;
+	return internet_source(route_of(conf, &answers, v6), j->remote, v6);
+}
+
 /* Functions of their own: verified once, and their stack is not part of the programs'. */
 __noinline int judge4(struct judge *j)
 {
@@ -274,4 +286,33 @@ __noinline int judge4(struct judge *j)
 __noinline int judge6(struct judge *j)
 {
 	return j ? judge_flow(j, true) : REASON_HELPER;
+}
+
+/* Is the local address the ENI's own? */
+static __always_inline bool judge_owns(const struct judge *j, const bool v6)
+{
+	const struct live *device;
+	const struct eni_conf *conf = eni_ready(j->slot, j->eni, &device);
+
+	return conf && eni_owns(j->slot, conf, j->local, v6);
+}
+
+__noinline int owns4(struct judge *j)
+{
+	return j && judge_owns(j, false);
+}
+
+__noinline int owns6(struct judge *j)
+{
+	return j && judge_owns(j, true);
+}
+
+__noinline int source4(struct judge *j)
+{
+	return j ? judge_source(j, false) : REASON_HELPER;
+}
+
+__noinline int source6(struct judge *j)
+{
+	return j ? judge_source(j, true) : REASON_HELPER;
 }

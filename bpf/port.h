@@ -11,7 +11,7 @@
 static __always_inline enum reason port_fragment(struct pkt *p, const struct eni_conf *conf,
 						 struct work *w, const bool v6)
 {
-	if (!eni_owns(p->slot, conf, p->src, v6))
+	if (!is_own(p, w, p->src, v6))
 		TRY(spoof_foreign(conf, p->src, v6));
 	return fragment_later(p, w, false, v6);
 }
@@ -32,20 +32,15 @@ static __always_inline enum reason port_abroad(const struct pkt *p, const struct
 static __always_inline enum reason port_error(struct pkt *p, const struct eni_conf *conf,
 					      struct work *w, const bool v6)
 {
-	enum reason reason = REASON_ICMP_UNRELATED;
+	enum reason reason;
 
-	if (!eni_owns(p->slot, conf, p->src, v6))
+	if (!is_own(p, w, p->src, v6))
 		TRY(spoof_foreign(conf, p->src, v6));
-#pragma clang loop unroll(disable)
-	for (__u32 n = 0; n < 3 && reason == REASON_ICMP_UNRELATED; n++) {
-		if (n == 2 && !eni_forwards(conf))
-			break;
-		reason = related(p, w, NULL,
-				 n == 1 ? CLASS_INTERNET :
-				 n == 2 ? CLASS_TRANSIT :
-					  0,
-				 v6, false);
-	}
+	reason = related(p, w, NULL, 0, v6, false);
+	if (reason == REASON_ICMP_UNRELATED)
+		reason = related(p, w, NULL, CLASS_INTERNET, v6, false);
+	if (reason == REASON_ICMP_UNRELATED && eni_forwards(conf))
+		reason = related(p, w, NULL, CLASS_TRANSIT, v6, false);
 	if (reason != REASON_CONTINUE)
 		return reason;
 	return port_abroad(p, conf, w, v6);
@@ -65,7 +60,7 @@ static __always_inline enum reason port_error(struct pkt *p, const struct eni_co
 static __always_inline enum reason port_flow(struct pkt *p, const struct eni_conf *conf,
 					     struct work *w, const bool v6)
 {
-	bool transit = eni_forwards(conf) && !eni_owns(p->slot, conf, p->src, v6);
+	bool transit = eni_forwards(conf) && !is_own(p, w, p->src, v6);
 	__u32 scope = transit ? p->eni : conf->vni;
 	enum reason reason;
 
@@ -80,7 +75,7 @@ static __always_inline enum reason port_flow(struct pkt *p, const struct eni_con
 		reason = track_flow(p, w, scope, CLASS_INTERNET, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
-	if (!transit && !eni_owns(p->slot, conf, p->src, v6))
+	if (!transit && !is_own(p, w, p->src, v6))
 		return REASON_SPOOFED_IP;
 	return track_open(p, w, scope, transit ? CLASS_TRANSIT : 0, 0, v6);
 }
