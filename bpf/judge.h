@@ -93,15 +93,15 @@ static __always_inline enum reason judge_sg(struct judge *j, const struct eni_co
 }
 
 /*
- * To an ENI of a peer. Both addresses of what crosses are private IPs of ENIs, each of its own VPC:
- * the other side knows by the address who has sent it.
+ * To an ENI of a peer. What crosses comes from an address of its own VPC: the other side, whose
+ * addresses are others, knows by that who has sent it.
  */
 static __always_inline enum reason judge_peered(struct judge *j, const struct eni_conf *conf,
 						__u32 vni, const bool v6)
 {
 	const struct endpoint *peer;
 
-	if (j->transit && !endpoint_of_eni(j->slot, conf->vni, j->local, v6))
+	if (j->transit && !route_inside(route_find(conf->routes, j->local, v6)))
 		return REASON_NOT_PEERED;
 	peer = endpoint_find(j->slot, vni, j->remote, v6);
 	if (!peer)
@@ -147,6 +147,17 @@ static __always_inline enum reason judge_route(struct judge *j, const struct eni
 	return j->nexthop == conf->nexthop ? REASON_ROUTE_LOOP : REASON_CONTINUE;
 }
 
+/*
+ * A flow that leads through an ENI by the routes says nothing of who has the remote address: what the
+ * groups leave alone they do so whoever that is.
+ */
+static __always_inline void judge_led(struct judge *j, const struct endpoint *peer,
+				      const struct route *r)
+{
+	if (peer && !(peer->flags & EP_GATEWAY) && r && r->kind == ROUTE_ENI)
+		j->sender_nexthop = peer->nexthop;
+}
+
 static __always_inline enum reason judge_out(struct judge *j, const struct eni_conf *conf,
 					     const bool v6)
 {
@@ -157,6 +168,7 @@ static __always_inline enum reason judge_out(struct judge *j, const struct eni_c
 	if (peer && (peer->flags & EP_GATEWAY))
 		return REASON_TO_GATEWAY;
 	j->same_subnet = r && r->subnet && r->subnet == conf->subnet;
+	judge_led(j, peer, r);
 	TRY(judge_sg(j, conf, peer, v6));
 	TRY(judge_nacl(j, conf, v6));
 	return judge_route(j, conf, peer, r, v6);
@@ -221,6 +233,7 @@ static __always_inline enum reason judge_in(struct judge *j, const struct eni_co
 		return judge_in_internet(j, conf, r, v6);
 	peer = endpoint_find(j->slot, conf->vni, j->remote, v6);
 	TRY(judge_back(j, conf, peer, r, v6));
+	judge_led(j, peer, r);
 	TRY(judge_nacl(j, conf, v6));
 	return judge_sg(j, conf, peer, v6);
 }

@@ -16,14 +16,14 @@ static __always_inline enum reason port_fragment(struct pkt *p, const struct eni
 	return fragment_later(p, w, false, v6);
 }
 
-/* What crosses to a peer comes from a private IP of an ENI, an error too. */
+/* What crosses to a peer comes from an address of the VPC, an error too. */
 static __always_inline enum reason port_abroad(const struct pkt *p, const struct eni_conf *conf,
 					       const struct work *w, const bool v6)
 {
 	const struct nexthop *nh = nexthop_find(w->flow.nexthop);
 
 	if (!nh || nh->kind == NH_INTERNET || nh->vni == conf->vni ||
-	    endpoint_of_eni(p->slot, conf->vni, p->src, v6))
+	    route_inside(route_find(conf->routes, p->src, v6)))
 		return REASON_CONTINUE;
 	return REASON_NOT_PEERED;
 }

@@ -43,6 +43,7 @@ type flow struct {
 	opener    Direction // of the packets of the side that opened it
 	opening   service   // of its first packet
 	sender    identity  // the ENI to which it led last: so it does as long as nobody owns the remote address
+	foreign   bool      // because nobody owned it
 	state     State
 	admitted  bool // by the security groups, under onPolicyChange: keep
 	fin       map[Direction]bool
@@ -230,7 +231,7 @@ func (r *run) isOf(f *flow, e *api.ENI) bool {
 
 // judgeFlow asks for the verdict on a flow, whichever packet asks.
 func (r *run) judgeFlow(e *api.ENI, key flowKey, f *flow) verdict {
-	v := r.judge(e, key, asked{f.opener, f.opening, f.sender, r.isKept(e, key, f)})
+	v := r.judge(e, key, asked{f.opener, f.opening, f.sender, f.foreign, r.isKept(e, key, f)})
 	if v.reason == goOn && (v.peer == "") != key.internet {
 		v.reason = NoRoute // it would be another flow now
 	}
@@ -262,7 +263,7 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 		r.extend(f, key, r.now)
 	}
 	f.admitted = e.OnPolicyChange == api.Keep
-	f.rule, f.peer, f.nat, f.sender = v.rule, v.peer, v.nat, r.identity(v.peer)
+	f.rule, f.peer, f.nat, f.sender, f.foreign = v.rule, v.peer, v.nat, r.identity(v.peer), v.foreign
 	r.out.Rule = v.rule
 	if reason := r.step(e, f); reason != goOn {
 		if fresh {
@@ -360,7 +361,7 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 	if p.protocol == tcp && !onlySYN(p.flags) || p.isICMP() && isReply(p.typ, p.v6) {
 		return nil, NoFlow
 	}
-	v := r.judge(e, key, asked{r.dir, p.service(), sender, false})
+	v := r.judge(e, key, asked{r.dir, p.service(), sender, false, false})
 	if v.reason != goOn {
 		return nil, v.reason
 	}
@@ -371,7 +372,7 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 	f := &flow{
 		eni: e.Name, life: r.lives[e.Name].number, opener: r.dir, opening: p.service(), sender: r.identity(v.peer),
 		state: Opening, fin: map[Direction]bool{}, seq: map[Direction]uint32{r.dir: p.seq},
-		rule: v.rule, peer: v.peer, nat: v.nat, admitted: e.OnPolicyChange == api.Keep,
+		rule: v.rule, peer: v.peer, nat: v.nat, foreign: v.foreign, admitted: e.OnPolicyChange == api.Keep,
 		packets: map[Direction]int{r.dir: 1}, bytes: map[Direction]int{r.dir: len(p.frame)},
 		evaluated: r.revision,
 	}

@@ -63,6 +63,8 @@ const (
 	VXLANNoENI    Reason = "VXLAN_NO_ENI"
 	VXLANSender   Reason = "VXLAN_SENDER"
 	RouteLoop     Reason = "ROUTE_LOOP"
+	NotPeered     Reason = "NOT_PEERED"
+	NoTransit     Reason = "NO_TRANSIT"
 )
 
 // Direction is seen from the ENI.
