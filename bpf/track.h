@@ -397,7 +397,7 @@ static __always_inline void track_settle(struct work *w, const struct nexthop *n
 static __always_inline bool nexthop_still(const struct nexthop *nh, const struct flow *f)
 {
 	return nh->generation == f->nexthop_generation ||
-	       ((f->flags & FLOW_FOREIGN) && f->nexthop_generation >= nh->since);
+	       ((f->flags & FLOW_FOREIGN) && nh->since && f->nexthop_generation >= nh->since);
 }
 
 /*

@@ -82,6 +82,7 @@ type vpc struct {
 
 	memberHashes map[string][32]byte
 
+	present   bool           // it has an ENI here
 	peers     []string       // VPCs, by name: both have a route to each other
 	peerCIDRs []netip.Prefix // of all VPCs to which it has a route: no place of the internet
 }
@@ -168,6 +169,7 @@ func (c *compiler) survey() {
 		v := obj.VPCOf(e)
 		if c.vpcByName[v.Name] == nil {
 			c.vpcs = append(c.vpcs, c.newVPC(v))
+			c.vpcByName[v.Name].present = true
 		}
 	}
 	slices.SortFunc(c.vpcs, func(a, b *vpc) int { return strings.Compare(a.obj.Name, b.obj.Name) })
@@ -256,7 +258,8 @@ func (c *compiler) byAge() []*api.ENI {
 	return append(old, fresh...)
 }
 
-// addVPC adds what this host must know of a VPC: where its addresses are, and who may send them.
+// addVPC adds what this host must know of a VPC: where its addresses are and, if it is present, who may
+// send to it.
 func (c *compiler) addVPC(v *vpc) {
 	vni := v.obj.VNI
 	for _, s := range v.subnets {
@@ -276,17 +279,22 @@ func (c *compiler) addVPC(v *vpc) {
 		}
 		if host := c.Objects.HostOf(e); host != "" && host != c.Host {
 			hop.VTEP = c.Objects.Hosts[host].VTEP
-			vteps[hop.VTEP] = true
+			vteps[hop.VTEP] = v.present
 		}
 		c.out.NextHops = append(c.out.NextHops, hop)
-		c.out.MACs = append(c.out.MACs, c.mac(v, e, slot.Index))
+		if v.present {
+			c.out.MACs = append(c.out.MACs, c.mac(v, e, slot.Index))
+		}
 		for _, ip := range e.IPs {
 			c.out.Endpoints = append(c.out.Endpoints, Endpoint{
 				VNI: vni, Addr: ip, NextHop: slot.Index, GroupSet: v.setOf[e.Name],
 			})
 		}
 	}
-	for addr := range vteps {
+	for addr, sends := range vteps {
+		if !sends {
+			continue
+		}
 		c.out.VTEPs = append(c.out.VTEPs, VTEP{VNI: vni, Addr: addr})
 	}
 }

@@ -94,7 +94,7 @@ func (r *run) overlaySender(e *api.ENI, vtep netip.Addr) (identity, Reason) {
 	if !owns(sender, r.p.src) && sender.SourceDestCheck && len(sender.AllowedAddresses) == 0 {
 		return identity{}, VXLANSender
 	}
-	return identify(r.vpcOf(sender), sender), goOn
+	return r.identify(sender), goOn
 }
 
 // overlay: a packet that the VXLAN device has decapsulated.

@@ -19,21 +19,25 @@ type verdict struct {
 	foreign bool
 }
 
-// identity is that of an ENI, wherever it is: itself, and its addresses.
-type identity struct{ name, itself, ips string }
+// identity is that of an ENI, wherever it is: itself, since when the host knows it, and its addresses.
+type identity struct {
+	name, itself string
+	known        int
+	ips          string
+}
 
-func identify(vpc *api.VPC, e *api.ENI) identity {
+func (m *Model) identify(e *api.ENI) identity {
 	var ips []byte
 	for _, ip := range slices.SortedFunc(slices.Values(e.IPs), netip.Addr.Compare) {
 		ips = append(ip.AppendTo(ips), ' ')
 	}
-	return identity{e.Name, e.UID + "@" + vpc.Name, string(ips)}
+	return identity{e.Name, e.UID + "@" + m.vpcOf(e).Name, m.known[e.Name], string(ips)}
 }
 
 // identity of the ENI of a name; the zero one if there is none.
 func (m *Model) identity(name string) identity {
 	if e := m.objs.ENIs[name]; e != nil {
-		return identify(m.vpcOf(e), e)
+		return m.identify(e)
 	}
 	return identity{}
 }
@@ -216,8 +220,8 @@ func (m *Model) still(id identity, anyAddress bool) string {
 	if e == nil {
 		return nobody
 	}
-	now := identify(m.vpcOf(e), e)
-	if now.itself != id.itself || !anyAddress && now.ips != id.ips {
+	now := m.identify(e)
+	if now.itself != id.itself || now.known == 0 || now.known != id.known || !anyAddress && now.ips != id.ips {
 		return nobody
 	}
 	return id.name

@@ -130,6 +130,16 @@ func (m *Model) vtepOf(e *api.ENI) netip.Addr {
 	return m.objs.Hosts[m.objs.Instances[e.Attachment.Instance].Host].VTEP
 }
 
+// isKnown tells whether the host knows the ENIs of a VPC: it has one of them, or one of a peer.
+func (m *Model) isKnown(vpc *api.VPC) bool {
+	for _, e := range m.objs.ENIs {
+		if m.isLocal(e) && (m.vpcOf(e) == vpc || m.arePeers(m.vpcOf(e), vpc)) {
+			return true
+		}
+	}
+	return false
+}
+
 // isSomewhere tells whether packets to an ENI have a way at all.
 func (m *Model) isSomewhere(e *api.ENI) bool { return e != nil && e.Attachment != nil }
 

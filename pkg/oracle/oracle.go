@@ -153,6 +153,7 @@ type Model struct {
 	objs     *api.Objects
 	revision int
 	lives    map[string]life
+	known    map[string]int // ENI of a VPC that is here, or of a peer of one: the revision since when
 	unready  map[string]bool
 	flows    map[flowKey]*flow
 	firsts   map[fragmentSlot]*firstSeen
@@ -201,6 +202,16 @@ func (m *Model) Set(objs *api.Objects) {
 		lives[name] = l
 	}
 	m.lives = lives
+	known := map[string]int{}
+	for name, e := range objs.ENIs {
+		if !m.isKnown(m.vpcOf(e)) {
+			continue
+		}
+		if known[name] = m.known[name]; known[name] == 0 {
+			known[name] = m.revision
+		}
+	}
+	m.known = known
 }
 
 // SetReady closes and opens an ENI, as before and after its device exists.

@@ -73,7 +73,7 @@ func (r *run) ipFromENI(e *api.ENI) Reason {
 	if r.isLocal(peer) {
 		r.end(Delivered)
 		r.enter(peer.Name, In)
-		return r.toENI(peer, arrival{sender: identify(r.vpcOf(e), e)})
+		return r.toENI(peer, arrival{sender: r.identify(e)})
 	}
 	return r.toOverlay(e, peer)
 }
