@@ -194,4 +194,6 @@ func (r *revision) checkPeerings() {
 	}
 }
 
-func (r *revision) vpcNameOf(d *document) string { return r.objects.Subnets[d.Object.(*ENI).Subnet].VPC }
+func (r *revision) vpcNameOf(d *document) string {
+	return r.objects.Subnets[d.Object.(*ENI).Subnet].VPC
+}

@@ -202,6 +202,14 @@ func (p *packet) key(dir Direction, vni uint32, transit string, internet bool) f
 	return k
 }
 
+// way names where a connection leads, for statistics.
+func (k flowKey) way(v verdict) string {
+	if k.transit != "" {
+		return strings.TrimSpace("transit " + v.way)
+	}
+	return v.way
+}
+
 // service of the packet itself.
 func (p *packet) service() service {
 	return service{
@@ -264,7 +272,7 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 	}
 	f.admitted = e.OnPolicyChange == api.Keep
 	f.rule, f.peer, f.nat, f.sender, f.foreign = v.rule, v.peer, v.nat, r.identity(v.peer), v.foreign
-	r.out.Rule = v.rule
+	r.out.Rule, r.out.Way = v.rule, key.way(v)
 	if reason := r.step(e, f); reason != goOn {
 		if fresh {
 			judged := r.now + r.timeout(f, key.protocol)
@@ -378,7 +386,7 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 	}
 	r.extend(f, key, r.now)
 	r.flows[key] = f
-	r.out.Rule = v.rule
+	r.out.Rule, r.out.Way = v.rule, key.way(v)
 	return f, goOn
 }
 

@@ -17,6 +17,7 @@ type verdict struct {
 	nat    netip.Addr // the EIP of the local side, if the other one is on the internet
 	// foreign: nobody has the address of the other side, so it leads to who sent from it.
 	foreign bool
+	way     string // what the routes said
 }
 
 // identity is that of an ENI, wherever it is: itself, since when the host knows it, and its addresses.
@@ -108,14 +109,14 @@ func (m *Model) judgeOut(e *api.ENI, k flowKey, by asked) verdict {
 	if !m.aclAllows(e, Out, k.remote, by.what) {
 		return verdict{reason: NACLDenied}
 	}
-	v := m.way(e, k, by.what)
-	v.rule = rule
+	h := m.route(e, k.out(by.what))
+	v := m.way(e, k, h)
+	v.rule, v.way = rule, h.String()
 	return v
 }
 
 // way: where a connection goes that the ENI opens.
-func (m *Model) way(e *api.ENI, k flowKey, what service) verdict {
-	h := m.route(e, k.out(what))
+func (m *Model) way(e *api.ENI, k flowKey, h hop) verdict {
 	switch h.to {
 	case toVPC, toENI:
 		peer := m.objs.ENIs[h.eni]
@@ -159,8 +160,7 @@ func (m *Model) way(e *api.ENI, k flowKey, what service) verdict {
 
 // wayBack: where the answers go to what came from the VPC or a peer. To a peer by the address; else through the ENI
 // that the routes name, to who has the address, or to who has sent it.
-func (m *Model) wayBack(e *api.ENI, k flowKey, by asked) verdict {
-	h := m.route(e, k.answers())
+func (m *Model) wayBack(e *api.ENI, k flowKey, by asked, h hop) verdict {
 	sender := m.objs.ENIs[m.still(by.sender, by.foreign)]
 	vpc := m.vpcOf(e)
 	if sender != nil && m.vpcOf(sender) != vpc || sender == nil && h.to == toPeer {
@@ -199,8 +199,12 @@ func (m *Model) judgeIn(e *api.ENI, k flowKey, by asked) verdict {
 			return verdict{reason: NoEIP}
 		}
 		v = verdict{nat: eip}
-	} else if v = m.wayBack(e, k, by); v.reason != goOn {
-		return v
+	} else {
+		h := m.route(e, k.answers())
+		if v = m.wayBack(e, k, by, h); v.reason != goOn {
+			return v
+		}
+		v.way = h.String()
 	}
 	if !m.aclAllows(e, In, k.remote, by.what) {
 		return verdict{reason: NACLDenied}

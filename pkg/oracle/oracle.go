@@ -145,6 +145,7 @@ type Outcome struct {
 	Packet    []byte  // as it leaves, unless dropped
 	Counts    []Count
 	Follows   string // what another packet vouches for: "fragment", "error"
+	Way       string // what the routes said last: "local", "eni", "vpc by policy", "transit local"...
 }
 
 // Model is one host, its objects and its flows.

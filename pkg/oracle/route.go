@@ -27,6 +27,16 @@ type hop struct {
 	to  target
 	eni string   // toENI
 	vpc *api.VPC // toPeer
+
+	policy bool // a policy route says so
+}
+
+// String names it for statistics.
+func (h hop) String() string {
+	if h.policy {
+		return string(h.to) + " by policy"
+	}
+	return string(h.to)
 }
 
 // path is a packet as the routes see it.
@@ -51,7 +61,9 @@ func (m *Model) route(e *api.ENI, p path) hop {
 	}
 	for _, r := range e.PolicyRoutes {
 		if m.policyMatches(vpc, &r, p) {
-			return m.hop(vpc, r.Target)
+			h := m.hop(vpc, r.Target)
+			h.policy = true
+			return h
 		}
 	}
 	best, bits := hop{}, -1

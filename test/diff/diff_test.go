@@ -101,7 +101,10 @@ func TestDifferential(t *testing.T) {
 	took := time.Since(begin)
 	t.Logf("%d packets in %d worlds, %.0f per second", sent.Load(), next.Load()-l.seed, float64(sent.Load())/took.Seconds())
 	t.Logf("%v", became)
-	for _, what := range []seen{{oracle.Delivered, "fragment"}, {oracle.Delivered, "error"}, {oracle.TCPWindow, ""}, {oracle.StrayND, ""}} {
+	for _, what := range []seen{{oracle.Delivered, "fragment"}, {oracle.Delivered, "error"}, {oracle.TCPWindow, ""}, {oracle.StrayND, ""},
+		{oracle.Delivered, "way eni"}, {oracle.Delivered, "way vpc"}, {oracle.Delivered, "way eni by policy"}, {oracle.Delivered, "way internet by policy"},
+		{oracle.Delivered, "way vpc by policy"}, {oracle.Delivered, "way transit local"}, {oracle.Delivered, "way transit eni"}, {oracle.Delivered, "way transit vpc"},
+		{oracle.NotPeered, ""}, {oracle.NoTransit, ""}, {oracle.RouteLoop, ""}} {
 		if sent.Load() > 100_000 && became[what] == 0 {
 			t.Errorf("no packet of %d was %s", sent.Load(), what)
 		}

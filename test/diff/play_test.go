@@ -207,7 +207,9 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 	}
 	p.sent++
 	out = p.model.Packet(s.From, s.Frame, p.now)
-	p.seen[seen{out.Reason, out.Follows}]++
+	if p.seen[seen{out.Reason, out.Follows}]++; out.Reason == oracle.Delivered && out.Follows == "" {
+		p.seen[seen{out.Reason, "way " + out.Way}]++
+	}
 	return p.compareOutcome(s, out, got), out, nil
 }
 
