@@ -69,43 +69,61 @@ func (r *Run) Missing(subject string, params Params, format string, args ...any)
 	r.Say("%-14s %-40s not measured: %s", subject, params, gap.Reason)
 }
 
+// FrameSubject is the subject of what a measurement costs by itself.
+const FrameSubject = "frame"
+
 // Contender is one of several that are measured in turn.
 type Contender struct {
 	Subject string
 	Params  Params
 	Measure func(ctx context.Context) (float64, error) // one round
+	Frame   Frame                                      // of its own, instead of the common one
 }
 
 // Frame is what a measurement costs that does nothing: the wrapper, the loop. It is measured in each round like a
-// contender, recorded as subject "frame", and its median is subtracted from everybody's values.
+// contender, recorded as FrameSubject, and its median is subtracted from the contender's values.
 type Frame func(ctx context.Context) (float64, error)
 
 // InTurn measures contenders round by round, every second round in reverse, after one that does not count, and
-// records a result for each, in their order. frame may be nil.
+// records a result for each, in their order. frame, which all share, may be nil.
 func (r *Run) InTurn(ctx context.Context, metric Metric, frame Frame, contenders []Contender) ([]*Result, error) {
-	all := contenders
+	var all []Contender
+	frameOf := make([]int, len(contenders)) // index in all; -1 = none
 	if frame != nil {
-		all = append([]Contender{{Subject: "frame", Params: contenders[0].Params, Measure: frame}}, contenders...)
+		all = append(all, Contender{Subject: FrameSubject, Params: Params{"of": "all"}, Measure: frame})
 	}
-	values, err := r.rounds(ctx, all)
+	for i, c := range contenders {
+		switch {
+		case c.Frame != nil:
+			frameOf[i] = len(all)
+			all = append(all, Contender{Subject: FrameSubject, Params: c.Params, Measure: c.Frame})
+		case frame == nil:
+			frameOf[i] = -1
+		}
+	}
+	frames := len(all)
+	values, err := r.rounds(ctx, append(all, contenders...))
 	if err != nil {
 		return nil, err
 	}
-	if frame != nil {
-		r.Record(Result{Subject: "frame", Params: all[0].Params, Metric: metric, Values: values[0]})
-		own := Median(values[0])
-		values = values[1:]
-		for _, of := range values {
-			for i := range of {
-				of[i] -= own
-			}
-		}
+	for i := range frames {
+		r.Record(Result{Subject: FrameSubject, Params: all[i].Params, Metric: metric, Values: values[i]})
 	}
 	var results []*Result
 	for i, c := range contenders {
-		results = append(results, r.Record(Result{Subject: c.Subject, Params: c.Params, Metric: metric, Values: values[i]}))
+		own := values[frames+i]
+		if frameOf[i] >= 0 {
+			subtract(own, Median(values[frameOf[i]]))
+		}
+		results = append(results, r.Record(Result{Subject: c.Subject, Params: c.Params, Metric: metric, Values: own}))
 	}
 	return results, nil
+}
+
+func subtract(values []float64, n float64) {
+	for i := range values {
+		values[i] -= n
+	}
 }
 
 // rounds measures all in turn and returns the values of each.

@@ -223,7 +223,7 @@ static __always_inline void flow_write(struct flow_line *line, __u32 i, const vo
 		body->bytes[DIR_OUT] = body->bytes[DIR_IN] = 0;
 		body->packets[flow->dir & 1] = flow->packets;
 		body->bytes[flow->dir & 1] = flow->bytes;
-		flow_seq(body)[flow->dir & 1] = flow->tcp_seq;
+		flow_seq(body)[flow->dir & 1] = flow->opening;
 		flow_seq(body)[~flow->dir & 1] = 0; /* not what another flow left here */
 	}
 	body->eni = flow->eni;

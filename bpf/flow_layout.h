@@ -70,7 +70,8 @@ struct flow_slot4 {
 	struct flow_key4 key;
 	__u8 nat[4];
 	__u8 pad[4];
-	__u16 seq[2]; /* TCP, by direction of the sender: upper half of its last number */
+	__u16 seq[2]; /* by direction of the sender: TCP: upper half of its last number; ICMP: the
+		       * code of its request */
 	struct flow_body body;
 };
 

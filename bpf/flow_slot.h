@@ -25,7 +25,7 @@ struct flow {
 	__u8 dir; /* of a new connection's first packet, with what it counts: enum direction */
 	__u32 packets;
 	__u32 bytes;
-	__u32 tcp_seq; /* upper half of its number */
+	__u32 opening; /* TCP: upper half of its number; ICMP: the code of the request */
 	__u32 seen; /* set by flow_find; flow_insert: 0 = a new connection, else the found one goes on */
 	__u8 nat[16]; /* the EIP of the local address; IPv4 in the first four bytes */
 };
@@ -179,7 +179,7 @@ static __always_inline __u32 flow_copy(void *slot, struct flow *flow, const bool
 	flow->dir = 0;
 	flow->packets = 0;
 	flow->bytes = 0;
-	flow->tcp_seq = 0;
+	flow->opening = 0;
 	bits = flow->eni | flow->incarnation | flow->generation | flow->nexthop |
 	       flow->nexthop_generation | flow->rule | flow->reason;
 #pragma clang loop unroll(full)

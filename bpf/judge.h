@@ -20,12 +20,13 @@ struct judge {
 	__u8 dir; /* of the opening packet */
 	__u8 internet; /* DIR_IN: the packet came from the internet */
 	__u8 transit; /* the local address is not the ENI's own */
-	__u8 error; /* an ICMP error, which belongs to a flow: only network ACLs judge it */
+	__u8 packet; /* one of a flow that may differ from its others: only network ACLs judge it */
 	__u8 pad[3];
 	__u8 local[16];
 	__u8 remote[16];
 	/* what is answered */
-	__u32 rule; /* of the security groups */
+	__u32 rule; /* id of the deciding rule of the security groups, 0 = none matched or none was asked */
+	__u32 nacl_rule; /* the same of the network ACL, for the packet that is asked about */
 	__u32 nexthop; /* towards the remote side */
 	__u8 same_subnet;
 	__u8 reply_denied; /* by the network ACL */
@@ -66,16 +67,17 @@ static __always_inline enum reason judge_nacl(struct judge *j, const struct eni_
 					      const bool v6)
 {
 	bool in = j->dir == DIR_IN;
-	__u32 rule;
+	__u32 reply_rule;
 
+	j->nacl_rule = 0;
 	j->reply_denied = 0;
 	if (!(conf->flags & ENI_NACL) || j->same_subnet)
 		return REASON_CONTINUE;
 	if (!ruleset_allows(in ? conf->nacl_in : conf->nacl_out, j->remote, 0, j->protocol, j->port,
-			    &rule, v6))
+			    &j->nacl_rule, v6))
 		return REASON_NACL_DENIED;
 	j->reply_denied = !ruleset_allows(in ? conf->nacl_out : conf->nacl_in, j->remote, 0,
-					  j->protocol, j->reply_port, &rule, v6);
+					  j->protocol, j->reply_port, &reply_rule, v6);
 	return REASON_CONTINUE;
 }
 
@@ -254,8 +256,8 @@ static __always_inline enum reason judge_local(const struct judge *j, const stru
 	return j->internet ? REASON_NO_ENDPOINT : REASON_NO_TRANSIT;
 }
 
-static __always_inline enum reason judge_error(struct judge *j, const struct eni_conf *conf,
-					       const bool v6)
+static __always_inline enum reason judge_packet(struct judge *j, const struct eni_conf *conf,
+						const bool v6)
 {
 	j->same_subnet = same_subnet(conf, j->remote, v6);
 	return judge_nacl(j, conf, v6);
@@ -268,9 +270,10 @@ static __always_inline enum reason judge_flow(struct judge *j, const bool v6)
 
 	if (!conf)
 		return REASON_NOT_READY;
-	if (j->error)
-		return judge_error(j, conf, v6);
+	if (j->packet)
+		return judge_packet(j, conf, v6);
 	j->rule = 0;
+	j->nacl_rule = 0;
 	j->foreign = 0;
 	j->nexthop = NEXTHOP_NONE;
 	__builtin_memset(j->eip, 0, sizeof(j->eip)); /* that of another packet */

@@ -106,6 +106,10 @@ MAP(services, BPF_MAP_TYPE_LPM_TRIE, struct service_key, __u32, 1 << 20, BPF_F_N
 /* (rule set, class of peer, class of service) -> verdict. Miss = denied. */
 MAP(verdicts, BPF_MAP_TYPE_HASH, struct verdict_key, struct verdict, 1 << 22, BPF_F_NO_PREALLOC);
 
+/* Rule id -> how many connections the rule has decided: allowed by a security group, allowed or denied
+ * by a network ACL. Counted when a connection is judged (track.h), read by the CLI through a mapping. */
+MAP(rule_hits, BPF_MAP_TYPE_ARRAY, __u32, __u64, MAX_RULES, BPF_F_MMAPABLE);
+
 /* Written by the programs (count.h), read by CLI and metrics. */
 MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, MAX_ENIS * 2 * MAX_REASONS, 0);
 

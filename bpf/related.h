@@ -69,7 +69,6 @@ static __always_inline enum reason quote_flow(struct pkt *p, struct work *w, str
 	p->dir = !p->dir;
 	w->dir = p->dir;
 	w->protocol = p->protocol;
-	w->icmp_type = p->icmp_type;
 	w->related = 1;
 	return track_flow(p, w, class_bits & CLASS_TRANSIT ? p->eni : w->vni, class_bits, v6);
 }
@@ -84,7 +83,7 @@ static __always_inline enum reason related_nacl(const struct pkt *p, struct work
 	j->eni = p->eni;
 	j->protocol = p->protocol;
 	j->dir = p->dir;
-	j->error = 1;
+	j->packet = 1;
 	j->port = p->icmp_type << 8 | p->icmp_code;
 	addr_copy(j->remote, out ? p->dst : p->src, v6);
 	return v6 ? judge6(j) : judge4(j);

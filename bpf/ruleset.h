@@ -37,28 +37,27 @@ static __always_inline __u32 group_class(__u32 ruleset, __u32 group_set)
 
 /*
  * Is it allowed? `port` is the destination port of the opening packet, or its ICMP type and code.
- * Address and groups of the peer are classified apart: a rule that names either allows. `rule`
- * becomes the ordinal of the deciding rule, 0 = none matches.
+ * Address and groups of the peer are classified apart: of two rules that match, the first of the set
+ * decides. `rule` becomes its id, 0 = none matches, or it has none.
  */
 static __always_inline bool ruleset_allows(__u32 ruleset, const __u8 *peer, __u32 group_set,
 					   __u8 protocol, __u16 port, __u32 *rule, const bool v6)
 {
 	const struct verdict *by_addr, *by_group;
-	__u32 service = service_class(ruleset, protocol, port);
-	bool allow = false;
+	__u32 service = service_class(ruleset, protocol, port), word = 0;
 
 	*rule = 0;
 	if (!service)
 		return false;
 	by_addr = verdict_find(ruleset, peer_class(ruleset, peer, v6), service);
 	if (by_addr) {
+		word = by_addr->word;
 		*rule = by_addr->rule;
-		allow = by_addr->allow;
 	}
 	by_group = verdict_find(ruleset, group_class(ruleset, group_set), service);
-	if (by_group && (!*rule || by_group->rule < *rule)) {
+	if (by_group && (!word || by_group->word < word)) {
+		word = by_group->word;
 		*rule = by_group->rule;
-		allow = by_group->allow;
 	}
-	return allow;
+	return word & 1;
 }

@@ -116,13 +116,24 @@ struct work {
 	__u8 dir;
 	__u8 protocol;
 	__u8 tcp_flags;
-	__u8 icmp_type;
+	__u16 icmp_code; /* of a query; CODE_ALLOWED */
 	/* answered by flow_hit */
-	__u32 stale; /* the flow was judged under another configuration or next hop */
+	__u32 stale; /* enum stale */
 	struct flow flow; /* a copy of the packet's flow, or the one to be made */
 	struct flow_key4 key4; /* the flow that is looked for */
 	struct flow_key6 key6;
 	struct judge judge;
+};
+
+/* Why the packet must be judged before its flow lets it pass. */
+enum stale {
+	STALE_NOT = 0,
+	STALE_FLOW = 1, /* the flow was judged under another configuration or next hop */
+	STALE_CODE = 2, /* an ICMP answer with a code, which the flow's verdict does not know */
+};
+
+enum icmp_code_flag {
+	CODE_ALLOWED = 1 << 8, /* the network ACL was asked about an answer with this code */
 };
 
 MAP(works, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct work, 1, 0);
@@ -150,7 +161,7 @@ static __always_inline struct work *work_of(const struct pkt *p, const struct en
 	w->dir = p->dir;
 	w->protocol = p->protocol;
 	w->tcp_flags = p->tcp_flags;
-	w->icmp_type = p->icmp_type;
+	w->icmp_code = p->icmp_code;
 	return w;
 }
 
@@ -182,24 +193,54 @@ static __always_inline bool tcp_near(__u16 a, __u16 b)
  * Where each direction is: where its sender has come to in small steps, or what the other side says
  * to have received, which nobody else can move. A RST from elsewhere was not sent by the peer. To a
  * SYN it must acknowledge the SYN (RFC 9293 §3.10.7.3); what answered before that was unheard.
+ * A SYN begins at any number, also when a side that forgot its first one tries again.
  */
-static __always_inline enum reason tcp_follow(const struct work *w, __u16 *seq, bool opening,
-					      bool opener)
+static __always_inline enum reason tcp_follow(const struct work *w, __u16 *seq,
+					      const struct flow *f, bool opener)
 {
 	volatile __u16 *mine = &seq[w->dir & 1], *other = &seq[~w->dir & 1];
-	bool unheard = opening && !opener, acks = w->tcp_flags & TCP_ACK;
+	bool opening = f->state == FLOW_OPENING, acks = w->tcp_flags & TCP_ACK;
+	bool unanswered = opening && !(f->flags & FLOW_ANSWERED);
 	__u16 now = *mine;
 
 	if (w->tcp_flags & TCP_RST) {
-		if (unheard)
+		if (unanswered && !opener)
 			return acks && tcp_near(w->tcp_ack, *other) ? REASON_CONTINUE :
 								      REASON_TCP_WINDOW;
 		return tcp_near(w->tcp_seq, now) ? REASON_CONTINUE : REASON_TCP_WINDOW;
 	}
-	if (w->tcp_seq != now && (opening || tcp_near(w->tcp_seq, now)))
+	if (w->tcp_seq != now &&
+	    (unanswered || (opening && (w->tcp_flags & TCP_SYN)) || tcp_near(w->tcp_seq, now)))
 		*mine = w->tcp_seq;
 	if (acks && !tcp_near(w->tcp_ack, *other))
 		*other = w->tcp_ack;
+	return REASON_CONTINUE;
+}
+
+/*
+ * What a packet does to a half-open flow: the other side answers, and when the opener is heard again
+ * both know of each other. Who sends from an address that is not his does not hear the answer: of
+ * TCP's opener only a packet counts that acknowledges it.
+ */
+static __always_inline enum reason flow_shake(const struct work *w, const __u16 *seq, bool opener,
+					      __u8 *state, __u8 *flags)
+{
+	bool tcp = w->protocol == PROTO_TCP, answered = *flags & FLOW_ANSWERED;
+
+	if (tcp && (w->tcp_flags & TCP_RST))
+		return REASON_CONTINUE;
+	if (!opener) {
+		if (!tcp || (w->tcp_flags & TCP_SYN))
+			*flags |= FLOW_ANSWERED;
+		else if (!answered && !tcp_challenges(w->tcp_flags))
+			return REASON_NO_FLOW;
+		return REASON_CONTINUE;
+	}
+	if (!answered || (tcp && !(w->tcp_flags & TCP_ACK)))
+		return REASON_CONTINUE;
+	if (tcp && !tcp_near(w->tcp_ack, *(const volatile __u16 *)&seq[~w->dir & 1]))
+		return REASON_TCP_WINDOW;
+	*state = FLOW_ESTABLISHED;
 	return REASON_CONTINUE;
 }
 
@@ -210,21 +251,19 @@ static __always_inline enum reason flow_step(const struct work *w, struct flow_r
 	bool opener = (w->dir == DIR_IN) == !!(f->flags & FLOW_OPENED_BY_PEER);
 	__u8 state = f->state, flags = f->flags;
 
-	if (!opener && (flags & FLOW_REPLY_DENIED))
+	if (!opener && (flags & FLOW_REPLY_DENIED) && !(w->icmp_code & CODE_ALLOWED))
 		return REASON_NACL_DENIED;
-	if (state == FLOW_OPENING && !opener) {
-		if (w->protocol != PROTO_TCP || (w->tcp_flags & (TCP_SYN | TCP_RST)))
-			state = FLOW_ESTABLISHED;
-		else if (!tcp_challenges(w->tcp_flags))
-			return REASON_NO_FLOW;
-	}
+	if (state == FLOW_OPENING)
+		TRY(flow_shake(w, flow_seq(ref->body), opener, &state, &flags));
 	if (w->protocol == PROTO_TCP) {
-		TRY(tcp_follow(w, flow_seq(ref->body), f->state == FLOW_OPENING, opener));
+		TRY(tcp_follow(w, flow_seq(ref->body), f, opener));
 		if (w->tcp_flags & TCP_FIN)
 			flags |= w->dir == DIR_OUT ? FLOW_FIN_OUT : FLOW_FIN_IN;
 		if ((w->tcp_flags & TCP_RST) ||
-		    (flags & (FLOW_FIN_OUT | FLOW_FIN_IN)) == (FLOW_FIN_OUT | FLOW_FIN_IN))
+		    (flags & (FLOW_FIN_OUT | FLOW_FIN_IN)) == (FLOW_FIN_OUT | FLOW_FIN_IN)) {
+			flags |= state == FLOW_OPENING ? FLOW_REFUSED : 0;
 			state = FLOW_CLOSING;
+		}
 	}
 	if ((state != f->state || flags != f->flags) && !flow_advance(ref, state, flags))
 		return REASON_FLOW_BUSY;
@@ -252,12 +291,38 @@ static __always_inline bool flow_came_home(const struct work *w, const bool v6)
 }
 
 /*
+ * A request of ICMP belongs to a flow only if it has the code of the one that opened it; another one
+ * is asked about like a new connection.
+ */
+static __always_inline enum reason icmp_code(struct work *w, const struct flow_ref *ref)
+{
+	__u32 opener = w->flow.flags & FLOW_OPENED_BY_PEER ? DIR_IN : DIR_OUT;
+	const void *control = ref->control;
+	__u32 code = *(const volatile __u16 *)&flow_seq(ref->body)[opener];
+
+	w->flow.opening = code;
+	if ((flow_load(control + flow_zero(code)) ^ ref->seen) >> FLOW_VERSION_SHIFT)
+		return REASON_FLOW_BUSY;
+	return w->dir == opener && w->icmp_code != code && !w->related ? REASON_NO_FLOW :
+									 REASON_CONTINUE;
+}
+
+/* An answer with a code, about which the network ACL was not asked yet. */
+static __always_inline bool icmp_code_unknown(const struct work *w)
+{
+	bool opener = (w->dir == DIR_IN) == !!(w->flow.flags & FLOW_OPENED_BY_PEER);
+
+	return !opener && w->icmp_code && !(w->icmp_code & CODE_ALLOWED);
+}
+
+/*
  * The packet's flow, if it is this incarnation's, copied to w->flow: CONTINUE, NO_FLOW, or why the
  * flow drops it. A SYN may open a connection again whose old one is closing (RFC 9293 §3.6.1).
  * A stale flow is left as it is: its verdict must be asked for first.
  */
 static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 {
+	bool icmp = w->protocol == (v6 ? PROTO_ICMPV6 : PROTO_ICMP);
 	const struct nexthop *nh;
 	struct flow_ref ref;
 
@@ -270,6 +335,8 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 	if (w->protocol == PROTO_TCP && w->flow.state == FLOW_CLOSING && tcp_opens(w->tcp_flags) &&
 	    !w->related)
 		return REASON_NO_FLOW;
+	if (icmp)
+		TRY(icmp_code(w, &ref));
 	nh = nexthop_find(w->flow.nexthop);
 	w->stale = w->flow.generation != w->generation || !nh ||
 		   (w->flow.state == FLOW_BLOCKED ?
@@ -282,6 +349,10 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 		return w->flow.reason;
 	if (w->related)
 		return REASON_CONTINUE;
+	if (icmp && icmp_code_unknown(w)) {
+		w->stale = STALE_CODE;
+		return REASON_CONTINUE;
+	}
 	TRY(flow_step(w, &ref));
 	flow_touch(&ref, w->now, w->dir, w->packets, w->bytes, &w->idle);
 	return REASON_CONTINUE;
@@ -349,15 +420,51 @@ static __always_inline enum reason track_may_open(const struct pkt *p, const boo
 	return REASON_CONTINUE;
 }
 
-/* Asks for the verdict on the connection, opened in direction `dir`. */
-static __always_inline enum reason track_judge(const struct pkt *p, struct judge *j, __u8 dir,
+/*
+ * Network ACLs judge each packet: an answer of ICMP with a code may differ from the others of its
+ * flow, for which the flow knows the verdict.
+ */
+static __always_inline enum reason answer_nacl(struct work *w, const bool v6)
+{
+	__u8 request = v6 ? w->key6.remote_port : w->key4.remote_port;
+	struct judge *j = &w->judge;
+	enum reason reason;
+
+	if (!icmp_code_unknown(w))
+		return REASON_CONTINUE;
+	j->slot = w->slot;
+	j->eni = w->eni;
+	j->protocol = w->protocol;
+	j->dir = w->dir;
+	j->packet = 1;
+	j->port = icmp_answer(request, v6) << 8 | w->icmp_code;
+	addr_copy(j->remote, v6 ? w->key6.remote : w->key4.remote, v6);
+	reason = v6 ? judge6(j) : judge4(j);
+	if (reason == REASON_CONTINUE)
+		w->icmp_code |= CODE_ALLOWED;
+	return reason;
+}
+
+__noinline int answer4(struct work *w)
+{
+	return w ? answer_nacl(w, false) : REASON_HELPER;
+}
+
+__noinline int answer6(struct work *w)
+{
+	return w ? answer_nacl(w, true) : REASON_HELPER;
+}
+
+/* Asks for the verdict on the connection w->flow, opened in direction `dir`. */
+static __always_inline enum reason track_judge(const struct pkt *p, struct work *w, __u8 dir,
 					       __u32 class_bits, __u32 sender_nexthop,
 					       const bool v6)
 {
 	bool out = p->dir == DIR_OUT, opener = p->dir == dir;
+	struct judge *j = &w->judge;
 
 	j->slot = p->slot;
-	j->error = 0;
+	j->packet = 0;
 	j->eni = p->eni;
 	j->sender_nexthop = sender_nexthop;
 	j->protocol = p->protocol;
@@ -365,7 +472,7 @@ static __always_inline enum reason track_judge(const struct pkt *p, struct judge
 	j->internet = !!(class_bits & CLASS_INTERNET);
 	j->transit = !!(class_bits & CLASS_TRANSIT);
 	if (is_icmp(p, v6)) {
-		j->port = icmp_request(p->icmp_type, v6) << 8 | (opener ? p->icmp_code : 0);
+		j->port = icmp_request(p->icmp_type, v6) << 8 | w->flow.opening;
 		j->reply_port = icmp_answer(p->icmp_type, v6) << 8;
 	} else {
 		j->port = opener ? p->dport : p->sport;
@@ -374,6 +481,25 @@ static __always_inline enum reason track_judge(const struct pkt *p, struct judge
 	addr_copy(j->local, out ? p->src : p->dst, v6);
 	addr_copy(j->remote, out ? p->dst : p->src, v6);
 	return v6 ? judge6(j) : judge4(j);
+}
+
+/* A rule has decided one connection more. */
+static __always_inline void rule_hit(__u32 rule)
+{
+	__u64 *hits;
+
+	if (!rule)
+		return;
+	hits = bpf_map_lookup_elem(&rule_hits, &rule);
+	if (hits)
+		__sync_fetch_and_add(hits, 1);
+}
+
+/* Counts the rules of the last verdict, denials too. */
+static __always_inline void track_hits(const struct judge *j)
+{
+	rule_hit(j->rule);
+	rule_hit(j->nacl_rule);
 }
 
 /* Takes a verdict over into the flow. */
@@ -388,6 +514,16 @@ static __always_inline void track_settle(struct work *w, const struct nexthop *n
 	f->flags = (f->flags & ~(FLOW_REPLY_DENIED | FLOW_KEPT | FLOW_FOREIGN)) |
 		   (w->judge.reply_denied ? FLOW_REPLY_DENIED : 0) | (w->keep ? FLOW_KEPT : 0) |
 		   (w->judge.foreign ? FLOW_FOREIGN : 0);
+}
+
+/* An allowed packet wakes a blocked flow; a SYN begins it anew. */
+static __always_inline void track_revive(const struct pkt *p, struct flow *f)
+{
+	f->state = FLOW_ESTABLISHED;
+	if (p->protocol != PROTO_TCP || !tcp_opens(p->tcp_flags))
+		return;
+	f->state = FLOW_OPENING;
+	f->flags &= ~(FLOW_ANSWERED | FLOW_REFUSED | FLOW_FIN_OUT | FLOW_FIN_IN);
 }
 
 /*
@@ -417,7 +553,7 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 	if (!nh || !nexthop_still(nh, f))
 		sender = NEXTHOP_NONE; /* another ENI by now, maybe of another VPC */
 	w->judge.kept = w->keep && sender && (f->flags & FLOW_KEPT);
-	reason = track_judge(p, &w->judge, dir, class_bits, sender, v6);
+	reason = track_judge(p, w, dir, class_bits, sender, v6);
 	if (reason == REASON_CONTINUE) {
 		nh = nexthop_find(w->judge.nexthop);
 		if (!nh || nh->kind == NH_NONE)
@@ -430,12 +566,11 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 			track_settle(w, nh, v6);
 		return reason;
 	}
+	track_hits(&w->judge);
 	f->generation = w->generation;
 	if (reason == REASON_CONTINUE && nh) {
 		if (f->state == FLOW_BLOCKED)
-			f->state = p->protocol == PROTO_TCP && tcp_opens(p->tcp_flags) ?
-					   FLOW_OPENING :
-					   FLOW_ESTABLISHED;
+			track_revive(p, f);
 		track_settle(w, nh, v6);
 	} else {
 		f->state = FLOW_BLOCKED;
@@ -457,16 +592,20 @@ static __always_inline enum reason track_flow(const struct pkt *p, struct work *
 	TRY(track_find(p, w, scope, class_bits, v6));
 	if (!w->stale)
 		return REASON_CONTINUE;
-	TRY(track_again(p, w, class_bits, v6));
+	if (w->stale == STALE_FLOW)
+		TRY(track_again(p, w, class_bits, v6));
 	if (w->related)
 		return REASON_CONTINUE;
+	if (is_icmp(p, v6))
+		TRY(v6 ? answer6(w) : answer4(w));
 	TRY(track_find(p, w, scope, class_bits, v6));
 	if (!w->stale)
 		return REASON_CONTINUE;
 	/* Judged meanwhile by a packet of another revision: this one goes by its own verdict. */
 	w->flow.nexthop = w->judge.nexthop;
 	addr_copy(w->flow.nat, w->judge.eip, v6);
-	if (w->judge.reply_denied && (p->dir == DIR_IN) != !!(w->flow.flags & FLOW_OPENED_BY_PEER))
+	if (w->judge.reply_denied && !(w->icmp_code & CODE_ALLOWED) &&
+	    (p->dir == DIR_IN) != !!(w->flow.flags & FLOW_OPENED_BY_PEER))
 		return REASON_NACL_DENIED;
 	return REASON_CONTINUE;
 }
@@ -477,10 +616,15 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 {
 	struct flow *f = &w->flow;
 	const struct nexthop *nh;
+	enum reason reason;
 
 	TRY(track_may_open(p, v6));
 	w->judge.kept = 0;
-	TRY(track_judge(p, &w->judge, p->dir, class_bits, sender_nexthop, v6));
+	f->opening = is_icmp(p, v6) ? p->icmp_code : p->tcp_seq;
+	reason = track_judge(p, w, p->dir, class_bits, sender_nexthop, v6);
+	track_hits(&w->judge);
+	if (reason != REASON_CONTINUE)
+		return reason;
 	nh = nexthop_find(w->judge.nexthop);
 	if (!nh || nh->kind == NH_NONE)
 		return REASON_NO_NEXTHOP;
@@ -496,7 +640,6 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	f->dir = w->dir;
 	f->packets = w->packets;
 	f->bytes = w->bytes;
-	f->tcp_seq = w->tcp_seq;
 	track_settle(w, nh, v6);
 	track_key(p, w, scope, class_bits, v6);
 	return track_store(w, v6);

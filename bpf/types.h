@@ -23,6 +23,7 @@ enum limit {
 	MAX_ENDPOINTS = 1 << 20,
 	MAX_REASONS = 64, /* per ENI and direction, a power of two */
 	MAX_UPLINKS = 16,
+	MAX_RULES = 1 << 18, /* rules with an id; 0 is none */
 };
 
 /* Which way a packet crosses an ENI's port, seen from the ENI. */
@@ -267,8 +268,8 @@ struct verdict_key {
 };
 
 struct verdict {
-	__u32 allow; /* 1 = allow, 0 = deny */
-	__u32 rule; /* ordinal of the deciding rule in its set, from 1 */
+	__u32 word; /* ordinal of the deciding rule in its set, from 1, << 1 | allow: the lowest decides */
+	__u32 rule; /* its id on this host, index of rule_hits; 0 = it has none */
 };
 
 /* counters: index = (eni * 2 + direction) * MAX_REASONS + reason, per CPU. */
@@ -315,8 +316,8 @@ enum flow_icmp {
 
 enum flow_state {
 	FLOW_NONE = 0,
-	FLOW_OPENING = 1, /* only the opening side was heard */
-	FLOW_ESTABLISHED = 2, /* both sides were heard */
+	FLOW_OPENING = 1, /* half-open: the opener was not heard since it was answered */
+	FLOW_ESTABLISHED = 2, /* it was */
 	FLOW_CLOSING = 3, /* TCP: FIN or RST seen */
 	FLOW_BLOCKED = 4, /* denied by a later rule; kept so that an allow revives it */
 };
@@ -328,6 +329,8 @@ enum flow_flag {
 	FLOW_REPLY_DENIED = 1 << 3, /* the network ACL denies the packets that answer the opener */
 	FLOW_KEPT = 1 << 4, /* security groups admitted it under ENI_KEEP: they judge it no more */
 	FLOW_FOREIGN = 1 << 5, /* nobody had the peer's address: it leads to who sent from it */
+	FLOW_ANSWERED = 1 << 6, /* the other side was heard while it was half-open */
+	FLOW_REFUSED = 1 << 7, /* closed while half-open: worth no more than a half-open one */
 };
 
 #pragma clang diagnostic pop

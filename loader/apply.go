@@ -53,6 +53,9 @@ func (l *Loader) apply(ctx context.Context, st *compile.State, report *Report) e
 	if err != nil {
 		return err
 	}
+	if err := l.newRules(st); err != nil {
+		return err
+	}
 	if err := l.engine.prepare(p); err != nil {
 		return err
 	}
@@ -104,6 +107,21 @@ func (l *Loader) openPorts(report *Report, ports []*port, all devices) error {
 		report.ENIs[p.eni.Name] = p.status()
 	}
 	return l.lowerStrangers(ports, all)
+}
+
+// newRules clears the counters of ids that were given to other rules since the revision in force: none of
+// it counts there.
+func (l *Loader) newRules(st *compile.State) error {
+	now := l.engine.revision()
+	for _, rule := range st.RuleIDs {
+		if rule.Revision <= now {
+			continue
+		}
+		if err := l.maps.ZeroRuleHits(rule.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // newcomers lists the indexes that an incarnation takes that did not have them: its counters begin

@@ -155,7 +155,7 @@ func testState(revision uint64, n int) *compile.State {
 			Peers:    []compile.PeerClass{{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Class: 1}},
 			Services: []compile.ServiceClass{{Class: 1}},
 			Verdicts: []compile.Verdict{{Peer: 1, Service: 1, Allow: true, Rule: 1}},
-			Rules:    []string{"open/any"},
+			Rules:    []compile.Rule{{ID: 1, Name: "open/any"}},
 		}},
 	}
 	for i := uint32(1); i <= uint32(n); i++ {

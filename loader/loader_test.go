@@ -233,3 +233,52 @@ func TestFullTableChangesNothing(t *testing.T) {
 		t.Errorf("revision %d is in force, want 3", report.Revision)
 	}
 }
+
+// The counter of a rule's id begins at zero when another rule gets it, and only then.
+func TestRuleHits(t *testing.T) {
+	w := newWorld(t)
+	l := w.open()
+	hits := func() map[uint32]uint64 {
+		t.Helper()
+		all := map[uint32]uint64{}
+		for _, row := range rows[dataplane.RuleHitsRow](t, l, dataplane.MapRuleHits) {
+			all[row.ID] = row.Hits
+		}
+		return all
+	}
+	count := func(ids ...uint32) {
+		t.Helper()
+		for _, id := range ids {
+			if err := l.Maps().Map(dataplane.MapRuleHits).Put(id, uint64(id)*10); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	count(1, 2, 3)
+	state := func(revision uint64, ids ...compile.RuleID) *compile.State {
+		st := testState(revision, 1)
+		st.RuleIDs = ids
+		return st
+	}
+	one, two := compile.RuleID{ID: 1, Revision: 5}, compile.RuleID{ID: 2, Revision: 6}
+	w.apply(l, state(5, one))
+	if diff := cmp.Diff(map[uint32]uint64{2: 20, 3: 30}, hits()); diff != "" {
+		t.Errorf("the first rule (-want +got):\n%s", diff)
+	}
+	count(1)
+	// An id that a revision gave out which never came into force.
+	w.apply(l, state(7, one, two))
+	if diff := cmp.Diff(map[uint32]uint64{1: 10, 3: 30}, hits()); diff != "" {
+		t.Errorf("a rule more (-want +got):\n%s", diff)
+	}
+	count(2)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = w.open()
+	w.apply(l, state(7, one, two))
+	w.apply(l, state(8, one, two))
+	if diff := cmp.Diff(map[uint32]uint64{1: 10, 2: 20, 3: 30}, hits()); diff != "" {
+		t.Errorf("nothing new, after a restart (-want +got):\n%s", diff)
+	}
+}

@@ -7,12 +7,18 @@ import (
 	"slices"
 
 	"github.com/eniplane/eniplane/bench"
+	"github.com/eniplane/eniplane/bench/agent"
+	"github.com/eniplane/eniplane/bench/cost"
 	flowbench "github.com/eniplane/eniplane/bench/flowtable"
+	"github.com/eniplane/eniplane/bench/policy"
 )
 
 // Scenarios lists all scenarios in the order in which they run.
 func Scenarios() []bench.Scenario {
 	return slices.Concat(
+		cost.Scenarios(),
+		policy.Scenarios(),
+		agent.Scenarios(),
 		flowbench.Scenarios(),
 	)
 }

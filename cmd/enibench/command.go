@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/eniplane/eniplane/bench"
+	"github.com/eniplane/eniplane/pkg/testroot"
 )
 
 // app is what enibench works with.
@@ -111,6 +112,9 @@ func newRunCommand(a *app) *cobra.Command {
 			}
 			if os.Geteuid() != 0 {
 				return errors.New("run as root: scenarios load BPF programs and make network namespaces")
+			}
+			if err := testroot.Sweep(); err != nil { // what a run left that was killed
+				return err
 			}
 			return a.run(cmd.Context(), settings, chosen, out)
 		},

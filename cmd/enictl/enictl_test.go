@@ -26,6 +26,8 @@ var nouns = [][]string{
 	{"get", "hosts", "--feed", "dir:FEED"},
 	{"get", "eni", "web-0", "--feed", "dir:FEED"},
 	{"get", "all", "--feed", "dir:FEED"},
+	{"get", "sg", "--feed", "dir:FEED"},
+	{"get", "nacl", "red-web", "--feed", "dir:FEED"},
 	{"map", "list"},
 	{"map", "dump", "endpoints4"},
 	{"map", "dump", "eip_in4"},
@@ -108,7 +110,7 @@ func TestExitCodes(t *testing.T) {
 		{"status --host host-b", exitError, "no agent of host host-b has kept a status"},
 		{"counters --eni nobody", exitError, `no ENI "nobody" on this host`},
 		{"flow list --peer nobody", exitUsage, "neither an address nor a CIDR"},
-		{"flow list --state dead", exitUsage, "want opening, established, closing or blocked"},
+		{"flow list --state dead", exitUsage, "want one of opening, answered, established, closing, refused, blocked"},
 		{"flow get tcp 10.0.0.1:1", exitUsage, "want PROTOCOL ADDRESS:PORT > ADDRESS:PORT"},
 		{"flow get tcp 10.0.0.1:1 10.0.0.2:2", exitError, "no flow"},
 		{"flow flush", exitUsage, "say which flows"},
@@ -276,6 +278,8 @@ func TestFlowList(t *testing.T) {
 		{"--peer 10.0.2.10", []string{"tcp 10.0.1.10:40000 > 10.0.2.10:5432"}},
 		{"--local 10.0.2.10", []string{"tcp 10.0.1.10:40000 > 10.0.2.10:5432"}},
 		{"--state opening", []string{"tcp 192.0.2.1:55555 > 10.0.1.10:80"}},
+		{"--state answered", []string{"tcp 192.0.2.1:55555 > 10.0.1.10:80"}},
+		{"--state refused", nil},
 		{"--protocol udp", nil},
 		{"--origin internet", nil},
 	} {
@@ -294,8 +298,8 @@ func TestFlowTable(t *testing.T) {
 	h := newHost(t)
 	h.maps.flows = h.maps.flows[2:]
 	h.maps.flows[0].EIP = netip.MustParseAddr("203.0.113.10")
-	want := `ENI    PROTOCOL  LOCAL         REMOTE           OPENER  STATE    AGE  ORIGIN  EIP           EXPIRES  PACKETS-OUT  BYTES-OUT  PACKETS-IN  BYTES-IN
-web-0  tcp       10.0.1.10:80  192.0.2.1:55555  peer    opening  3s   vpc     203.0.113.10  30s      1            2          3           4
+	want := `ENI    PROTOCOL  LOCAL         REMOTE           OPENER  STATE     AGE  ORIGIN  RULE      EIP           EXPIRES  PACKETS-OUT  BYTES-OUT  PACKETS-IN  BYTES-IN
+web-0  tcp       10.0.1.10:80  192.0.2.1:55555  peer    answered  3s   vpc     web/gone  203.0.113.10  30s      1            2          3           4
 `
 	if diff := cmp.Diff(want, h.run("flow", "list", "-o", "wide").out); diff != "" {
 		t.Error(diff)

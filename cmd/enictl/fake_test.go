@@ -75,6 +75,8 @@ func (f *fakeMaps) EndFlows(match func(dataplane.Flow) bool) (int, error) {
 	return len(f.ended), nil
 }
 
+func (f *fakeMaps) RuleHits(id uint32) (uint64, error) { return uint64(id) * 100, nil }
+
 func (f *fakeMaps) Close() error { f.closed++; return nil }
 
 func newFakeMaps() *fakeMaps {
@@ -85,11 +87,15 @@ func newFakeMaps() *fakeMaps {
 			Expires: 30 * time.Second, PacketsOut: 1, BytesOut: 2, PacketsIn: 3, BytesIn: 4,
 		}
 	}
+	half := flow(1, "10.0.1.10:80", "192.0.2.1:55555", "opening", dataplane.In)
+	half.Answered, half.Rule = true, 5
+	sql := flow(1, "10.0.1.10:40000", "10.0.2.10:5432", "established", dataplane.Out)
+	sql.Rule = 4
 	return &fakeMaps{
 		flows: []dataplane.Flow{ // not sorted
 			flow(2, "10.0.2.10:5432", "10.0.1.10:40000", "established", dataplane.In),
-			flow(1, "10.0.1.10:40000", "10.0.2.10:5432", "established", dataplane.Out),
-			flow(1, "10.0.1.10:80", "192.0.2.1:55555", "opening", dataplane.In),
+			sql,
+			half,
 		},
 		counters: []dataplane.Counter{
 			{ENI: 0, Direction: dataplane.In, Reason: dataplane.ReasonContinue, Packets: 1, Bytes: 60},
@@ -137,7 +143,12 @@ func newHost(t *testing.T) *host {
 	if err := os.WriteFile(filepath.Join(h.feed, "objects.yaml"), text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	names := compile.Names{ENIs: map[uint32]string{1: "web-0", 2: "db-0"}}
+	names := compile.Names{ENIs: map[uint32]string{1: "web-0", 2: "db-0"}, Rules: map[uint32]compile.RuleName{
+		3: {Key: "sg/web@web ingress name https", Direction: "ingress", Name: "web/https"},
+		4: {Key: "sg/web@web egress name any", Direction: "egress", Name: "web/any"},
+		5: {Name: "web/gone"},
+		6: {Key: "nacl/red-web@red-web ingress number 50", Direction: "ingress", Name: "red-web/50"},
+	}}
 	if err := dataplane.SaveNames(dir, names); err != nil {
 		t.Fatal(err)
 	}

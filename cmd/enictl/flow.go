@@ -21,6 +21,7 @@ import (
 // flow is a dataplane flow with the name of its ENI in place of the index, and times as people write them.
 type flow struct {
 	Name    string `json:"eni"`
+	Rule    string `json:"rule,omitempty"` // of the security groups, that let the first packet pass
 	Age     string `json:"age"`
 	Expires string `json:"expires"`
 	dataplane.Flow
@@ -76,7 +77,7 @@ func (f *flowFilter) flags(c *cobra.Command) {
 	c.Flags().StringSliceVar(&f.peers, "peer", nil, "flows with these remote addresses or CIDRs")
 	c.Flags().StringSliceVar(&f.local, "local", nil, "flows with these local addresses or CIDRs")
 	c.Flags().StringVar(&f.protocol, "protocol", "", "tcp, udp, icmp, icmpv6 or a number")
-	c.Flags().StringVar(&f.state, "state", "", "opening, established, closing or blocked")
+	c.Flags().StringVar(&f.state, "state", "", strings.Join(flowStates(), ", ")+"; answered is part of opening, refused of closing")
 	c.Flags().StringVar(&f.origin, "origin", "", "vpc or internet")
 }
 
@@ -84,10 +85,15 @@ func (f *flowFilter) empty() bool {
 	return len(f.enis)+len(f.peers)+len(f.local) == 0 && f.protocol+f.state+f.origin == ""
 }
 
+// flowStates are what --state takes.
+func flowStates() []string {
+	return []string{"opening", "answered", "established", "closing", "refused", "blocked"}
+}
+
 // resolve checks the filter's values.
 func (f *flowFilter) resolve(names compile.Names) (err error) {
-	if f.state != "" && !slices.Contains([]string{"opening", "established", "closing", "blocked"}, f.state) {
-		return usagef("--state %q: want opening, established, closing or blocked", f.state)
+	if f.state != "" && !slices.Contains(flowStates(), f.state) {
+		return usagef("--state %q: want one of %s", f.state, strings.Join(flowStates(), ", "))
 	}
 	if f.origin != "" && f.origin != "vpc" && f.origin != "internet" {
 		return usagef("--origin %q: want vpc or internet", f.origin)
@@ -144,7 +150,7 @@ func (f *flowFilter) match(x *dataplane.Flow) bool {
 	return (len(f.enis) == 0 || slices.Contains(f.indexes, x.ENI)) &&
 		in(f.peerPrefixes, x.Remote.Addr()) && in(f.localPrefix, x.Local.Addr()) &&
 		(f.protocol == "" || f.protocol == x.Protocol) &&
-		(f.state == "" || f.state == x.State) &&
+		(f.state == "" || f.state == x.State || f.state == x.Stage()) &&
 		(f.origin == "" || f.origin == x.Origin)
 }
 
@@ -154,7 +160,7 @@ func readFlows(m pinnedMaps, names compile.Names, keep func(*dataplane.Flow) boo
 	err := m.Flows(func(x dataplane.Flow) bool {
 		if keep(&x) {
 			flows = append(flows, flow{
-				Name: eniName(names, x.ENI), Flow: x,
+				Name: eniName(names, x.ENI), Flow: x, Rule: names.Rule(x.Rule),
 				Age: x.Age.Truncate(time.Second).String(), Expires: x.Expires.Truncate(time.Second).String(),
 			})
 		}
@@ -238,7 +244,7 @@ func parseEnd(text string) (netip.AddrPort, error) {
 func flowRows(flows []flow) list {
 	l := list{
 		columns: columns("ENI", "PROTOCOL", "LOCAL", "REMOTE", "OPENER", "STATE", "AGE", "|",
-			"ORIGIN", "EIP", "EXPIRES", "PACKETS-OUT", "BYTES-OUT", "PACKETS-IN", "BYTES-IN"),
+			"ORIGIN", "RULE", "EIP", "EXPIRES", "PACKETS-OUT", "BYTES-OUT", "PACKETS-IN", "BYTES-IN"),
 		empty: "no flows",
 	}
 	for _, x := range flows {
@@ -253,8 +259,8 @@ func flowRows(flows []flow) list {
 		l.rows = append(l.rows, row{
 			name: x.tuple(),
 			cells: []string{
-				x.Name, x.Protocol, x.Local.String(), x.Remote.String(), opener, x.State,
-				x.Age, x.Origin, dash(eip), x.Expires,
+				x.Name, x.Protocol, x.Local.String(), x.Remote.String(), opener, x.Stage(),
+				x.Age, x.Origin, dash(x.Rule), dash(eip), x.Expires,
 				fmt.Sprint(x.PacketsOut), fmt.Sprint(x.BytesOut), fmt.Sprint(x.PacketsIn), fmt.Sprint(x.BytesIn),
 			},
 			value: x,

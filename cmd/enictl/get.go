@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,7 +22,8 @@ func newGetCommand(a *app) *cobra.Command {
 		Long: "Show objects of the revision that the agent applied last, or with --feed those that the feed holds.\n" +
 			"KIND is one of " + kindWords() + ", a plural,\n" +
 			"or a short name: it, rtb, pl, nacl, sg; or all. ENIs of this host show the state that the agent saw\n" +
-			"last. What -o json and -o yaml print can be read back: by a feed, or by enictl validate.",
+			"last. Security groups and network ACLs show with -o wide, json and yaml how many connections each rule has\n" +
+			"decided on this host. What -o json and -o yaml print can be read back: by a feed, or by enictl validate.",
 		Example: "  enictl get enis\n  enictl get sg web -o yaml\n  enictl get subnets --feed dir:/etc/eniplane/feed\n" +
 			"  enictl get all -o yaml > feed.yaml",
 		Args: func(cmd *cobra.Command, got []string) error {
@@ -113,6 +113,11 @@ func (a *app) get(word, name string) error {
 		return err
 	}
 	states := a.eniStates()
+	var counted hits
+	rules := kind == "SecurityGroup" || kind == "NetworkACL"
+	if rules {
+		counted = a.ruleHits()
+	}
 	l := list{columns: objectColumns(kind), empty: "no " + kind}
 	for _, o := range objects.All() {
 		if kind != allKinds && o.Kind() != kind || name != "" && o.Meta().Name != name {
@@ -124,6 +129,11 @@ func (a *app) get(word, name string) error {
 		}
 		if kind == allKinds {
 			r.cells = []string{o.Kind(), o.Meta().Name}
+		}
+		if rules {
+			if err := counted.addHits(&r, o); err != nil {
+				return err
+			}
 		}
 		l.rows = append(l.rows, r)
 	}
@@ -223,16 +233,12 @@ func objectRow(all *api.Objects, o api.Object, states map[string]agent.ENIStatus
 		return row{}, err
 	}
 	r := row{name: strings.ToLower(o.Kind()) + "/" + o.Meta().Name, cells: objectCells(all, o, states)}
+	r.value = json.RawMessage(text)
 	if s, ok := states[o.Meta().Name]; ok && o.Kind() == "ENI" {
-		status, err := json.Marshal(struct {
+		err = addStatus(&r, struct {
 			State  string `json:"state"`
 			Reason string `json:"reason,omitempty"`
 		}{string(s.Phase), s.Reason})
-		if err != nil {
-			return row{}, err
-		}
-		text = slices.Concat(text[:len(text)-1], []byte(`,"status":`), status, []byte("}"))
 	}
-	r.value = json.RawMessage(text)
-	return r, nil
+	return r, err
 }

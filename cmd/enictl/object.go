@@ -34,7 +34,7 @@ func objectColumns(kind string) []column {
 	case "PrefixList":
 		return columns("NAME", "ENTRIES")
 	case "SecurityGroup", "NetworkACL":
-		return columns("NAME", "VPC", "INGRESS", "EGRESS")
+		return columns("NAME", "VPC", "INGRESS", "EGRESS", "|", "RULE", "MATCHES", "HITS")
 	case "ENI":
 		return columns("NAME", "SUBNET", "IPS", "INSTANCE", "HOST", "STATE", "|", "MAC", "GROUPS", "DEVICE", "INDEX", "EPOCH")
 	}

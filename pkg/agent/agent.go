@@ -311,12 +311,16 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 	if err != nil {
 		return a.fail("cannot compile the revision", err)
 	}
-	if err := writeJSON(filepath.Join(a.StateDir, idsFile), res.IDs); err != nil {
+	// Two files, which wait for the disk at the same time: a revision takes effect that much earlier.
+	numbers := make(chan error, 1)
+	go func() { numbers <- writeJSON(filepath.Join(a.StateDir, idsFile), res.IDs) }()
+	errNames := a.saveNames(mergeNames(a.names, res.State.Names))
+	if err := <-numbers; err != nil {
 		return a.fail("cannot keep the numbers in use", err)
 	}
 	a.ids = res.IDs
-	if err := a.saveNames(mergeNames(a.names, res.State.Names)); err != nil {
-		return a.fail("cannot keep the names", err)
+	if errNames != nil {
+		return a.fail("cannot keep the names", errNames)
 	}
 	// The end of the agent does not stop it half-way: it is short, and what it leaves is clean.
 	report, err := a.Dataplane.Apply(context.WithoutCancel(ctx), res.State)

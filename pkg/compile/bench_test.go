@@ -16,7 +16,7 @@ func manyRules(n int) []rule {
 	rules := make([]rule, n)
 	for i := range rules {
 		r := &rules[i]
-		r.name, r.allow, r.protocol = fmt.Sprintf("r%d", i), true, api.Protocol{Number: api.ProtoTCP}
+		r.Name, r.allow, r.protocol = fmt.Sprintf("r%d", i), true, api.Protocol{Number: api.ProtoTCP}
 		from := uint16(1 + i%50*1200)
 		r.ports = []api.PortRange{{From: from, To: from + uint16(i%3)*100}}
 		switch i % 4 {

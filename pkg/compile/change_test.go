@@ -384,7 +384,7 @@ func TestContentIDs(t *testing.T) {
 		t.Errorf("the table that all three share is called %q, want that of the first ENI, red/same", name)
 	}
 	same := after(t, first, obj)
-	if &first.State.Rulesets[0].Rules[0] != &same.State.Rulesets[0].Rules[0] {
+	if &first.State.Rulesets[0].Verdicts[0] != &same.State.Rulesets[0].Verdicts[0] {
 		t.Error("rules that stayed were compiled again")
 	}
 	want := *first.State
@@ -475,7 +475,7 @@ func TestDegraded(t *testing.T) {
 	if d := evaluate(t, second.State, got.SGIn, 7, p, true); d != (decision{true, "db/sql"}) {
 		t.Errorf("its old rules say %+v", d)
 	}
-	if second.State.Names.Rulesets[got.SGIn] != "sg db ingress" || len(second.State.Names.Rules[got.SGIn]) != 1 {
+	if second.State.Names.Rulesets[got.SGIn] != "sg db ingress" || !slices.Equal(rulesOf(second.State, got.SGIn), []string{"db/sql"}) {
 		t.Errorf("its old rules lost their names: %+v", second.State.Names)
 	}
 	if eniOf(second.State, "web-0").Generation != eniOf(first.State, "web-0").Generation+1 {
@@ -503,7 +503,7 @@ func TestDegraded(t *testing.T) {
 // changed is that this version can compile them.
 func TestKept(t *testing.T) {
 	first := mustCompile(t, Input{Objects: decode(t, region), Host: "host-a", Revision: 1})
-	alloc, err := newAllocator(first.IDs, first.State)
+	alloc, err := newAllocator(1, first.IDs, first.State)
 	if err != nil {
 		t.Fatal(err)
 	}

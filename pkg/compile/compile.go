@@ -41,7 +41,7 @@ func Compile(in Input) (*Result, error) {
 	if !ok {
 		return nil, fmt.Errorf("compile revision %d: the feed has no host %q: add the Host, or start the agent with the name that the feed uses", in.Revision, in.Host)
 	}
-	alloc, err := newAllocator(in.IDs, in.Previous)
+	alloc, err := newAllocator(in.Revision, in.IDs, in.Previous)
 	if err != nil {
 		return nil, fmt.Errorf("compile revision %d: %w", in.Revision, err)
 	}
@@ -64,6 +64,7 @@ func Compile(in Input) (*Result, error) {
 	c.addEIPs()
 	c.addPolicies()
 	c.addNames()
+	c.addRules()
 	c.sort()
 	if alloc.err != nil {
 		return nil, fmt.Errorf("compile revision %d: %w", in.Revision, alloc.err)
@@ -115,6 +116,7 @@ type compiler struct {
 	eips      map[string][]*api.EIP // by ENI, in the order of names
 
 	listHashes map[string][32]byte
+	ruleLists  map[[2]string][]rule // by security group and direction
 	compiled   map[string]*compiled // by label
 	tables     map[[2]string]*table // by VPC and route table
 	rulesets   map[uint32]namedRuleset
@@ -134,6 +136,7 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 		vpcOf:            map[string]*vpc{},
 		eips:             map[string][]*api.EIP{},
 		listHashes:       map[string][32]byte{},
+		ruleLists:        map[[2]string][]rule{},
 		compiled:         map[string]*compiled{},
 		tables:           map[[2]string]*table{},
 		rulesets:         map[uint32]namedRuleset{},
@@ -321,7 +324,7 @@ func (c *compiler) addEIPs() {
 func (c *compiler) addPolicies() {
 	names := &c.out.Names
 	names.Tables = map[uint32]string{RoutesInfra: "infra"}
-	names.Rulesets, names.Rules = map[uint32]string{}, map[uint32][]string{}
+	names.Rulesets = map[uint32]string{}
 	c.out.Routes = infraRoutes(c.infra)
 	for i := range c.out.ENIs {
 		eni := &c.out.ENIs[i]
@@ -346,7 +349,21 @@ func (c *compiler) addRuleset(id uint32) {
 	}
 	c.out.Rulesets = append(c.out.Rulesets, set.Ruleset)
 	c.out.Names.Rulesets[id] = set.label
-	c.out.Names.Rules[id] = set.Rules
+}
+
+// addRules says what the ids of rules mean. Sets that were kept may have rules that the feed has no more.
+func (c *compiler) addRules() {
+	ids := c.alloc.rules
+	ids.settle(c.alloc.ids)
+	c.out.RuleIDs = slices.SortedFunc(maps.Values(ids.now), func(a, b RuleID) int { return cmp.Compare(a.ID, b.ID) })
+	c.out.Names.Rules = ids.names
+	for i := range c.out.Rulesets {
+		for _, rule := range c.out.Rulesets[i].Rules {
+			if _, known := ids.names[rule.ID]; !known && rule.ID != 0 {
+				ids.names[rule.ID] = RuleName{Name: rule.Name}
+			}
+		}
+	}
 }
 
 func (c *compiler) addPolicyRoutes(id uint32) {

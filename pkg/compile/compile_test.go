@@ -189,7 +189,7 @@ func TestExamplePolicies(t *testing.T) {
 			}
 		})
 	}
-	if got, want := a.Names.Rules[web.SGIn], []string{"web/https", "web/ssh-from-office", "web/ping"}; !slices.Equal(got, want) {
+	if got, want := rulesOf(a, web.SGIn), []string{"web/https", "web/ssh-from-office", "web/ping"}; !slices.Equal(got, want) {
 		t.Errorf("rules of web: %v, want %v", got, want)
 	}
 }

@@ -33,19 +33,13 @@ func (p *policies) err() error {
 // policiesOf compiles the policies of an ENI, or takes what an ENI before it shares with it.
 func (c *compiler) policiesOf(e *api.ENI, v *vpc, subnet *api.Subnet) *policies {
 	none := &compiled{}
-	p := &policies{sgIn: none, sgOut: none, naclIn: none, naclOut: none, allowed: none}
+	p := &policies{naclIn: none, naclOut: none, allowed: none}
 	groups := sortedNames(e.SecurityGroups)
-	if in := groupPolicy(c.Objects, groups, ingress); len(in.rules) > 0 {
-		p.sgIn = c.ruleset(v, in)
-	}
-	if out := groupPolicy(c.Objects, groups, egress); len(out.rules) > 0 {
-		p.sgOut = c.ruleset(v, out)
-	}
+	p.sgIn, p.sgOut = c.groups(v, groups, ingress), c.groups(v, groups, egress)
 	if subnet.NetworkACL != "" {
 		// Without an entry too: an ACL that says nothing denies everything.
 		acl := c.Objects.NetworkACLs[subnet.NetworkACL]
-		p.naclIn = c.ruleset(v, aclPolicy(acl, ingress))
-		p.naclOut = c.ruleset(v, aclPolicy(acl, egress))
+		p.naclIn, p.naclOut = c.acl(v, acl, ingress), c.acl(v, acl, egress)
 	}
 	if len(e.AllowedAddresses) > 0 {
 		p.allowed = c.allowedAddresses(e.AllowedAddresses)

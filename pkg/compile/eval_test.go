@@ -48,7 +48,7 @@ func evaluate(t *testing.T, st *State, ruleset, vni uint32, p packet, groups boo
 	if best == nil {
 		return decision{}
 	}
-	return decision{best.Allow, set.Rules[best.Rule-1]}
+	return decision{best.Allow, set.Rules[best.Rule-1].Name}
 }
 
 func peerClass(peers []PeerClass, a netip.Addr) uint32 {
@@ -202,4 +202,18 @@ func mustCompile(t testing.TB, in Input) *Result {
 		t.Fatal(err)
 	}
 	return res
+}
+
+// rulesOf names the rules of a set, by their ids.
+func rulesOf(st *State, ruleset uint32) []string {
+	var names []string
+	for i := range st.Rulesets {
+		if st.Rulesets[i].ID != ruleset {
+			continue
+		}
+		for _, rule := range st.Rulesets[i].Rules {
+			names = append(names, st.Names.Rules[rule.ID].Name)
+		}
+	}
+	return names
 }

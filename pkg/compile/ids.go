@@ -31,13 +31,16 @@ type IDs struct {
 	Subnets   map[string]uint32      `json:"subnets,omitempty"`   // by name and UID
 	Rulesets  map[string]uint32      `json:"rulesets,omitempty"`  // by hash of the content
 	Tables    map[string]uint32      `json:"tables,omitempty"`    // by hash of the content
+	Rules     map[string]RuleID      `json:"rules,omitempty"`     // by object, direction and name or text
+
+	RetiredRules []RetiredRule `json:"retiredRules,omitempty"` // the oldest first
 
 	// Indexes that the maps may still hold although nobody owns them.
 	CoolingENIs     []uint32 `json:"coolingENIs,omitempty"`
 	CoolingNextHops []uint32 `json:"coolingNextHops,omitempty"`
 }
 
-// Last holds the highest number that each counter has given out. They only grow.
+// Last holds the highest number that each counter has given out. But for rules they only grow.
 type Last struct {
 	Incarnation       uint32 `json:"incarnation"`
 	NextHopGeneration uint32 `json:"nextHopGeneration"`
@@ -45,6 +48,7 @@ type Last struct {
 	Subnet            uint32 `json:"subnet"`
 	Ruleset           uint32 `json:"ruleset"`
 	Table             uint32 `json:"table"`
+	Rule              uint32 `json:"rule,omitempty"` // the last one given out: these are used again in the end
 }
 
 // ENISlot is what a local ENI owns as long as its UID and epoch stay. Content covers what its verdicts
@@ -74,18 +78,19 @@ type NextHopSlot struct {
 // nobody asks for is forgotten.
 type allocator struct {
 	old, ids *IDs
+	rules    *ruleIDs
 	previous *State // nil = unknown
 	err      error  // a counter is used up
 }
 
-func newAllocator(old *IDs, previous *State) (*allocator, error) {
+func newAllocator(revision uint64, old *IDs, previous *State) (*allocator, error) {
 	if old == nil {
 		old = &IDs{}
 	}
 	if err := old.check(); err != nil {
 		return nil, err
 	}
-	a := &allocator{old: old, previous: previous, ids: &IDs{
+	a := &allocator{old: old, previous: previous, rules: newRuleIDs(revision, old, previous), ids: &IDs{
 		Last:      old.Last,
 		ENIs:      map[string]ENISlot{},
 		NextHops:  map[string]NextHopSlot{},
@@ -131,7 +136,7 @@ func (ids *IDs) check() error {
 			return err
 		}
 	}
-	return nil
+	return ids.checkRules()
 }
 
 // raise makes sure that no number of a state in force is given out again, also when the IDs of that

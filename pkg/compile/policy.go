@@ -25,30 +25,94 @@ type policy struct {
 	rules []rule
 }
 
-// groupPolicy unites security groups. All rules allow, so their order changes no verdict; it says
-// which of several allowing rules is named.
-func groupPolicy(obj *api.Objects, groups []string, dir direction) policy {
+// groups compiles one direction of united security groups. All rules allow, so their order changes no
+// verdict; it says which of several allowing rules decides.
+func (c *compiler) groups(v *vpc, groups []string, dir direction) *compiled {
 	p := policy{label: "sg " + strings.Join(groups, ",") + " " + string(dir)}
-	for _, group := range groups {
-		rules := obj.SecurityGroups[group].Ingress
-		if dir == egress {
-			rules = obj.SecurityGroups[group].Egress
-		}
-		for i := range rules {
-			p.rules = append(p.rules, groupRule(group, dir, i, &rules[i]))
-		}
+	if done, ok := c.compiled[p.label]; ok {
+		return done
 	}
-	return p
+	for _, group := range groups {
+		p.rules = append(p.rules, c.groupRules(c.Objects.SecurityGroups[group], dir)...)
+	}
+	if len(p.rules) == 0 {
+		c.compiled[p.label] = &compiled{}
+		return c.compiled[p.label]
+	}
+	return c.ruleset(v, p)
 }
 
-func groupRule(group string, dir direction, index int, r *api.Rule) rule {
-	out := rule{
-		name: group + "/" + r.Name, allow: true,
-		protocol: r.Protocol, ports: r.Ports, icmp: r.ICMP,
+// groupRules returns one direction of a security group, made once for all unions.
+func (c *compiler) groupRules(g *api.SecurityGroup, dir direction) []rule {
+	id := [2]string{g.Name, string(dir)}
+	if done, ok := c.ruleLists[id]; ok {
+		return done
 	}
-	if r.Name == "" {
-		out.name = fmt.Sprintf("%s/%s[%d]", group, dir, index)
+	list := g.Ingress
+	if dir == egress {
+		list = g.Egress
 	}
+	names := GroupRules(g, string(dir))
+	rules := make([]rule, len(list))
+	for i := range list {
+		rules[i] = newGroupRule(&list[i])
+		rules[i].RuleName = names[i]
+	}
+	c.ruleLists[id] = rules
+	return rules
+}
+
+// GroupRules names the rules of one direction of a security group, and says what their ids belong to: the
+// group, the direction and the rule's own name, or what it says.
+func GroupRules(g *api.SecurityGroup, dir string) []RuleName {
+	list := g.Ingress
+	if dir == string(egress) {
+		list = g.Egress
+	}
+	keys := ruleKeys{object: "sg/" + g.Name + "@" + g.UID, dir: dir, seen: map[string]int{}}
+	names := make([]RuleName, len(list))
+	for i := range list {
+		if name := list[i].Name; name != "" {
+			names[i] = keys.next("name "+name, g.Name+"/"+name)
+			continue
+		}
+		r := newGroupRule(&list[i])
+		names[i] = keys.next("text "+r.textKey(), fmt.Sprintf("%s/%s[%d]", g.Name, dir, i))
+	}
+	return names
+}
+
+// ACLRules does the same for the entries of a network ACL, whose numbers are their names.
+func ACLRules(acl *api.NetworkACL, dir string) []RuleName {
+	entries := acl.Ingress
+	if dir == string(egress) {
+		entries = acl.Egress
+	}
+	keys := ruleKeys{object: "nacl/" + acl.Name + "@" + acl.UID, dir: dir, seen: map[string]int{}}
+	names := make([]RuleName, len(entries))
+	for i := range entries {
+		names[i] = keys.next(fmt.Sprint("number ", entries[i].Number), fmt.Sprintf("%s/%d", acl.Name, entries[i].Number))
+	}
+	return names
+}
+
+// ruleKeys tells rules that look the same apart by their order.
+type ruleKeys struct {
+	object, dir string
+	seen        map[string]int
+}
+
+func (k *ruleKeys) next(what, name string) RuleName {
+	key := k.object + " " + k.dir + " " + what
+	k.seen[key]++
+	if n := k.seen[key]; n > 1 {
+		key = fmt.Sprintf("%s #%d", key, n)
+	}
+	return RuleName{Key: key, Direction: k.dir, Name: name}
+}
+
+func newGroupRule(r *api.Rule) rule {
+	out := rule{allow: true, protocol: r.Protocol, ports: r.Ports, icmp: r.ICMP}
 	for _, peer := range r.Peers {
 		switch {
 		case peer.Group != "":
@@ -62,20 +126,24 @@ func groupRule(group string, dir direction, index int, r *api.Rule) rule {
 	return out
 }
 
-// aclPolicy is one direction of a network ACL, by number.
-func aclPolicy(acl *api.NetworkACL, dir direction) policy {
+// acl compiles one direction of a network ACL, by number.
+func (c *compiler) acl(v *vpc, acl *api.NetworkACL, dir direction) *compiled {
 	p := policy{label: "nacl " + acl.Name + " " + string(dir)}
+	if done, ok := c.compiled[p.label]; ok {
+		return done
+	}
 	entries := acl.Ingress
 	if dir == egress {
 		entries = acl.Egress
 	}
-	for _, e := range entries {
+	names := ACLRules(acl, string(dir))
+	for i, e := range entries {
 		p.rules = append(p.rules, rule{
-			name: fmt.Sprintf("%s/%d", acl.Name, e.Number), allow: e.Allow,
+			RuleName: names[i], allow: e.Allow,
 			protocol: e.Protocol, ports: e.Ports, icmp: e.ICMP, cidrs: []netip.Prefix{e.CIDR},
 		})
 	}
-	return p
+	return c.ruleset(v, p)
 }
 
 // namedGroups returns the security groups that rules name as peers, sorted.
@@ -98,10 +166,13 @@ type compiled struct {
 }
 
 // policyHash covers everything that compileRules turns into a Ruleset.
-func policyHash(rules [32]byte, sets []groupSet) [32]byte {
+func policyHash(hash [32]byte, rules []rule, sets []groupSet) [32]byte {
 	var h content
 	h.num(rulesetFormat)
-	h.hash(rules)
+	h.hash(hash)
+	for i := range rules {
+		h.num(uint64(rules[i].id))
+	}
 	for _, set := range sets {
 		h.num(uint64(set.id)) // which stands for its names
 	}
@@ -115,30 +186,42 @@ func (c *compiler) rulesHash(p *policy) [32]byte {
 	h.num(uint64(len(p.rules)))
 	for i := range p.rules {
 		r := &p.rules[i]
-		h.str(r.name)
-		h.flag(r.allow)
-		h.flag(r.protocol.Any)
-		h.num(uint64(r.protocol.Number))
-		h.num(uint64(len(r.ports)))
-		for _, ports := range r.ports {
-			h.num(uint64(ports.From)<<16 | uint64(ports.To))
-		}
-		h.flag(r.icmp != nil)
-		if r.icmp != nil {
-			h.num(uint64(r.icmp.Type))
-			h.flag(r.icmp.Code != nil)
-			if r.icmp.Code != nil {
-				h.num(uint64(*r.icmp.Code))
-			}
-		}
-		h.prefixes(r.cidrs)
-		h.num(uint64(len(r.lists)))
+		h.str(r.Name)
+		r.addText(&h)
 		for _, list := range r.lists {
 			h.hash(c.listHash(list))
 		}
-		h.strs(r.groups)
 	}
 	return h.sum()
+}
+
+// textKey is the identity of a rule without a name.
+func (r *rule) textKey() string {
+	var h content
+	r.addText(&h)
+	return h.key()
+}
+
+// addText adds what a rule says, but for what its prefix lists hold.
+func (r *rule) addText(h *content) {
+	h.flag(r.allow)
+	h.flag(r.protocol.Any)
+	h.num(uint64(r.protocol.Number))
+	h.num(uint64(len(r.ports)))
+	for _, ports := range r.ports {
+		h.num(uint64(ports.From)<<16 | uint64(ports.To))
+	}
+	h.flag(r.icmp != nil)
+	if r.icmp != nil {
+		h.num(uint64(r.icmp.Type))
+		h.flag(r.icmp.Code != nil)
+		if r.icmp.Code != nil {
+			h.num(uint64(*r.icmp.Code))
+		}
+	}
+	h.prefixes(r.cidrs)
+	h.strs(r.lists)
+	h.strs(r.groups)
 }
 
 func (c *compiler) listHash(name string) [32]byte {
@@ -152,12 +235,8 @@ func (c *compiler) listHash(name string) [32]byte {
 	return c.listHashes[name]
 }
 
-// ruleset compiles a policy of a VPC, once for all ENIs that share it. One that the previous
-// revision had already is taken from there.
+// ruleset compiles a policy of a VPC. One that the previous revision had already is taken from there.
 func (c *compiler) ruleset(v *vpc, p policy) *compiled {
-	if done, ok := c.compiled[p.label]; ok {
-		return done
-	}
 	out := &compiled{groups: p.namedGroups()}
 	c.compiled[p.label] = out
 	var sets []groupSet // those that the rules can tell apart from no group
@@ -166,8 +245,13 @@ func (c *compiler) ruleset(v *vpc, p policy) *compiled {
 			sets = append(sets, set)
 		}
 	}
+	if len(p.rules) <= maxRules {
+		for i := range p.rules {
+			p.rules[i].id = c.alloc.rules.give(p.rules[i].RuleName)
+		}
+	}
 	out.rules = c.rulesHash(&p)
-	out.hash = policyHash(out.rules, sets)
+	out.hash = policyHash(out.rules, p.rules, sets)
 	if old, ok := c.previousRulesets[c.alloc.old.Rulesets[keyOf(out.hash)]]; ok {
 		c.admit(out, *old, p.label)
 		return out

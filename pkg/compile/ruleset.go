@@ -21,11 +21,12 @@ const (
 
 // rulesetFormat is part of every rule set's identity. It grows when compileRules gives another
 // result for the same rules: an id stands for one content, also across an upgrade.
-const rulesetFormat = 1
+const rulesetFormat = 2
 
 // rule is a rule of a security group or an entry of a network ACL, as the compiler needs it.
 type rule struct {
-	name     string
+	RuleName
+	id       uint32
 	allow    bool
 	protocol api.Protocol
 	ports    []api.PortRange
@@ -109,7 +110,7 @@ func compileRules(rules []rule, lists map[string]*api.PrefixList, sets []groupSe
 	peers, services := newClasses(), newClasses()
 	var out Ruleset
 	for i := range rules {
-		out.Rules = append(out.Rules, rules[i].name)
+		out.Rules = append(out.Rules, Rule{rules[i].id, rules[i].Name})
 	}
 	prefixes, err := prefixMatches(rules, lists)
 	if err != nil {

@@ -46,7 +46,7 @@ func verdictsOf(set Ruleset) (out []string) {
 		if v.Allow {
 			word = "allow"
 		}
-		out = append(out, fmt.Sprintf("%d,%d=%s by %s", v.Peer, v.Service, word, set.Rules[v.Rule-1]))
+		out = append(out, fmt.Sprintf("%d,%d=%s by %s", v.Peer, v.Service, word, set.Rules[v.Rule-1].Name))
 	}
 	return out
 }
@@ -63,36 +63,36 @@ func TestCompileRules(t *testing.T) {
 		{name: "no rule matches nothing"},
 		{
 			name:  "a prefix within another adds to it",
-			rules: []rule{{name: "a", allow: true, protocol: proto(6), cidrs: prefixes("10.0.0.0/8")}, {name: "b", allow: true, protocol: proto(17), cidrs: prefixes("10.1.0.0/16")}},
+			rules: []rule{{RuleName: RuleName{Name: "a"}, allow: true, protocol: proto(6), cidrs: prefixes("10.0.0.0/8")}, {RuleName: RuleName{Name: "b"}, allow: true, protocol: proto(17), cidrs: prefixes("10.1.0.0/16")}},
 			peers: []string{"10.0.0.0/8=1", "10.1.0.0/16=2"}, services: []string{"6:0/8=1", "17:0/8=2"},
 			verdicts: []string{"1,1=allow by a", "2,1=allow by a", "2,2=allow by b"},
 		},
 		{
 			name:  "a prefix that adds nothing is left out",
-			rules: []rule{{name: "a", allow: true, protocol: proto(6), cidrs: prefixes("10.1.0.0/16", "10.0.0.0/8", "10.0.0.0/8")}},
+			rules: []rule{{RuleName: RuleName{Name: "a"}, allow: true, protocol: proto(6), cidrs: prefixes("10.1.0.0/16", "10.0.0.0/8", "10.0.0.0/8")}},
 			peers: []string{"10.0.0.0/8=1"}, services: []string{"6:0/8=1"}, verdicts: []string{"1,1=allow by a"},
 		},
 		{
 			name:  "neighbours do not cover each other",
-			rules: []rule{{name: "a", allow: true, protocol: proto(6), cidrs: prefixes("10.0.0.0/9", "10.128.0.0/9", "10.0.1.0/24")}, {name: "b", allow: true, protocol: proto(6), cidrs: prefixes("10.0.1.0/24", "0.0.0.0/0")}},
+			rules: []rule{{RuleName: RuleName{Name: "a"}, allow: true, protocol: proto(6), cidrs: prefixes("10.0.0.0/9", "10.128.0.0/9", "10.0.1.0/24")}, {RuleName: RuleName{Name: "b"}, allow: true, protocol: proto(6), cidrs: prefixes("10.0.1.0/24", "0.0.0.0/0")}},
 			peers: []string{"0.0.0.0/0=1", "10.0.0.0/9=2", "10.128.0.0/9=2"}, services: []string{"6:0/8=1"},
 			verdicts: []string{"1,1=allow by b", "2,1=allow by a"},
 		},
 		{
 			name:  "the first matching entry decides, also to deny",
-			rules: []rule{{name: "acl/50", protocol: proto(6), ports: []api.PortRange{{From: 23, To: 23}}, cidrs: prefixes("0.0.0.0/0")}, {name: "acl/100", allow: true, protocol: api.Protocol{Any: true}, cidrs: prefixes("0.0.0.0/0")}},
+			rules: []rule{{RuleName: RuleName{Name: "acl/50"}, protocol: proto(6), ports: []api.PortRange{{From: 23, To: 23}}, cidrs: prefixes("0.0.0.0/0")}, {RuleName: RuleName{Name: "acl/100"}, allow: true, protocol: api.Protocol{Any: true}, cidrs: prefixes("0.0.0.0/0")}},
 			peers: []string{"0.0.0.0/0=1"}, services: []string{"0:0/0=1", "6:23/24=2"},
 			verdicts: []string{"1,1=allow by acl/100", "1,2=deny by acl/50"},
 		},
 		{
 			name:  "icmp is IPv4, icmpv6 is IPv6, whatever the prefixes",
-			rules: []rule{{name: "4", allow: true, protocol: proto(1), icmp: &api.ICMP{Type: 8, Code: &code}, cidrs: prefixes("0.0.0.0/0", "::/0")}, {name: "6", allow: true, protocol: proto(58), icmp: &api.ICMP{Type: 128}, cidrs: prefixes("0.0.0.0/0", "::/0")}},
+			rules: []rule{{RuleName: RuleName{Name: "4"}, allow: true, protocol: proto(1), icmp: &api.ICMP{Type: 8, Code: &code}, cidrs: prefixes("0.0.0.0/0", "::/0")}, {RuleName: RuleName{Name: "6"}, allow: true, protocol: proto(58), icmp: &api.ICMP{Type: 128}, cidrs: prefixes("0.0.0.0/0", "::/0")}},
 			peers: []string{"0.0.0.0/0=1", "::/0=2"}, services: []string{"1:2048/24=1", "58:32768/16=2"},
 			verdicts: []string{"1,1=allow by 4", "2,2=allow by 6"},
 		},
 		{
 			name:  "a prefix list and a group, with a class for both rules",
-			rules: []rule{{name: "pl", allow: true, protocol: proto(6), lists: []string{"office"}}, {name: "sg", allow: true, protocol: api.Protocol{Any: true}, groups: []string{"web"}}, {name: "db", allow: true, protocol: proto(50), groups: []string{"db"}}},
+			rules: []rule{{RuleName: RuleName{Name: "pl"}, allow: true, protocol: proto(6), lists: []string{"office"}}, {RuleName: RuleName{Name: "sg"}, allow: true, protocol: api.Protocol{Any: true}, groups: []string{"web"}}, {RuleName: RuleName{Name: "db"}, allow: true, protocol: proto(50), groups: []string{"db"}}},
 			sets:  []groupSet{{3, []string{"db"}}, {5, []string{"other"}}, {7, []string{"db", "web"}}, {9, []string{"web"}}},
 			peers: []string{"192.0.2.0/28=1", "192.0.2.64/26=1", "2001:db8::/32=1"}, groups: []string{"3=2", "7=3", "9=4"},
 			services: []string{"0:0/0=1", "6:0/8=2", "50:0/8=3"},
@@ -162,7 +162,7 @@ func TestPortRanges(t *testing.T) {
 }
 
 func TestRuleLimits(t *testing.T) {
-	one := rule{name: "r", allow: true, protocol: proto(6), cidrs: prefixes("10.0.0.0/8")}
+	one := rule{RuleName: RuleName{Name: "r"}, allow: true, protocol: proto(6), cidrs: prefixes("10.0.0.0/8")}
 	many := func(n int) (rules []rule) {
 		for range n {
 			rules = append(rules, one)
@@ -238,7 +238,7 @@ func TestRulesetFormat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "format 1: 3793153b0fbf378488f7397e9b38f39f3c55593ab6906356ff7a71e88787d76c"
+	const want = "format 2: 0628db1dba25ca0c5c3cb732abb14e18d32bfbe99f54cc903249cb44aa1a4329"
 	if got := fmt.Sprintf("format %d: %x", rulesetFormat, sha256.Sum256(text)); got != want {
 		t.Errorf("got %q, want %q: if compileRules gives another result for the same rules, rulesetFormat must grow", got, want)
 	}
@@ -254,7 +254,7 @@ func TestPolicyHash(t *testing.T) {
 	}
 	base := func() policy {
 		return policy{label: "sg a ingress", rules: []rule{{
-			name: "a/r", allow: true, protocol: proto(6), ports: []api.PortRange{{From: 1, To: 2}, {From: 3, To: 4}},
+			RuleName: RuleName{Name: "a/r"}, allow: true, protocol: proto(6), ports: []api.PortRange{{From: 1, To: 2}, {From: 3, To: 4}},
 			icmp: &api.ICMP{Type: 1, Code: &zero}, cidrs: prefixes("10.0.0.0/8", "::/0"), lists: []string{"a"}, groups: []string{"x", "yz"},
 		}}}
 	}
@@ -264,7 +264,7 @@ func TestPolicyHash(t *testing.T) {
 		c := newCompiler(Input{Objects: obj}, &allocator{})
 		p := base()
 		change(&p)
-		h := policyHash(c.rulesHash(&p), sets)
+		h := policyHash(c.rulesHash(&p), p.rules, sets)
 		if other, ok := hashes[h]; ok {
 			t.Errorf("%s: the hash is that of %s", name, other)
 		}
@@ -274,7 +274,8 @@ func TestPolicyHash(t *testing.T) {
 	check("another group set", func(*policy) {}, []groupSet{{2, []string{"x"}}})
 	check("no group set", func(*policy) {}, nil)
 	for name, change := range map[string]func(*rule){
-		"name":             func(r *rule) { r.name = "a/s" },
+		"name":             func(r *rule) { r.Name = "a/s" },
+		"id":               func(r *rule) { r.id = 1 },
 		"action":           func(r *rule) { r.allow = false },
 		"any protocol":     func(r *rule) { r.protocol = api.Protocol{Any: true} },
 		"protocol":         func(r *rule) { r.protocol = proto(17) },

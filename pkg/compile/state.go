@@ -2,7 +2,10 @@
 
 package compile
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // State is what one host's maps must hold for one revision, in terms that do not depend on their
 // layout. It is a value: Compile makes it, nobody changes it. All slices are sorted by key, so that
@@ -20,6 +23,7 @@ type State struct {
 	Routes    []Route    // of all route tables in use, ROUTES_INFRA included
 	Policies  []PolicyRoute
 	Rulesets  []Ruleset // all in use
+	RuleIDs   []RuleID  // of the rules in Rulesets, by id: what an id counts begins with its revision
 
 	PortNames []string // every device name that the feed gives to an ENI of this host, for the guards
 
@@ -160,7 +164,7 @@ type Ruleset struct {
 	Groups   []GroupClass   // by the peer's group set
 	Services []ServiceClass // longest prefix wins
 	Verdicts []Verdict
-	Rules    []string // Rules[i-1] is the name of the rule with ordinal i, as "group/rule"
+	Rules    []Rule // Rules[i-1] is the rule with ordinal i
 }
 
 // PeerClass gives the class of addresses under a prefix.
@@ -201,6 +205,18 @@ type Names struct {
 	GroupSets map[uint32][]string // names of the groups
 	Tables    map[uint32]string   // route tables
 	Rulesets  map[uint32]string   // for what it was made, for example "sg web,ssh ingress"
-	Rules     map[uint32][]string // Ruleset.Rules by Ruleset.ID
+	Rules     map[uint32]RuleName // Rule.ID, of rules that were removed lately too
 	Hosts     map[string]string   // VTEP -> host
+}
+
+// Rule returns the name of a rule by its id; "" is the name of none, and the id that of one that is not
+// known any more.
+func (n *Names) Rule(id uint32) string {
+	if id == 0 {
+		return ""
+	}
+	if name := n.Rules[id].Name; name != "" {
+		return name
+	}
+	return fmt.Sprint(id)
 }

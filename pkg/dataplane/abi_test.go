@@ -133,6 +133,7 @@ func TestCompileSpeaksOfTheSame(t *testing.T) {
 		{"RouteBlackhole", uint64(compile.RouteBlackhole), cRouteBlackhole},
 		{"RouteInfra", uint64(compile.RouteInfra), cRouteInfra},
 		{"RoutesInfra", compile.RoutesInfra, cRoutesInfra},
+		{"MaxRuleIDs", compile.MaxRuleIDs, cMaxRules},
 	}
 	for _, p := range pairs {
 		if p.ours != p.theirs {

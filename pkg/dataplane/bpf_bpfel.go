@@ -445,9 +445,9 @@ type bpfUplink struct {
 }
 
 type bpfVerdict struct {
-	_     structs.HostLayout
-	Allow uint32
-	Rule  uint32
+	_    structs.HostLayout
+	Word uint32
+	Rule uint32
 }
 
 type bpfVerdictKey struct {
@@ -486,7 +486,9 @@ type bpfWork struct {
 	Dir      uint8
 	Protocol uint8
 	TcpFlags uint8
-	IcmpType uint8
+	_        [1]byte
+	IcmpCode uint16
+	_        [2]byte
 	Stale    uint32
 	Flow     struct {
 		_                 structs.HostLayout
@@ -502,7 +504,7 @@ type bpfWork struct {
 		Dir               uint8
 		Packets           uint32
 		Bytes             uint32
-		TcpSeq            uint32
+		Opening           uint32
 		Seen              uint32
 		Nat               [16]uint8
 	}
@@ -533,11 +535,12 @@ type bpfWork struct {
 		Dir           uint8
 		Internet      uint8
 		Transit       uint8
-		Error         uint8
+		Packet        uint8
 		Pad           [3]uint8
 		Local         [16]uint8
 		Remote        [16]uint8
 		Rule          uint32
+		NaclRule      uint32
 		Nexthop       uint32
 		SameSubnet    uint8
 		ReplyDenied   uint8
@@ -581,6 +584,7 @@ const (
 	bpfMapQuotes         = "quotes"
 	bpfMapRoutes4        = "routes4"
 	bpfMapRoutes6        = "routes6"
+	bpfMapRuleHits       = "rule_hits"
 	bpfMapScratches      = "scratches"
 	bpfMapServices       = "services"
 	bpfMapTooBigs        = "too_bigs"
@@ -685,6 +689,7 @@ type bpfMapSpecs struct {
 	Quotes       *ebpf.MapSpec `ebpf:"quotes"`
 	Routes4      *ebpf.MapSpec `ebpf:"routes4"`
 	Routes6      *ebpf.MapSpec `ebpf:"routes6"`
+	RuleHits     *ebpf.MapSpec `ebpf:"rule_hits"`
 	Scratches    *ebpf.MapSpec `ebpf:"scratches"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
 	TooBigs      *ebpf.MapSpec `ebpf:"too_bigs"`
@@ -751,6 +756,7 @@ type bpfMaps struct {
 	Quotes       *ebpf.Map `ebpf:"quotes"`
 	Routes4      *ebpf.Map `ebpf:"routes4"`
 	Routes6      *ebpf.Map `ebpf:"routes6"`
+	RuleHits     *ebpf.Map `ebpf:"rule_hits"`
 	Scratches    *ebpf.Map `ebpf:"scratches"`
 	Services     *ebpf.Map `ebpf:"services"`
 	TooBigs      *ebpf.Map `ebpf:"too_bigs"`
@@ -792,6 +798,7 @@ func (m *bpfMaps) Close() error {
 		m.Quotes,
 		m.Routes4,
 		m.Routes6,
+		m.RuleHits,
 		m.Scratches,
 		m.Services,
 		m.TooBigs,

@@ -37,6 +37,7 @@ func decoders() map[string]decoder {
 		bpfMapGroups:     decode(groupRow),
 		bpfMapServices:   decode(serviceRow),
 		bpfMapVerdicts:   decode(verdictRow),
+		bpfMapRuleHits:   decode(ruleHitsRow),
 	}
 }
 

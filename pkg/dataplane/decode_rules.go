@@ -119,9 +119,13 @@ func serviceRow(n namer, k *bpfServiceKey, v *uint32) any {
 	return row
 }
 
+func ruleHitsRow(n namer, k *uint32, v *uint64) any {
+	return RuleHitsRow{ID: *k, Rule: n.rule(*k), Hits: *v}
+}
+
 func verdictRow(n namer, k *bpfVerdictKey, v *bpfVerdict) any {
 	return VerdictRow{
 		Ruleset: n.ruleset(k.Ruleset), Peer: k.Peer, Service: k.Service,
-		Allow: v.Allow == 1, Rule: n.rule(k.Ruleset, v.Rule),
+		Order: v.Word >> 1, Allow: v.Word&1 == 1, Rule: n.rule(v.Rule),
 	}
 }

@@ -166,9 +166,13 @@ func (e *encoder) ruleset(rs *compile.Ruleset) {
 		e.put(bpfMapServices, keyOf(&key), bytesOf(&s.Class))
 	}
 	for _, v := range rs.Verdicts {
-		value := bpfVerdict{Rule: v.Rule}
+		if v.Rule == 0 || int(v.Rule) > len(rs.Rules) {
+			e.fail("rule set %d: a verdict names rule %d of %d", rs.ID, v.Rule, len(rs.Rules))
+			return
+		}
+		value := bpfVerdict{Word: v.Rule << 1, Rule: rs.Rules[v.Rule-1].ID}
 		if v.Allow {
-			value.Allow = 1
+			value.Word |= 1
 		}
 		key := bpfVerdictKey{Ruleset: rs.ID, Peer: v.Peer, Service: v.Service}
 		e.put(bpfMapVerdicts, keyOf(&key), bytesOf(&value))

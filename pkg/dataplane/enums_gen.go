@@ -11,6 +11,7 @@ const (
 	cMaxEndpoints = 1 << 20
 	cMaxReasons   = 64 // per ENI and direction, a power of two
 	cMaxUplinks   = 16
+	cMaxRules     = 1 << 18 // rules with an id; 0 is none
 )
 
 // enum direction
@@ -90,8 +91,8 @@ const (
 // enum flow_state
 const (
 	cFlowNone        = 0
-	cFlowOpening     = 1 // only the opening side was heard
-	cFlowEstablished = 2 // both sides were heard
+	cFlowOpening     = 1 // half-open: the opener was not heard since it was answered
+	cFlowEstablished = 2 // it was
 	cFlowClosing     = 3 // TCP: FIN or RST seen
 	cFlowBlocked     = 4 // denied by a later rule; kept so that an allow revives it
 )
@@ -104,6 +105,8 @@ const (
 	cFlowReplyDenied  = 1 << 3 // the network ACL denies the packets that answer the opener
 	cFlowKept         = 1 << 4 // security groups admitted it under ENI_KEEP: they judge it no more
 	cFlowForeign      = 1 << 5 // nobody had the peer's address: it leads to who sent from it
+	cFlowAnswered     = 1 << 6 // the other side was heard while it was half-open
+	cFlowRefused      = 1 << 7 // closed while half-open: worth no more than a half-open one
 )
 
 // enum program_slot

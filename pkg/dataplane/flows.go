@@ -15,14 +15,16 @@ import (
 type Flow struct {
 	ENI         uint32         `json:"eni"`
 	Incarnation uint32         `json:"incarnation"`
-	Protocol    string         `json:"protocol"`      // tcp, udp, icmp, icmpv6 or a number
-	Local       netip.AddrPort `json:"local"`         // ICMP: the port is the identifier
-	Remote      netip.AddrPort `json:"remote"`        // ICMP: the port is the type of the request
-	EIP         netip.Addr     `json:"eip,omitzero"`  // of the local address, if the flow uses it
-	Origin      string         `json:"origin"`        // vpc or internet
-	Opener      Direction      `json:"opener"`        // who sent the first packet: out = the ENI
-	State       string         `json:"state"`         // opening, established, closing, blocked
-	Rule        uint32         `json:"rule,omitzero"` // ordinal in the rule set that let the first packet pass
+	Protocol    string         `json:"protocol"`        // tcp, udp, icmp, icmpv6 or a number
+	Local       netip.AddrPort `json:"local"`           // ICMP: the port is the identifier
+	Remote      netip.AddrPort `json:"remote"`          // ICMP: the port is the type of the request
+	EIP         netip.Addr     `json:"eip,omitzero"`    // of the local address, if the flow uses it
+	Origin      string         `json:"origin"`          // vpc or internet
+	Opener      Direction      `json:"opener"`          // who sent the first packet: out = the ENI
+	State       string         `json:"state"`           // opening, established, closing, blocked
+	Answered    bool           `json:"answered"`        // the other side was heard while it was opening
+	Refused     bool           `json:"refused"`         // it was closed while it was opening
+	Rule        uint32         `json:"ruleID,omitzero"` // of the security groups, that let the first packet pass
 	PacketsOut  uint64         `json:"packetsOut"`
 	BytesOut    uint64         `json:"bytesOut"`
 	PacketsIn   uint64         `json:"packetsIn"`
@@ -90,6 +92,7 @@ func newFlow(family flowtable.Family, f *flowtable.Flow, now uint32) Flow {
 		Local:  netip.AddrPortFrom(f.Local, f.LocalPort),
 		Remote: netip.AddrPortFrom(f.Remote, f.RemotePort),
 		Origin: "vpc", State: flowState(f.State),
+		Answered: f.Flags&cFlowAnswered != 0, Refused: f.Flags&cFlowRefused != 0,
 		PacketsOut: f.Packets[cDirOut], BytesOut: f.Bytes[cDirOut],
 		PacketsIn: f.Packets[cDirIn], BytesIn: f.Bytes[cDirIn],
 		Age: flowtable.Ticks(now - min(f.Opened, now)), Expires: flowtable.Ticks(f.Expires - min(now, f.Expires)),
@@ -116,6 +119,18 @@ func newFlow(family flowtable.Family, f *flowtable.Flow, now uint32) Flow {
 		flow.Local = netip.AddrPortFrom(f.Local, 0)
 	}
 	return flow
+}
+
+// Stage is State, more exactly where a flow never was established: "answered" for one that is opening and whose other
+// side was heard, "refused" for one that was closed before it was more than that.
+func (f *Flow) Stage() string {
+	switch {
+	case f.State == "opening" && f.Answered:
+		return "answered"
+	case f.State == "closing" && f.Refused:
+		return "refused"
+	}
+	return f.State
 }
 
 func flowState(state uint8) string {

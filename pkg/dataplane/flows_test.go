@@ -46,6 +46,10 @@ func TestNewFlow(t *testing.T) {
 				f.Protocol, f.Local, f.Remote = "47", netip.AddrPortFrom(local, 0), netip.AddrPortFrom(remote, 0)
 			}},
 		{"blocked", flowtable.IPv4, func(f *flowtable.Flow) { f.State = cFlowBlocked }, func(f *Flow) { f.State = "blocked" }},
+		{"half-open", flowtable.IPv4, func(f *flowtable.Flow) { f.State, f.Flags = cFlowOpening, cFlowAnswered },
+			func(f *Flow) { f.State, f.Answered = "opening", true }},
+		{"refused", flowtable.IPv4, func(f *flowtable.Flow) { f.State, f.Flags = cFlowClosing, cFlowRefused },
+			func(f *Flow) { f.State, f.Refused = "closing", true }},
 		{"over while it was read", flowtable.IPv4, func(f *flowtable.Flow) { f.Opened, f.Expires = 121, 119 },
 			func(f *Flow) { f.Age, f.Expires = 0, 0 }},
 	}

@@ -62,12 +62,7 @@ func (n namer) table(id uint32) string {
 	return optional(n.Tables, id)
 }
 
-func (n namer) rule(ruleset, ordinal uint32) string {
-	if rules := n.Rules[ruleset]; ordinal > 0 && int(ordinal) <= len(rules) {
-		return rules[ordinal-1]
-	}
-	return fmt.Sprint(ordinal)
-}
+func (n namer) rule(id uint32) string { return n.Rule(id) }
 
 func (n namer) host(vtep netip.Addr) string { return n.Hosts[vtep.String()] }
 

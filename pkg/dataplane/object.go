@@ -22,6 +22,7 @@ const (
 	MapPorts      = bpfMapPorts
 	MapUplinks    = bpfMapUplinks
 	MapCounters   = bpfMapCounters
+	MapRuleHits   = bpfMapRuleHits
 	MapENIs       = bpfMapEnis
 	MapNextHops   = bpfMapNexthops
 	MapHost       = bpfMapHostConf

@@ -158,6 +158,14 @@ type VerdictRow struct {
 	Ruleset string `json:"ruleset" key:"true"`
 	Peer    uint32 `json:"peer" key:"true"`
 	Service uint32 `json:"service" key:"true"`
+	Order   uint32 `json:"order"` // of the deciding rule in its set
 	Allow   bool   `json:"allow"`
 	Rule    string `json:"rule"`
+}
+
+// RuleHitsRow is an entry of rule_hits.
+type RuleHitsRow struct {
+	ID   uint32 `json:"id" key:"true"`
+	Rule string `json:"rule"`
+	Hits uint64 `json:"hits"` // connections that the rule decided
 }

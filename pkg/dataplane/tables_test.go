@@ -28,7 +28,7 @@ func fullState() *compile.State {
 		}},
 		NextHops: []compile.NextHop{
 			{Index: 5, ENI: "web-0", Local: 1, Generation: 2, VNI: 7, MAC: mac},
-			{Index: 6, ENI: "db-0", VTEP: addr("192.0.2.2"), Generation: 3, VNI: 7, Subnet: 3, MAC: [6]byte{2, 0, 0, 0, 2, 0x10}},
+			{Index: 6, ENI: "db-0", VTEP: addr("192.0.2.2"), Generation: 3, Since: 2, VNI: 7, Subnet: 3, MAC: [6]byte{2, 0, 0, 0, 2, 0x10}},
 			{Index: 7, ENI: "lost-0", Generation: 4, VNI: 7, MAC: [6]byte{2, 0, 0, 0, 3, 0x10}},
 		},
 		Endpoints: []compile.Endpoint{
@@ -68,6 +68,7 @@ func fullState() *compile.State {
 				{Protocol: 1, Port: 3 << 8, Bits: 16, Class: 6},
 			},
 			Verdicts: []compile.Verdict{{Peer: 1, Service: 1, Allow: true, Rule: 1}, {Peer: 2, Service: 3, Rule: 2}},
+			Rules:    []compile.Rule{{ID: 51, Name: "web/https"}, {ID: 52, Name: "web/ingress[1]"}},
 		}},
 	}
 }
@@ -80,7 +81,7 @@ var fullNames = compile.Names{
 	GroupSets: map[uint32][]string{41: {"db", "web"}},
 	Tables:    map[uint32]string{31: "red-public"},
 	Rulesets:  map[uint32]string{21: "sg web,ssh ingress", 23: "nacl red-web ingress"},
-	Rules:     map[uint32][]string{21: {"web/https"}},
+	Rules:     map[uint32]compile.RuleName{51: {Key: "sg/web@web ingress name https", Direction: "ingress", Name: "web/https"}},
 	Hosts:     map[string]string{"192.0.2.2": "host-b"},
 }
 
@@ -141,10 +142,10 @@ func TestEncodeDecode(t *testing.T) {
 		"routes4": {
 			RouteRow{Table: "red-public", Prefix: "0.0.0.0/0", Kind: "internet"},
 			RouteRow{Table: "red-public", Prefix: "10.0.0.0/16", Kind: "local", Subnet: "red-web"},
-			RouteRow{Table: "red-public", Prefix: "10.0.1.0/24", Kind: "eni", Target: "db-0", Subnet: "red-web"},
 			RouteRow{Table: "red-public", Prefix: "10.1.0.0/16", Kind: "vpc", Target: "red"},
 			RouteRow{Table: "red-public", Prefix: "10.2.0.0/16", Kind: "not peered"},
 			RouteRow{Table: "infrastructure", Prefix: "192.0.2.0/24", Kind: "infrastructure"},
+			RouteRow{Table: "red-public", Prefix: "10.0.1.0/24", Kind: "eni", Target: "db-0", Subnet: "red-web"},
 		},
 		"policies": {
 			PolicyRow{Policy: "24", Route: 1, Kind: "eni", Target: "web-0"},
@@ -163,8 +164,8 @@ func TestEncodeDecode(t *testing.T) {
 			ServiceRow{Ruleset: "sg web,ssh ingress", Protocol: "tcp", Port: "443", Class: 4},
 		},
 		"verdicts": {
-			VerdictRow{Ruleset: "sg web,ssh ingress", Peer: 1, Service: 1, Allow: true, Rule: "web/https"},
-			VerdictRow{Ruleset: "sg web,ssh ingress", Peer: 2, Service: 3, Rule: "2"},
+			VerdictRow{Ruleset: "sg web,ssh ingress", Peer: 1, Service: 1, Order: 1, Allow: true, Rule: "web/https"},
+			VerdictRow{Ruleset: "sg web,ssh ingress", Peer: 2, Service: 3, Order: 2, Rule: "52"},
 		},
 	}
 	if diff := cmp.Diff(want, decodeAll(t, tables)); diff != "" {
@@ -190,8 +191,9 @@ func TestEncodeBytes(t *testing.T) {
 	for _, want := range []struct{ table, key, value string }{
 		{"endpoints4", "\x07\x00\x00\x00\x0a\x00\x01\x0a", "\x01\x00\x00\x00\x05\x00\x00\x00\x29\x00\x00\x00"},
 		{"services", "\x38\x00\x00\x00\x15\x00\x00\x00\x06\x01\xbb\x00", "\x04\x00\x00\x00"},
-		{"nexthops", "\x06\x00\x00\x00", "\x02\x00\x00\x00\xc0\x00\x02\x02\x03\x00\x00\x00\x07\x00\x00\x00\x03\x00\x00\x00\x02\x00\x00\x00\x02\x10\x00\x00"},
-		{"routes4", "\x30\x00\x00\x00\x1f\x00\x00\x00\x0a\x00\x00\x00", "\x01\x00\x00\x00\x03\x00\x00\x00"},
+		{"nexthops", "\x06\x00\x00\x00", "\x02\x00\x00\x00\xc0\x00\x02\x02\x03\x00\x00\x00\x07\x00\x00\x00\x03\x00\x00\x00\x02\x00\x00\x00\x02\x10\x00\x00\x02\x00\x00\x00"},
+		{"routes4", "\x30\x00\x00\x00\x1f\x00\x00\x00\x0a\x00\x00\x00", "\x01\x00\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00"},
+		{"policies", "\x18\x00\x00\x00\x08\x00\x00\x00", "\x02\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"},
 	} {
 		if got := string(tables.Contents[want.table][want.key]); got != want.value {
 			t.Errorf("table %s key %x: %x, want %x", want.table, want.key, got, want.value)

@@ -25,7 +25,7 @@ func (r *run) toENI(e *api.ENI, a arrival) Reason {
 		return reason
 	}
 	r.remember(e, f, a.eip.IsValid())
-	if r.p.l3Len > r.host.PortMTU {
+	if r.wire.size > r.host.PortMTU {
 		if !a.vtep.IsValid() {
 			r.tooBig = r.host.PortMTU
 		}

@@ -17,8 +17,8 @@ type State string
 
 // The states.
 const (
-	Opening     State = "opening"     // only the side that opened it was heard
-	Established State = "established" // both sides were heard
+	Opening     State = "opening"     // half-open: the side that opened it was not heard since it was answered
+	Established State = "established" // it was
 	Closing     State = "closing"     // TCP: FIN of both sides, or RST
 	Blocked     State = "blocked"     // denied by a later rule; kept so that an allow revives it
 )
@@ -45,6 +45,8 @@ type flow struct {
 	sender    identity  // the ENI to which it led last: so it does as long as nobody owns the remote address
 	foreign   bool      // because nobody owned it
 	state     State
+	answered  bool // half-open, or once so: the other side was heard
+	refused   bool // it was closed while it was half-open
 	admitted  bool // by the security groups, under onPolicyChange: keep
 	fin       map[Direction]bool
 	seq       map[Direction]uint32 // TCP: where its sender is, by what it sent or the other side acknowledged
@@ -128,6 +130,8 @@ type Flow struct {
 	Internet      bool
 	Opener        Direction
 	State         State
+	Answered      bool
+	Refused       bool
 	FINOut, FINIn bool
 	Reason        Reason // why it is blocked
 	Rule          string
@@ -150,8 +154,8 @@ func (m *Model) Flows(now time.Duration) []Flow {
 		all = append(all, Flow{
 			ENI: f.eni, Transit: k.transit != "", Protocol: k.protocol, Local: k.local, Remote: k.remote,
 			LocalPort: k.localPort, RemotePort: k.remotePort, Request: k.request, Asks: k.asks,
-			Internet: k.internet, Opener: f.opener, State: f.state, FINOut: f.fin[Out], FINIn: f.fin[In],
-			Reason: f.reason, Rule: f.rule, NAT: f.nat,
+			Internet: k.internet, Opener: f.opener, State: f.state, Answered: f.answered, Refused: f.refused,
+			FINOut: f.fin[Out], FINIn: f.fin[In], Reason: f.reason, Rule: f.rule, NAT: f.nat,
 			PacketsOut: f.packets[Out], PacketsIn: f.packets[In], BytesOut: f.bytes[Out], BytesIn: f.bytes[In],
 			Evaluated: f.evaluated == m.revision && !f.admitted,
 		})
@@ -226,7 +230,10 @@ func (r *run) find(e *api.ENI, key flowKey) (*flow, Reason) {
 	if f == nil || !r.isOf(f, e) {
 		return nil, NoFlow
 	}
-	if key.protocol == tcp && f.state == Closing && onlySYN(r.p.flags) {
+	switch {
+	case key.protocol == tcp && f.state == Closing && onlySYN(r.p.flags):
+		return nil, NoFlow
+	case r.p.isICMP() && r.dir == f.opener && r.p.code != f.opening.code: // another question
 		return nil, NoFlow
 	}
 	return f, goOn
@@ -240,11 +247,12 @@ func (r *run) isOf(f *flow, e *api.ENI) bool {
 // judgeFlow asks for the verdict on a flow, whichever packet asks.
 func (r *run) judgeFlow(e *api.ENI, key flowKey, f *flow) verdict {
 	v := r.judge(e, key, asked{f.opener, f.opening, f.sender, f.foreign, r.isKept(e, key, f)})
-	if v.reason == goOn && (v.peer == "") != key.internet {
-		v.reason = NoRoute // it would be another flow now
-	}
-	if v.reason == goOn && !key.internet && !r.isSomewhere(r.objs.ENIs[v.peer]) {
+	switch {
+	case v.reason != goOn:
+	case v.peer != "" && !r.isSomewhere(r.objs.ENIs[v.peer]):
 		v.reason = NoNextHop
+	case (v.peer == "") != key.internet:
+		v.reason = NoRoute // it would be another flow now
 	}
 	return v
 }
@@ -258,16 +266,14 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 	fresh := f.evaluated != r.revision
 	f.evaluated = r.revision
 	v := r.judgeFlow(e, key, f)
+	r.out.MayHit = append(r.out.MayHit, v.hits...)
 	if v.reason != goOn {
 		f.admitted = f.admitted && r.isKept(e, key, f) && v.reason != SGDenied
 		r.block(f, v.reason, fresh)
 		return nil, v.reason
 	}
 	if f.state == Blocked {
-		f.state, f.reason = Established, goOn
-		if key.protocol == tcp && onlySYN(r.p.flags) {
-			f.state = Opening
-		}
+		f.revive(&r.p)
 		r.extend(f, key, r.now)
 	}
 	f.admitted = e.OnPolicyChange == api.Keep
@@ -281,8 +287,8 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 		return nil, reason
 	}
 	r.extend(f, key, r.now)
-	f.packets[r.dir]++
-	f.bytes[r.dir] += len(r.p.frame)
+	f.packets[r.dir] += r.wire.packets
+	f.bytes[r.dir] += r.wire.bytes
 	return f, goOn
 }
 
@@ -302,59 +308,6 @@ func (r *run) block(f *flow, reason Reason, fresh bool) {
 	}
 }
 
-// step: does the packet fit the state, and what does it do to it?
-func (r *run) step(e *api.ENI, f *flow) Reason {
-	p := &r.p
-	if r.dir != f.opener && !r.aclAllows(e, r.dir, p.remote(r.dir), p.service()) {
-		return NACLDenied
-	}
-	was := f.state
-	if f.state == Opening && r.dir != f.opener {
-		switch {
-		case p.protocol != tcp || p.flags&(syn|rst) != 0:
-			f.state = Established
-		case p.flags&(syn|ack|rst|fin) != ack: // which would challenge the SYN (RFC 5961 section 4.2)
-			return NoFlow
-		}
-	}
-	if p.protocol == tcp {
-		if !f.hear(p, r.dir, was == Opening) {
-			f.state = was
-			return TCPWindow
-		}
-		f.fin[r.dir] = f.fin[r.dir] || p.flags&fin != 0
-		if p.flags&rst != 0 || f.fin[Out] && f.fin[In] {
-			f.state = Closing
-		}
-	}
-	return goOn
-}
-
-// hear says whether a RST comes from where its sender is: within 16 MiB, told by the upper halves of the numbers.
-// To a SYN it acknowledges the SYN. Other packets move that place, if they are near it, and that of the other
-// side by what they acknowledge, if it is not.
-func (f *flow) hear(p *packet, dir Direction, opening bool) bool {
-	near := func(a, b uint32) bool {
-		d := int16(a>>16 - b>>16)
-		return -256 <= d && d <= 256
-	}
-	other := opposite(dir)
-	acks := p.flags&ack != 0
-	if p.flags&rst != 0 {
-		if opening && dir != f.opener {
-			return acks && near(p.ack, f.seq[other])
-		}
-		return near(p.seq, f.seq[dir])
-	}
-	if opening || near(p.seq, f.seq[dir]) {
-		f.seq[dir] = p.seq
-	}
-	if acks && !near(p.ack, f.seq[other]) {
-		f.seq[other] = p.ack
-	}
-	return true
-}
-
 // remote is the address of the other side.
 func (p *packet) remote(dir Direction) netip.Addr {
 	if dir == Out {
@@ -370,6 +323,7 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 		return nil, NoFlow
 	}
 	v := r.judge(e, key, asked{r.dir, p.service(), sender, false, false})
+	r.out.Hits = append(r.out.Hits, v.hits...)
 	if v.reason != goOn {
 		return nil, v.reason
 	}
@@ -381,7 +335,7 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 		eni: e.Name, life: r.lives[e.Name].number, opener: r.dir, opening: p.service(), sender: r.identity(v.peer),
 		state: Opening, fin: map[Direction]bool{}, seq: map[Direction]uint32{r.dir: p.seq},
 		rule: v.rule, peer: v.peer, nat: v.nat, foreign: v.foreign, admitted: e.OnPolicyChange == api.Keep,
-		packets: map[Direction]int{r.dir: 1}, bytes: map[Direction]int{r.dir: len(p.frame)},
+		packets: map[Direction]int{r.dir: r.wire.packets}, bytes: map[Direction]int{r.dir: r.wire.bytes},
 		evaluated: r.revision,
 	}
 	r.extend(f, key, r.now)

@@ -15,9 +15,22 @@ type verdict struct {
 	rule   string
 	peer   string     // the ENI to which it leads, "" = the internet
 	nat    netip.Addr // the EIP of the local side, if the other one is on the internet
+	hits   []string   // the rules that decided, "ingress web/https"
 	// foreign: nobody has the address of the other side, so it leads to who sent from it.
 	foreign bool
 	way     string // what the routes said
+}
+
+// hit notes a rule that decided, if one did.
+func hit(hits []string, dir Direction, rule string) []string {
+	if rule == "" {
+		return hits
+	}
+	word := "ingress"
+	if dir == Out {
+		word = "egress"
+	}
+	return append(hits, word+" "+rule)
 }
 
 // identity is that of an ENI, wherever it is: itself, since when the host knows it, and its addresses.
@@ -106,12 +119,14 @@ func (m *Model) judgeOut(e *api.ENI, k flowKey, by asked) verdict {
 	if !ok {
 		return verdict{reason: SGDenied}
 	}
-	if !m.aclAllows(e, Out, k.remote, by.what) {
-		return verdict{reason: NACLDenied}
+	entry, ok := m.aclDecides(e, Out, k.remote, by.what)
+	hits := hit(hit(nil, Out, rule), Out, entry)
+	if !ok {
+		return verdict{reason: NACLDenied, hits: hits}
 	}
 	h := m.route(e, k.out(by.what))
 	v := m.way(e, k, h)
-	v.rule, v.way = rule, h.String()
+	v.rule, v.way, v.hits = rule, h.String(), hits
 	return v
 }
 
@@ -206,14 +221,16 @@ func (m *Model) judgeIn(e *api.ENI, k flowKey, by asked) verdict {
 		}
 		v.way = h.String()
 	}
-	if !m.aclAllows(e, In, k.remote, by.what) {
-		return verdict{reason: NACLDenied}
+	entry, ok := m.aclDecides(e, In, k.remote, by.what)
+	hits := hit(nil, In, entry)
+	if !ok {
+		return verdict{reason: NACLDenied, hits: hits}
 	}
 	rule, ok := m.admit(e, k, by)
 	if !ok {
-		return verdict{reason: SGDenied}
+		return verdict{reason: SGDenied, hits: hits}
 	}
-	v.rule = rule
+	v.rule, v.hits = rule, hit(hits, In, rule)
 	return v
 }
 

@@ -111,13 +111,14 @@ const (
 	AtUplinkXDP Kind = "uplink-xdp" // XDP that finishes all it can
 )
 
-// Port is where a packet comes in.
+// Port is where a packet comes in, and what it stands for.
 type Port struct {
 	Kind   Kind
 	Device string
 	VNI    uint32     // AtOverlay
 	Source netip.Addr // AtOverlay: VTEP of the sender
 	Marked bool       // AtOverlay: the uplink has vouched for it
+	GSO    int        // bytes of payload of each of the wire packets that it stands for; 0 = it is one; not AtUplinkXDP
 }
 
 // Tunnel is what the overlay device is told.
@@ -131,6 +132,7 @@ type Count struct {
 	ENI       string
 	Direction Direction
 	Reason    Reason
+	Packets   int // on the wire
 }
 
 // Outcome is everything that becomes of a packet.
@@ -146,6 +148,9 @@ type Outcome struct {
 	Counts    []Count
 	Follows   string // what another packet vouches for: "fragment", "error"
 	Way       string // what the routes said last: "local", "eni", "vpc by policy", "transit local"...
+	// Hits are the rules that decided about a new connection, MayHit those about one that is known: whether it is
+	// asked about again is the programs' to say. Both as "ingress web/https", a network ACL's as "egress acl/100".
+	Hits, MayHit []string
 }
 
 // Model is one host, its objects and its flows.
@@ -223,7 +228,7 @@ func (m *Model) ready(e *api.ENI) bool { return !m.unready[e.Name] }
 // Packet lets a frame come in. The frame is not changed.
 func (m *Model) Packet(from Port, frame []byte, now time.Duration) Outcome {
 	m.expire(now)
-	r := &run{Model: m, from: from, now: now, p: packet{frame: slices.Clone(frame)}}
+	r := &run{Model: m, from: from, now: now, p: packet{frame: slices.Clone(frame)}, wire: segments(frame, from.GSO)}
 	switch from.Kind {
 	case AtPort:
 		r.port()
@@ -241,6 +246,7 @@ type run struct {
 	from Port
 	now  time.Duration
 	p    packet
+	wire wire
 	out  Outcome
 
 	eni    string // whose port is being crossed
@@ -255,7 +261,7 @@ func (r *run) enter(eni string, dir Direction) { r.eni, r.dir = eni, dir }
 func (r *run) end(reason Reason) {
 	r.out.Reason = reason
 	if reason != notOurs {
-		r.out.Counts = append(r.out.Counts, Count{r.eni, r.dir, reason})
+		r.out.Counts = append(r.out.Counts, Count{r.eni, r.dir, reason, r.wire.packets})
 	}
 }
 

@@ -30,6 +30,9 @@ func (r *run) fromENI(e *api.ENI) Reason {
 	if reason := r.p.parseEthernet(); reason != goOn {
 		return reason
 	}
+	if r.wire.packets > maxSegments {
+		return Malformed
+	}
 	if r.p.smac != e.MAC {
 		return SpoofedMAC
 	}
@@ -153,7 +156,7 @@ func (r *run) continued(e *api.ENI) (*flow, Reason) {
 
 // toOverlay: to an ENI on another host.
 func (r *run) toOverlay(e, peer *api.ENI) Reason {
-	if r.p.l3Len > r.host.OverlayMTU {
+	if r.wire.size > r.host.OverlayMTU {
 		r.tooBig = r.host.OverlayMTU
 		return TooBig
 	}
@@ -179,7 +182,7 @@ func (r *run) toInternet(nat netip.Addr) Reason {
 	if _, ok := r.host.Uplinks[device]; !ok {
 		return NoFIB
 	}
-	if r.p.l3Len > r.host.PortMTU {
+	if r.wire.size > r.host.PortMTU {
 		r.tooBig = r.host.PortMTU
 		return TooBig
 	}

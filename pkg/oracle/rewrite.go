@@ -97,6 +97,7 @@ func (r *run) answersTooBig() bool {
 // answerTooBig sends an ICMP error back in the name of the destination. It is a packet of ours, counted at the host.
 func (r *run) answerTooBig() {
 	r.enter("", Out)
+	r.wire.packets = 1
 	frame := slices.Concat(r.p.frame[6:12], r.p.frame[0:6], r.p.frame[12:14])
 	quote := r.p.frame[ethernet : ethernet+quoted]
 	if r.p.v6 {

@@ -87,9 +87,15 @@ func (m *Model) isMember(vpc *api.VPC, group string, a netip.Addr) bool {
 // aclAllows judges one packet that crosses the border of the subnet: the lowest number that matches decides, none
 // denies. Inside the subnet, and in one without a network ACL, everything passes.
 func (m *Model) aclAllows(e *api.ENI, dir Direction, peer netip.Addr, s service) bool {
+	_, allow := m.aclDecides(e, dir, peer, s)
+	return allow
+}
+
+// aclDecides names the entry too, "" if none decides.
+func (m *Model) aclDecides(e *api.ENI, dir Direction, peer netip.Addr, s service) (entry string, allow bool) {
 	acl := m.objs.NetworkACLs[m.subnetOf(e).NetworkACL]
 	if acl == nil || m.inSubnet(e, peer) {
-		return true
+		return "", true
 	}
 	entries := acl.Ingress
 	if dir == Out {
@@ -102,5 +108,8 @@ func (m *Model) aclAllows(e *api.ENI, dir Direction, peer netip.Addr, s service)
 			first = n
 		}
 	}
-	return first != nil && first.Allow
+	if first == nil {
+		return "", false
+	}
+	return fmt.Sprintf("%s/%d", acl.Name, first.Number), first.Allow
 }

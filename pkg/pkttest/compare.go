@@ -27,6 +27,9 @@ func (w *World) compare(step Step, family Family, got result) string {
 		}
 	}
 	compareFlows(&b, want, got.flows)
+	if hits := hitsFor(want.Hits, family); want.Hits != nil && !slices.Equal(hits, got.hits) {
+		fmt.Fprintf(&b, "rules hit %v, want %v\n", got.hits, hits)
+	}
 	if b.Len() > 0 {
 		fmt.Fprintf(&b, "the packet was:\n%s", Show(step.In.Bytes(family)))
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/eniplane/eniplane/pkg/dataplane"
 )
 
@@ -28,14 +30,19 @@ func (w *World) readCounters() (map[counterKey]uint64, error) {
 	for _, e := range w.state.ENIs {
 		w.lastENI = max(w.lastENI, e.Index)
 	}
-	m := w.coll.Maps[dataplane.MapCounters]
-	var values []counterValue
-	for index := uint32(0); index < (w.lastENI+1)*2*reasonsPerSide; index++ {
-		if err := m.Lookup(index, &values); err != nil {
-			return nil, fmt.Errorf("read counter %d: %w", index, err)
-		}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count the CPUs: %w", err)
+	}
+	var cursor ebpf.MapBatchCursor
+	keys := make([]uint32, (w.lastENI+1)*2*reasonsPerSide)
+	values := make([]counterValue, len(keys)*cpus)
+	if _, err := w.coll.Maps[dataplane.MapCounters].BatchLookup(&cursor, keys, values, nil); err != nil {
+		return nil, fmt.Errorf("read counters: %w", err)
+	}
+	for i, index := range keys {
 		var packets uint64
-		for _, v := range values {
+		for _, v := range values[i*cpus:][:cpus] {
 			packets += v.Packets
 		}
 		if packets > 0 {

@@ -39,10 +39,16 @@ func (w *World) flows(later time.Duration) ([]Flow, error) {
 // describe turns an entry into what rows say of it: enum flow_state, flow_flag and flow_class of
 // bpf/types.h.
 func (w *World) describe(f *flowtable.Flow) Flow {
-	const openedByPeer, internet = 1, 8
+	const openedByPeer, answered, refused, internet, opening, closing = 1, 1 << 6, 1 << 7, 8, 1, 3
 	flow := Flow{ENI: w.nameOf(f.ENI), State: fmt.Sprint(f.State), Opener: dataplane.Out, Origin: "vpc"}
 	if states := []string{"none", "opening", "established", "closing", "blocked"}; int(f.State) < len(states) {
 		flow.State = states[f.State]
+	}
+	switch {
+	case f.State == opening && f.Flags&answered != 0:
+		flow.State += ", answered"
+	case f.State == closing && f.Flags&refused != 0:
+		flow.State += ", refused"
 	}
 	if f.Flags&openedByPeer != 0 {
 		flow.Opener = dataplane.In

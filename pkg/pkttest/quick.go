@@ -4,6 +4,7 @@ package pkttest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -45,6 +46,7 @@ type Quick struct {
 	test    *testRun
 	hooks   map[string]quickHook
 	delta   []Count
+	hits    hitCounters
 }
 
 // quickHook is a loaded program.
@@ -131,6 +133,9 @@ func (q *Quick) mapMemory(t testing.TB, sets uint32) (err error) {
 		return err
 	}
 	q.before = make([]byte, len(q.counts))
+	if q.hits.memory, err = mapMap(t, q.coll.Maps[dataplane.MapRuleHits], compile.MaxRuleIDs*8); err != nil {
+		return err
+	}
 	for name, family := range flowMaps() {
 		m := q.coll.Maps[name]
 		if q.flowMem[family], err = mapMap(t, m, int(m.ValueSize()*sets)); err != nil {
@@ -216,6 +221,7 @@ func (q *Quick) Apply(st *compile.State, closed map[string]bool) error {
 		}
 	}
 	q.slot, q.state, q.vtep = slot, st, st.Host.VTEP
+	q.hits.follow(st)
 	for i := range st.ENIs {
 		if q.lastENI = max(q.lastENI, st.ENIs[i].Index); q.lastENI >= quickENIs {
 			return fmt.Errorf("apply: ENI index %d is beyond the %d that a quick host counts", q.lastENI, quickENIs)
@@ -318,6 +324,8 @@ type QuickPacket struct {
 	Now    time.Duration // since boot, not 0
 	Mark   uint32
 	Tunnel *Tunnel
+	GSO    uint32 // gso_size
+	Linear int    // XDP: bytes in the first piece of memory, 0 = all; older kernels refuse such a packet
 }
 
 // QuickResult is what became of it.
@@ -339,9 +347,9 @@ func (q *Quick) Send(p QuickPacket) (r QuickResult, ok bool, err error) {
 	context := q.test.ctx[:skbContextSize]
 	if hook.xdp {
 		context = q.test.ctx[:xdpContextSize]
-		xdpContext(context, len(p.Frame), ifindex)
+		xdpContext(context, cmp.Or(p.Linear, len(p.Frame)), ifindex)
 	} else {
-		skbContext(context, ifindex, p.Mark, 0, len(p.Frame))
+		skbContext(context, ifindex, p.Mark, p.GSO, len(p.Frame))
 	}
 	code, out, err := q.test.run(hook.fd, p.Frame, len(context), !hook.xdp)
 	if errors.Is(err, unix.EINVAL) {

@@ -55,6 +55,9 @@ type Want struct {
 	Counts  []Count
 	Flows   []Flow // which must be there afterwards, others do not matter
 	NoFlow  bool   // there must be no flow at all
+	// Hits are the rules that decide, "ingress web/https", or for IPv4 and IPv6 "ingress acl/1|ingress acl/2";
+	// nil = the row does not say.
+	Hits []string
 }
 
 // Hook is where packets come in: a program and the device that it belongs to.

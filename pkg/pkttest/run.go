@@ -57,10 +57,19 @@ func (w *World) run(t *testing.T, row *Row, family Family, xdp bool) (err error)
 			return fmt.Errorf("step %d: %w", i+1, err)
 		}
 		later += step.Later
+		before, err := w.hits()
+		if err != nil {
+			return fmt.Errorf("step %d: %w", i+1, err)
+		}
 		got, err := w.send(step, family, xdp, later)
 		if err != nil {
 			return fmt.Errorf("step %d: %w", i+1, err)
 		}
+		now, err := w.hits()
+		if err != nil {
+			return fmt.Errorf("step %d: %w", i+1, err)
+		}
+		got.hits = newHits(before, now)
 		if diff := w.compare(step, family, got); diff != "" {
 			t.Errorf("step %d of %d, %v into %s:\n%s", i+1, len(row.Steps), family, step.At.Device, diff)
 			return nil
@@ -94,6 +103,7 @@ type result struct {
 	asked   helpersAsked
 	counts  []Count
 	flows   []Flow
+	hits    []string
 }
 
 // send runs the program of the step's hook on its packet and gathers all that came of it.

@@ -35,6 +35,8 @@ type fileStep struct {
 	VNI      uint32
 	Source   string
 	Marked   bool
+	GSO      int
+	Linear   int
 	Frame    string
 }
 
@@ -69,6 +71,12 @@ func (s Step) String() string {
 	fields := []string{fmt.Sprintf("at: %s, device: %s, frame: %q", s.From.Kind, s.From.Device, hex.EncodeToString(s.Frame))}
 	if s.From.VNI != 0 {
 		fields = append(fields, fmt.Sprintf("vni: %d, source: %v, marked: %v", s.From.VNI, s.From.Source, s.From.Marked))
+	}
+	if s.From.GSO != 0 {
+		fields = append(fields, fmt.Sprintf("gso: %d", s.From.GSO))
+	}
+	if s.Linear != 0 {
+		fields = append(fields, fmt.Sprintf("linear: %d", s.Linear))
 	}
 	if s.After != 0 {
 		fields = append(fields, fmt.Sprintf("after: %v", s.After))
@@ -111,8 +119,8 @@ func parseCase(text []byte) (*Case, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read frame of step %d: %w", i+1, err)
 		}
-		step := Step{After: s.After, Revision: s.Revision, Toggle: s.Toggle, Frame: frame}
-		step.From = oracle.Port{Kind: s.At, Device: s.Device, VNI: s.VNI, Marked: s.Marked}
+		step := Step{After: s.After, Revision: s.Revision, Toggle: s.Toggle, Frame: frame, Linear: s.Linear}
+		step.From = oracle.Port{Kind: s.At, Device: s.Device, VNI: s.VNI, Marked: s.Marked, GSO: s.GSO}
 		if s.Source != "" {
 			if step.From.Source, err = netip.ParseAddr(s.Source); err != nil {
 				return nil, fmt.Errorf("read source of step %d: %w", i+1, err)

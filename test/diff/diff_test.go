@@ -72,9 +72,9 @@ func TestDifferential(t *testing.T) {
 	next.Store(l.seed)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	became := map[seen]int{}
+	became, came := map[seen]int{}, map[stage]int{}
 	begin := time.Now()
-	for range runtime.NumCPU() {
+	for range runtime.GOMAXPROCS(0) {
 		p := newPlayer(newHost(t))
 		wg.Go(func() {
 			err := p.q.Do(func() error {
@@ -95,21 +95,49 @@ func TestDifferential(t *testing.T) {
 			for r, n := range p.seen {
 				became[r] += n
 			}
+			for s, n := range p.stages {
+				came[s] += n
+			}
 		})
 	}
 	wg.Wait()
 	took := time.Since(begin)
 	t.Logf("%d packets in %d worlds, %.0f per second", sent.Load(), next.Load()-l.seed, float64(sent.Load())/took.Seconds())
 	t.Logf("%v", became)
-	for _, what := range []seen{{oracle.Delivered, "fragment"}, {oracle.Delivered, "error"}, {oracle.TCPWindow, ""}, {oracle.StrayND, ""},
-		{oracle.Delivered, "way eni"}, {oracle.Delivered, "way vpc"}, {oracle.Delivered, "way eni by policy"}, {oracle.Delivered, "way internet by policy"},
-		{oracle.Delivered, "way vpc by policy"}, {oracle.Delivered, "way transit local"}, {oracle.Delivered, "way transit eni"}, {oracle.Delivered, "way transit vpc"},
-		{oracle.NotPeered, ""}, {oracle.NoTransit, ""}, {oracle.RouteLoop, ""}} {
-		if sent.Load() > 100_000 && became[what] == 0 {
-			t.Errorf("no packet of %d was %s", sent.Load(), what)
+	t.Logf("%v", came)
+	if sent.Load() < 500_000 {
+		return
+	}
+	for _, what := range mustBecome {
+		if became[what] == 0 {
+			t.Errorf("no packet of %d was %v", sent.Load(), what)
+		}
+	}
+	for _, what := range mustCome {
+		if came[what] == 0 {
+			t.Errorf("no flow of %d packets was %v", sent.Load(), what)
 		}
 	}
 }
+
+// mustBecome and mustCome are what packets become and flows come to rarely enough to be worth a look.
+var (
+	mustBecome = []seen{
+		{oracle.Delivered, "fragment"}, {oracle.Delivered, "error"}, {oracle.TCPWindow, ""}, {oracle.StrayND, ""},
+		{oracle.Delivered, "segments"}, {oracle.Answered, "segments"}, {oracle.TooBig, "segments"}, {oracle.Malformed, "segments"},
+		{oracle.Delivered, "way eni"}, {oracle.Delivered, "way vpc"}, {oracle.Delivered, "way eni by policy"},
+		{oracle.Delivered, "way vpc by policy"}, {oracle.Delivered, "way internet by policy"},
+		{oracle.Delivered, "way transit local"}, {oracle.Delivered, "way transit eni"}, {oracle.Delivered, "way transit vpc"},
+		{oracle.NotPeered, ""}, {oracle.NoTransit, ""}, {oracle.RouteLoop, ""},
+	}
+	mustCome = []stage{
+		{"tcp", oracle.Opening, false, false}, {"tcp", oracle.Opening, true, false}, {"tcp", oracle.Established, false, false},
+		{"tcp", oracle.Closing, false, false}, {"tcp", oracle.Closing, false, true}, {"tcp", oracle.Blocked, false, false},
+		{"udp", oracle.Opening, true, false}, {"udp", oracle.Established, false, false}, {"udp", oracle.Blocked, false, false},
+		{"icmp", oracle.Opening, true, false}, {"icmp", oracle.Established, false, false}, {"icmp", oracle.Blocked, false, false},
+		{"other", oracle.Opening, true, false}, {"other", oracle.Established, false, false}, {"other", oracle.Blocked, false, false},
+	}
+)
 
 // fuzz plays a world of its own; what differs is shrunk and reported.
 func (p *player) fuzz(t *testing.T, seed uint64) error {
@@ -154,6 +182,7 @@ func (p *player) random(seed uint64) (c *Case, diff string, err error) {
 			}
 		}
 		s.From, s.Frame = in.next()
+		s.Linear = in.linear(s.From, s.Frame)
 		c.Steps = append(c.Steps, s)
 		diff, out, err := p.step(c, &c.Steps[len(c.Steps)-1])
 		if diff != "" || err != nil {

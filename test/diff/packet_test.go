@@ -70,6 +70,7 @@ func (g *packets) listen(from oracle.Port, sent []byte, out oracle.Outcome) {
 	if out.Reason != oracle.Delivered {
 		return
 	}
+	from.GSO = 0
 	t := talk{from: from, sent: sent, seen: slices.Clone(out.Packet)}
 	switch {
 	case out.Tunnel != nil:
@@ -119,21 +120,56 @@ func (g *packets) next() (oracle.Port, []byte) {
 	if g.oneIn(12) {
 		frame = g.mutate(frame)
 	}
-	clearCode(frame)
+	from.GSO = g.cut(from, frame)
 	return from, frame
 }
 
-// clearCode gives ICMP queries the code that all of them have by the standards. The programs do not remember another
-// one: when the verdict on a flow is asked for again, they judge the code of the packet that asks. What becomes of
-// queries with a code after a change of the rules is therefore left open here.
-func clearCode(f []byte) {
+// cut makes a packet stand for several now and then: of the sizes around which something changes, or any.
+func (g *packets) cut(from oracle.Port, f []byte) int {
+	headers := cuttable(f)
+	if headers == 0 || from.Kind == oracle.AtUplinkXDP || !g.oneIn(4) {
+		return 0
+	}
+	payload := len(f) - headers
+	size := pick(g.gen, []int{1, 2, 7, 100, 536, payload - 1, 1450 + 14 - headers, 1450 + 14 - headers, 1500 + 14 - headers}) + g.IntN(2)
+	if size < 1 || size > payload {
+		size = 1 + g.IntN(payload)
+	}
+	return size
+}
+
+// linear is how much of a large frame is in one piece of memory: all of its headers, as drivers promise for XDP.
+// BPF_PROG_TEST_RUN makes no such skb.
+func (g *packets) linear(from oracle.Port, f []byte) int {
+	if len(f) <= leastLinear || from.Kind != oracle.AtUplinkXDP || g.oneIn(2) {
+		return 0
+	}
+	return leastLinear + g.IntN(len(f)-leastLinear)
+}
+
+// leastLinear is longer than any headers that are read.
+const leastLinear = 300
+
+// cuttable gives the length of the headers of a TCP or UDP packet that a device could cut into several, or 0.
+func cuttable(f []byte) int {
 	l4, proto, v6 := layout(f)
-	if l4+2 > len(f) || proto != 1 && proto != 58 {
-		return
+	if l4+20 > len(f) || proto != 6 && proto != 17 {
+		return 0
 	}
-	if typ := f[l4]; v6 && (typ == 128 || typ == 129 || typ > 137) || !v6 && typ != 3 && typ != 4 && typ != 5 && typ != 11 && typ != 12 {
-		f[l4+1] = 0
+	if v6 && (f[14]>>4 != 6 || int(be.Uint16(f[18:])) != len(f)-54) {
+		return 0
 	}
+	if !v6 && (be.Uint16(f[12:]) != 0x0800 || f[14]>>4 != 4 || f[14]&15 < 5 || be.Uint16(f[20:])&0x3fff != 0 || int(be.Uint16(f[16:])) != len(f)-14) {
+		return 0
+	}
+	headers := l4 + 8
+	if proto == 6 {
+		headers = l4 + max(20, int(f[l4+12]>>4)*4)
+	}
+	if headers >= len(f) {
+		return 0
+	}
+	return headers
 }
 
 // forward is what an ENI through which packets are led makes of one: the same, a hop further.
@@ -200,13 +236,25 @@ func (g *packets) answer(t talk) (oracle.Port, []byte) {
 	case 6:
 		swap(f, l4, l4+2, 2)
 		g.answerTCP(f[l4:])
+		g.confirm(t, f[l4:])
 	case 17:
 		swap(f, l4, l4+2, 2)
 	case 1, 58:
 		f[l4] = answerType(f[l4], v6)
+		g.recode(f[l4:])
+	}
+	if proto != 6 && g.oneIn(3) && len(g.later) < 6 {
+		g.later = append(g.later, sending{t.from, t.sent})
 	}
 	fix(f)
 	return t.to, f
+}
+
+// recode gives an ICMP query another code, now and then: the standards know none but 0, rules and guests do.
+func (g *packets) recode(h []byte) {
+	if g.oneIn(4) {
+		h[1] = byte(g.IntN(3))
+	}
 }
 
 func (g *packets) answerTCP(h []byte) {
@@ -224,6 +272,20 @@ func (g *packets) answerTCP(h []byte) {
 		replies = []byte{0x12, 0x12, 0x12, 0x14, 0x10, 0x02}
 	}
 	h[13] = pick(g.gen, replies)
+}
+
+// confirm lets the third packet of a handshake come soon after the second one.
+func (g *packets) confirm(t talk, second []byte) {
+	f := slices.Clone(t.sent)
+	l4, _, _ := layout(f)
+	if len(second) < 20 || second[13] != 0x12 || g.oneIn(3) || len(g.later) > 6 || l4+20 > len(f) {
+		return
+	}
+	be.PutUint32(f[l4+4:], be.Uint32(f[l4+4:])+1)
+	be.PutUint32(f[l4+8:], be.Uint32(second[4:])+1)
+	f[l4+13] = 0x10
+	fix(f)
+	g.later = append(g.later, sending{t.from, f})
 }
 
 // sequences are numbers with which connections begin.
@@ -259,6 +321,9 @@ func answerType(typ byte, v6 bool) byte {
 func (g *packets) again(t talk) (oracle.Port, []byte) {
 	f := slices.Clone(t.sent)
 	l4, proto, _ := layout(f)
+	if (proto == 1 || proto == 58) && l4+8 <= len(f) {
+		g.recode(f[l4:])
+	}
 	if proto == 6 && l4+20 <= len(f) {
 		f[l4+13] = pick(g.gen, []byte{0x10, 0x10, 0x18, 0x11, 0x04, 0x14, 0x02, 0x02, 0x12})
 		be.PutUint32(f[l4+4:], be.Uint32(f[l4+4:])+g.distance())
@@ -592,8 +657,8 @@ func extend(f []byte, kind byte, head []byte) []byte {
 
 func (g *packets) transport(src, dst netip.Addr) (proto byte, body []byte) {
 	payload := make([]byte, g.IntN(40))
-	if g.oneIn(40) {
-		payload = make([]byte, pick(g.gen, []int{1380, 1400, 1402, 1410, 1422, 1423, 1430, 1442, 1443, 1450, 1460, 1472, 1473, 1500, 2000}))
+	if g.oneIn(16) {
+		payload = make([]byte, pick(g.gen, []int{1380, 1400, 1402, 1410, 1422, 1423, 1430, 1442, 1443, 1450, 1460, 1472, 1473, 1500, 2000, 3000, 3400}))
 	}
 	sport, dport := pick(g.gen, portNumbers), pick(g.gen, portNumbers)
 	if g.oneIn(2) {
@@ -634,7 +699,9 @@ func (g *packets) transport(src, dst netip.Addr) (proto byte, body []byte) {
 		if src.Is6() {
 			proto, typ = 58, pick(g.gen, []byte{128, 128, 128, 129, 139, 133, 134, 135, 136, 137, 143, 130, 200})
 		}
-		return proto, append([]byte{typ, 0, 0, 0, 0, byte(g.IntN(3)), 0, 1}, payload...)
+		body = append([]byte{typ, 0, 0, 0, 0, byte(g.IntN(3)), 0, 1}, payload...)
+		g.recode(body)
+		return proto, body
 	}
 	return pick(g.gen, []byte{0, 2, 4, 41, 47, 50, 51, 59, 112, 132, 136, 255, 1, 58}), append(make([]byte, 8), payload...)
 }

@@ -34,6 +34,7 @@ type Step struct {
 	Toggle   string        // ENI that loses or gets its READY mark
 	From     oracle.Port
 	Frame    []byte
+	Linear   int // how much of the frame is in one piece of memory; 0 = all of it
 }
 
 var uplinkMAC = api.MAC{2, 0, 0, 0, 0xaa, 1}
@@ -102,27 +103,28 @@ func fragmentSlot(f oracle.Fragments) int {
 
 // player plays cases on one host.
 type player struct {
-	q     *pkttest.Quick
-	model *oracle.Model
-	now   time.Duration
-	state *compile.State
-	ids   *compile.IDs
-	shut  map[string]bool
-	sent  int
-	seen  map[seen]int // what became of the packets
+	q      *pkttest.Quick
+	model  *oracle.Model
+	now    time.Duration
+	state  *compile.State
+	ids    *compile.IDs
+	shut   map[string]bool
+	sent   int
+	seen   map[seen]int  // what became of the packets
+	stages map[stage]int // what flows came to
 
 	reasons map[oracle.Reason]dataplane.Reason
 	counts  []pkttest.Count // scratch
 }
 
-// seen is what became of a packet, and what another one vouched for.
+// seen is what became of a packet, and what was special about it: what it belongs to, or how it came.
 type seen struct {
-	reason  oracle.Reason
-	follows string
+	reason oracle.Reason
+	how    string
 }
 
 func newPlayer(q *pkttest.Quick) *player {
-	p := &player{q: q, now: 1000 * time.Second, seen: map[seen]int{}, reasons: map[oracle.Reason]dataplane.Reason{}}
+	p := &player{q: q, now: 1000 * time.Second, seen: map[seen]int{}, stages: map[stage]int{}, reasons: map[oracle.Reason]dataplane.Reason{}}
 	for _, r := range dataplane.Reasons() {
 		p.reasons[oracle.Reason(r.String())] = r
 	}
@@ -207,16 +209,26 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 	}
 	p.sent++
 	out = p.model.Packet(s.From, s.Frame, p.now)
-	if p.seen[seen{out.Reason, out.Follows}]++; out.Reason == oracle.Delivered && out.Follows == "" {
+	how := out.Follows
+	switch {
+	case s.From.GSO > 0:
+		how = "segments"
+	case s.Linear > 0:
+		how = "pieces"
+	}
+	if p.seen[seen{out.Reason, how}]++; out.Reason == oracle.Delivered && out.Follows == "" {
 		p.seen[seen{out.Reason, "way " + out.Way}]++
 	}
-	return p.compareOutcome(s, out, got), out, nil
+	return p.compareOutcome(s, out, got) + compareHits(&out, p.q.Hits()), out, nil
 }
 
 const vxlanMark = 0xe41b0d01
 
 func quickPacket(s *Step, now time.Duration) pkttest.QuickPacket {
-	p := pkttest.QuickPacket{At: pkttest.Hook{Program: program(s.From.Kind), Device: s.From.Device}, Frame: s.Frame, Now: now}
+	p := pkttest.QuickPacket{
+		At: pkttest.Hook{Program: program(s.From.Kind), Device: s.From.Device}, Frame: s.Frame, Now: now,
+		GSO: uint32(s.From.GSO), Linear: s.Linear,
+	}
 	if s.From.Marked {
 		p.Mark = vxlanMark
 	}
@@ -272,6 +284,28 @@ func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickR
 	return text
 }
 
+// compareHits: new connections count the rules that decide, known ones may.
+func compareHits(want *oracle.Outcome, got []string) string {
+	if slices.Equal(want.Hits, got) {
+		return ""
+	}
+	var more []string
+	missing, may := slices.Clone(want.Hits), slices.Clone(want.MayHit)
+	for _, rule := range got {
+		if i := slices.Index(missing, rule); i >= 0 {
+			missing = slices.Delete(missing, i, i+1)
+		} else if i := slices.Index(may, rule); i >= 0 {
+			may = slices.Delete(may, i, i+1)
+		} else {
+			more = append(more, rule)
+		}
+	}
+	if len(missing)+len(more) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("rules hit %q, the model wants %q and maybe %q\n", got, want.Hits, want.MayHit)
+}
+
 // countsOf lists all counters that change: a packet comes in and has one outcome, everywhere that it enters.
 func (p *player) countsOf(counts []oracle.Count) []pkttest.Count {
 	p.counts = p.counts[:0]
@@ -285,7 +319,7 @@ func (p *player) countsOf(counts []oracle.Count) []pkttest.Count {
 			direction = dataplane.In
 		}
 		for _, r := range [...]dataplane.Reason{dataplane.ReasonContinue, reason} {
-			p.count(pkttest.Count{ENI: c.ENI, Direction: direction, Reason: r, Packets: 1})
+			p.count(pkttest.Count{ENI: c.ENI, Direction: direction, Reason: r, Packets: uint64(c.Packets)})
 		}
 	}
 	return p.counts
@@ -315,6 +349,7 @@ func sameCounts(a, b []pkttest.Count) bool {
 func (p *player) compareFlows() string {
 	want, got := map[oracle.Flow]oracle.Flow{}, map[oracle.Flow]oracle.Flow{}
 	for _, f := range p.model.Flows(p.now) {
+		p.stages[stageOf(f)]++
 		if f.State == oracle.Blocked {
 			f.Evaluated = false
 		}
@@ -351,6 +386,28 @@ func (p *player) compareFlows() string {
 	return strings.Join(lines, "")
 }
 
+// stage is how far a flow has come.
+type stage struct {
+	protocol          string
+	state             oracle.State
+	answered, refused bool
+}
+
+func stageOf(f oracle.Flow) stage {
+	s := stage{protocol: "other", state: f.State}
+	switch f.Protocol {
+	case 6:
+		s.protocol = "tcp"
+	case 17:
+		s.protocol = "udp"
+	case 1, 58:
+		s.protocol = "icmp"
+	}
+	s.answered = f.State == oracle.Opening && f.Answered
+	s.refused = f.State == oracle.Closing && f.Refused
+	return s
+}
+
 // identity is what makes a flow another one.
 func identity(f oracle.Flow) oracle.Flow {
 	return oracle.Flow{
@@ -369,21 +426,19 @@ func (p *player) flow(f *flowtable.Flow) (oracle.Flow, bool) {
 	const internet, transit = 1 << 3, 1 << 4
 	out := oracle.Flow{
 		ENI: e.Name, Transit: f.Class&transit != 0, Internet: f.Class&internet != 0, Local: f.Local, Remote: f.Remote,
-		Opener: oracle.Out, FINOut: f.Flags&2 != 0, FINIn: f.Flags&4 != 0, NAT: f.NAT,
+		Opener: oracle.Out, Answered: f.Flags&0x40 != 0, Refused: f.Flags&0x80 != 0,
+		FINOut: f.Flags&2 != 0, FINIn: f.Flags&4 != 0, NAT: f.NAT,
 		State:      []oracle.State{"none", oracle.Opening, oracle.Established, oracle.Closing, oracle.Blocked}[f.State],
 		PacketsOut: int(f.Packets[0]), PacketsIn: int(f.Packets[1]), BytesOut: int(f.Bytes[0]), BytesIn: int(f.Bytes[1]),
 		Evaluated: f.Generation == e.Generation,
 	}
-	set := e.SGOut
 	if f.Flags&1 != 0 {
-		out.Opener, set = oracle.In, e.SGIn
+		out.Opener = oracle.In
 	}
 	if out.State == oracle.Blocked {
 		out.Reason = oracle.Reason(dataplane.Reason(f.Reason).String())
 	}
-	if rules := p.state.Names.Rules[set]; f.Rule > 0 && int(f.Rule) <= len(rules) {
-		out.Rule = rules[f.Rule-1]
-	}
+	out.Rule = p.state.Names.Rules[f.Rule].Name
 	switch f.Class & 3 {
 	case 0:
 		out.Protocol, out.LocalPort, out.RemotePort = 6, f.LocalPort, f.RemotePort

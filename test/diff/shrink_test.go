@@ -82,7 +82,7 @@ func (p *player) dropSteps(c *Case, diff string) (*Case, string) {
 	for i := range c.Steps {
 		for _, change := range []func(*Step){
 			func(s *Step) { s.After = 0 }, func(s *Step) { s.Revision = 0 }, func(s *Step) { s.Toggle = "" },
-			func(s *Step) { s.Frame = nil },
+			func(s *Step) { s.Frame = nil }, func(s *Step) { s.From.GSO = 0 }, func(s *Step) { s.Linear = 0 },
 		} {
 			smaller := &Case{Worlds: c.Worlds, Steps: slices.Clone(c.Steps)}
 			change(&smaller.Steps[i])

@@ -11,6 +11,8 @@ import (
 
 const (
 	opening     = "opening"
+	heard       = "opening, answered"
+	turnedAway  = "closing, refused" // while it was half-open
 	established = "established"
 	closing     = "closing"
 	blocked     = "blocked"
@@ -35,7 +37,7 @@ func tells(from, to party, p Packet, flows []Flow) Step {
 func handshake() []Step {
 	return []Step{
 		tells(web0, db0, sql(SYN), sides(web0, db0, opening)),
-		tells(db0, web0, sqlBack(SYN|ACK), sides(web0, db0, established)),
+		tells(db0, web0, sqlBack(SYN|ACK), sides(web0, db0, heard)),
 		tells(web0, db0, sql(ACK), sides(web0, db0, established)),
 	}
 }
@@ -70,7 +72,7 @@ func flowRows() []Row {
 			tells(db0, web0, sqlBack(FIN|ACK), sides(web0, db0, closing)),
 			tells(web0, db0, sql(ACK), sides(web0, db0, closing))),
 		then("tcp is reset", handshake(), tells(db0, web0, sqlBack(RST|ACK), sides(web0, db0, closing))),
-		then("tcp is refused", handshake()[:1], tells(db0, web0, sqlBack(RST|ACK), sides(web0, db0, closing))),
+		then("tcp is refused", handshake()[:1], tells(db0, web0, sqlBack(RST|ACK), sides(web0, db0, turnedAway))),
 		then("a closed connection opens again", handshake(),
 			send(db0, sqlBack(RST|ACK), delivered(sqlBack(RST|ACK), db0, web0)),
 			tells(web0, db0, sql(SYN), sides(web0, db0, opening))),
@@ -80,7 +82,7 @@ func flowRows() []Row {
 		then("syn again", handshake()[:1], tells(web0, db0, sql(SYN), sides(web0, db0, opening))),
 		then("a challenge establishes nothing", handshake()[:1],
 			tells(db0, web0, sqlBack(ACK), sides(web0, db0, opening)),
-			tells(web0, db0, sql(RST), sides(web0, db0, closing)),
+			tells(web0, db0, sql(RST), sides(web0, db0, turnedAway)),
 			tells(web0, db0, sql(SYN), sides(web0, db0, opening))),
 		then("an answer that is no syn", handshake()[:1], send(db0, sqlBack(FIN|ACK), dropped(db0, noFlow))),
 		then("another port is another flow", handshake(),
@@ -95,8 +97,20 @@ func flowRows() []Row {
 
 		{Name: "udp", Steps: []Step{
 			tells(db0, web0, question, sides(db0, web0, opening)),
-			tells(web0, db0, answer, sides(db0, web0, established)),
+			tells(web0, db0, answer, sides(db0, web0, heard)),
+			tells(web0, db0, answer, sides(db0, web0, heard)),
+			tells(db0, web0, question, sides(db0, web0, established)),
 			late(tells(web0, db0, answer, sides(db0, web0, established)), 170*time.Second),
+		}},
+		{Name: "udp, one answer is no stream", Steps: []Step{
+			tells(db0, web0, question, sides(db0, web0, opening)),
+			tells(web0, db0, answer, sides(db0, web0, heard)),
+			late(send(web0, answer, refused(web0, db0, dataplane.ReasonSGDenied)), 31*time.Second),
+		}},
+		{Name: "udp, questions alone are no stream", Steps: []Step{
+			tells(db0, web0, question, sides(db0, web0, opening)),
+			tells(db0, web0, question, sides(db0, web0, opening)),
+			late(send(web0, answer, refused(web0, db0, dataplane.ReasonSGDenied)), 31*time.Second),
 		}},
 		{Name: "an answer comes too late", Steps: []Step{
 			tells(db0, web0, question, sides(db0, web0, opening)),
@@ -104,7 +118,8 @@ func flowRows() []Row {
 		}},
 		{Name: "udp is idle for too long", Steps: []Step{
 			tells(db0, web0, question, sides(db0, web0, opening)),
-			tells(web0, db0, answer, sides(db0, web0, established)),
+			tells(web0, db0, answer, sides(db0, web0, heard)),
+			tells(db0, web0, question, sides(db0, web0, established)),
 			late(send(web0, answer, refused(web0, db0, dataplane.ReasonSGDenied)), 182*time.Second),
 		}},
 		then("tcp waits two hours", handshake(),
@@ -117,7 +132,9 @@ func flowRows() []Row {
 			late(send(web0, sql(ACK), dropped(web0, noFlow)), 42*time.Second)),
 		{Name: "other protocols", Steps: []Step{
 			tells(open1, open0, esp, sides(open1, open0, opening)),
-			tells(open0, open1, espBack, sides(open1, open0, established)),
+			tells(open0, open1, espBack, sides(open1, open0, heard)),
+			tells(open0, open1, espBack, sides(open1, open0, heard)),
+			tells(open1, open0, esp, sides(open1, open0, established)),
 		}},
 		{Name: "a denied packet makes no flow", Steps: []Step{
 			send(mute0, frame(mute0, open0).UDP(1, 53),
@@ -146,7 +163,7 @@ func icmpRows() []Row {
 	return []Row{
 		{Name: "echo and reply", Steps: []Step{
 			tells(open0, web0, ping, sides(open0, web0, opening)),
-			tells(web0, open0, pong, sides(open0, web0, established)),
+			tells(web0, open0, pong, sides(open0, web0, heard)),
 			tells(open0, web0, ping, sides(open0, web0, established)),
 		}},
 		row("reply without a request", web0.port(), pong, dropped(web0, noFlow)),

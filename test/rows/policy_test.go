@@ -125,7 +125,7 @@ func timeoutRows() []Row {
 		{Name: "tcp, too late", Steps: append(begin(), late(62*time.Second, send(web0, sql(ACK), dropped(web0, dataplane.ReasonNoFlow))))},
 		{Name: "udp, just in time", Steps: []Step{
 			after(own, tells(db0, web0, question, sides(db0, web0, opening))),
-			late(59*time.Second, tells(web0, db0, answer, sides(db0, web0, established))),
+			late(59*time.Second, tells(web0, db0, answer, sides(db0, web0, heard))),
 		}},
 		{Name: "udp, too late", Steps: []Step{
 			after(own, tells(db0, web0, question, sides(db0, web0, opening))),
@@ -133,7 +133,8 @@ func timeoutRows() []Row {
 		}},
 		{Name: "udp stream, too late", Steps: []Step{
 			after(own, tells(db0, web0, question, sides(db0, web0, opening))),
-			tells(web0, db0, answer, sides(db0, web0, established)),
+			tells(web0, db0, answer, sides(db0, web0, heard)),
+			tells(db0, web0, question, sides(db0, web0, established)),
 			late(63*time.Second, send(web0, answer, tooLate)),
 		}},
 		{Name: "shorter for a live flow", Steps: append(handshake(), after(own, send(web0, sql(ACK), delivered(sql(ACK), web0, db0))),
@@ -179,14 +180,15 @@ func resetRows() []Row {
 			tells(db0, web0, challenge(1000), sides(web0, db0, established)), ends(rst(1000)),
 			tells(web0, db0, syn.Numbers(old, 0), sides(web0, db0, opening))),
 		then("a challenge to a new connection", handshake()[:1],
-			send(db0, challenge(old), delivered(challenge(old), db0, web0)), ends(rst(old))),
-		then("refused with number 0", handshake()[:1], tells(db0, web0, rstBack(0, 1001), sides(web0, db0, closing))),
+			send(db0, challenge(old), delivered(challenge(old), db0, web0)), tells(web0, db0, rst(old), sides(web0, db0, turnedAway))),
+		then("refused with number 0", handshake()[:1], tells(db0, web0, rstBack(0, 1001), sides(web0, db0, turnedAway))),
 		then("refused without a SYN's number", handshake()[:1], send(db0, rstBack(0, old), dropped(db0, window)),
-			tells(db0, web0, sqlBack(SYN|ACK), sides(web0, db0, established))),
+			tells(db0, web0, sqlBack(SYN|ACK), sides(web0, db0, heard))),
 		then("refused without an acknowledgement", handshake()[:1], send(db0, sqlBack(RST), dropped(db0, window))),
 		then("wrapped around", []Step{
 			send(web0, sql(SYN).Numbers(1<<32-1, 0), delivered(sql(SYN).Numbers(1<<32-1, 0), web0, db0)),
 			send(db0, sqlBack(SYN|ACK).Numbers(5, 0), delivered(sqlBack(SYN|ACK).Numbers(5, 0), db0, web0)),
+			send(web0, sql(ACK).Numbers(0, 6), delivered(sql(ACK).Numbers(0, 6), web0, db0)),
 		}, ends(rst(3))),
 	}
 }

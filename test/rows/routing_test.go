@@ -29,7 +29,9 @@ func middleboxRows() []Row {
 	onwards := send(fw0, forward, delivered(forward, fw0, data0))
 	back := reply(frame(data0, app0))
 	home := reply(passed(fw0, data0, app0))
-	exceeded := func(about Packet) Packet { return Eth(fw0.mac, gatewayMAC).IP(fw0.ip, app0.ip).ICMP(11, 3, 0, [4]byte{}).Quote(about, -1) }
+	exceeded := func(about Packet) Packet {
+		return Eth(fw0.mac, gatewayMAC).IP(fw0.ip, app0.ip).ICMP(11, 3, 0, [4]byte{}).Quote(about, -1)
+	}
 	udp := func(p Packet) Packet { return p.UDP(40000, 33434).Payload(20) }
 	asked, probe := udp(frame(app0, data0)), udp(passed(fw0, app0, data0))
 	unreachable, carried := frame(data0, app0).Unreachable(probe), passed(fw0, data0, app0).Unreachable(probe)

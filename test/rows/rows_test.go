@@ -26,6 +26,7 @@ func stages() map[string][]Row {
 		"local":     localRows(),
 		"sg":        sgRows(),
 		"nacl":      naclRows(),
+		"hits":      hitRows(),
 		"route":     routeRows(),
 		"middlebox": middleboxRows(),
 		"peer":      peerRows(),
@@ -47,6 +48,9 @@ func stages() map[string][]Row {
 		"mode":      modeRows(),
 		"timeout":   timeoutRows(),
 		"reset":     resetRows(),
+		"half-open": halfOpenRows(),
+		"blind":     blindRows(),
+		"code":      codeRows(),
 	}
 }
 

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/eniplane/eniplane/bench"
+	"github.com/eniplane/eniplane/bench/region"
+	"github.com/eniplane/eniplane/pkg/dataplane"
+)
+
+// Silence takes out of programs what is there only to be looked at: counters of ENIs, flows and rules. One
+// instruction is replaced by another, so that everything else stays where it is: the look-up of a counter finds
+// nothing, and what is added to 64 bits of memory is not. It returns how many instructions that were.
+func Silence(spec *ebpf.CollectionSpec) int {
+	changed := 0
+	for _, p := range spec.Programs {
+		counter := false // in R1, for the next call
+		for i := range p.Instructions {
+			ins := &p.Instructions[i]
+			var with asm.Instruction
+			switch {
+			case ins.IsLoadFromMap():
+				counter = ins.Reference() == dataplane.MapCounters
+				continue
+			case ins.IsBuiltinCall() && counter && asm.BuiltinFunc(ins.Constant) == asm.FnMapLookupElem:
+				with = asm.Mov.Imm(asm.R0, 0)
+			case adds(ins):
+				with = asm.Instruction{OpCode: asm.OpCode(asm.JumpClass).SetJumpOp(asm.Ja)} // to the next one
+			default:
+				continue
+			}
+			with.Metadata = ins.Metadata
+			*ins = with
+			counter = false
+			changed++
+		}
+	}
+	return changed
+}
+
+// adds tells whether an instruction adds to 64 bits of memory without looking at them.
+func adds(ins *asm.Instruction) bool {
+	op := ins.OpCode
+	return op.Class() == asm.StXClass && op.Mode() == asm.AtomicMode && op.Size() == asm.DWord && op.AtomicOp() == asm.AddAtomic
+}
+
+// Silent loads the programs without counters onto the live maps.
+func (m *Meter) Silent() (*ebpf.Collection, error) {
+	spec, err := dataplane.LoadSpec()
+	if err != nil {
+		return nil, err
+	}
+	if Silence(spec) == 0 {
+		return nil, errors.New("load the programs without counters: they have none")
+	}
+	live := map[string]*ebpf.Map{}
+	for _, name := range dataplane.PinnedMaps(spec) {
+		live[name] = m.host.Maps().Map(name)
+		spec.Maps[name].MaxEntries = live[name].MaxEntries()
+	}
+	programs, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: live})
+	if err != nil {
+		return nil, fmt.Errorf("load the programs without counters: %w", err)
+	}
+	return programs, nil
+}
+
+// silentSubject is what is held against the programs in force.
+const silentSubject = "without counters"
+
+// counters: the same packets of the same flows, by the programs in force and by those without counters.
+func counters(ctx context.Context, r *bench.Run) error {
+	cases := []region.Case{{Name: "base", Locals: 2, EIPs: true, Endpoints: 1}}
+	return OnHost(ctx, r, cases, 1<<16, func(b *Bench) error {
+		silent, err := b.Silent()
+		if err != nil {
+			return err
+		}
+		defer silent.Close()
+		for name, p := range silent.Programs {
+			b.programs[silentPrefix+name] = p
+		}
+		defer func() {
+			for name := range silent.Programs {
+				delete(b.programs, silentPrefix+name)
+			}
+		}()
+		var contenders []bench.Contender
+		for _, family := range families(r) {
+			for _, peer := range []Peer{Overlay, Internet} {
+				t := Traffic{Peer: peer, Family: family, Flows: 1}
+				if err := b.Fill(t, dataplane.Out); err != nil {
+					return err
+				}
+				for _, dir := range []dataplane.Direction{dataplane.Out, dataplane.In} {
+					c := b.contender(t, dir, ack, dataplane.ReasonDelivered, bench.Params{"case": caseEstablished})
+					contenders = append(contenders, c, b.silence(t, dir, c))
+				}
+			}
+		}
+		results, err := b.InTurn(b.ctx, Metric(), nil, contenders)
+		if err != nil {
+			return err
+		}
+		for i := 0; i < len(results); i += 2 {
+			b.Ratio("with counters / without, "+label(results[i].Params), results[i], results[i+1], atMost(1.10))
+		}
+		return nil
+	})
+}
+
+const silentPrefix = "silent "
+
+// silence makes of a contender the one by the programs without counters.
+func (b *Bench) silence(t Traffic, dir dataplane.Direction, c bench.Contender) bench.Contender {
+	s := t.shot(dir, ack)
+	s.program = silentPrefix + s.program
+	c.Subject = silentSubject
+	c.Measure = func(context.Context) (float64, error) {
+		o, err := b.fire(&s, b.random.Uint32(), b.packets(), false)
+		if err == nil && o.code != redirected {
+			err = fmt.Errorf("a program without counters returned %d, want %d", o.code, redirected)
+		}
+		return o.ns, err
+	}
+	return c
+}
