@@ -22,7 +22,7 @@ T ?= 10m
 SEED ?= $(shell date +%s)000
 
 .DEFAULT_GOAL := help
-.PHONY: help build generate test demo test-kernel fuzz mutants bench bench-full soak lint fmt clean root
+.PHONY: help build etcd generate test demo test-kernel fuzz mutants bench bench-full soak lint fmt clean root
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,13 +30,17 @@ help: ## list the targets
 build: ## build enid, enictl and enibench into bin/ (needs Go only)
 	go build -trimpath -o bin/ ./cmd/...
 
+etcd: ## build the etcd server that test/etcd pins into bin/, for development and tests
+	@mkdir -p bin
+	cd test/etcd && go build -trimpath -ldflags='-s -w' -o ../../bin/etcd go.etcd.io/etcd/server/v3
+
 generate: ## compile the BPF object and write the generated Go (needs clang-19)
 	@deploy/install-deps.sh generate
 	go generate ./...
 
 test: root ## run every test and check, as root; installs what it needs (at most 15 minutes)
 	@deploy/install-deps.sh generate
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory build etcd
 	@go build -o bin/ ./test/run
 	@exec bin/run -p 1 -timeout 12m ./...
 

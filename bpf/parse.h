@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "hook.h"
+#include "options.h"
 
 #define IP4_FRAGMENT 0x3fff /* more fragments, or an offset */
 #define IP4_MORE 0x2000
@@ -242,6 +242,7 @@ static __always_inline enum reason parse_ip4(struct pkt *p, const bool xdp)
 		p->fragment_id = ip->id;
 		TRY(parse_fragment(p, (where & IP4_OFFSET) * 8, where & IP4_MORE, header, false));
 	}
+	TRY(options_check(p, header, xdp));
 	return parse_l4(p, false, xdp);
 }
 

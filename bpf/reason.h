@@ -20,7 +20,7 @@ enum reason {
 	REASON_MALFORMED = 6, /* truncated, or lengths and headers contradict each other */
 	REASON_ETHERTYPE = 7, /* not IPv4, IPv6 or ARP, VLAN-tagged or 802.3 */
 	REASON_FRAGMENT = 8, /* an IP fragment that no first fragment vouches for */
-	REASON_EXTENSION = 9, /* IPv6 extension header that is not followed, or too many */
+	REASON_EXTENSION = 9, /* a source route, or an IPv6 extension header that is not followed */
 	REASON_ADDRESS = 10, /* source or destination that can never be valid here */
 
 	/* who sends */
@@ -66,10 +66,12 @@ enum reason {
 
 	REASON_STRAY_ND = 42, /* neighbour discovery that comes from beyond the subnet */
 
-	REASON_TCP_WINDOW = 43, /* RST far from what its sender last sent */
+	REASON_TCP_WINDOW = 43, /* RST far from what its sender last sent, or a blind ACK */
 
-	REASON_NOT_PEERED = 44, /* to or from another VPC without routes on both sides */
-	REASON_NO_TRANSIT = 45, /* addressed to another, and this ENI does not forward */
+	REASON_FLOW_JUDGE_LIMIT = 44, /* too many flows of the ENI to be judged again at once */
+
+	REASON_NOT_PEERED = 45, /* to or from another VPC without routes on both sides */
+	REASON_NO_TRANSIT = 46, /* addressed to another, and this ENI does not forward */
 
 	REASON_LAST,
 };

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "budget.h"
 #include "flow.h"
 #include "judge.h"
 #include "parse.h"
@@ -388,6 +389,13 @@ __noinline int store6(struct work *w)
 	return w ? work_store(w, true) : REASON_HELPER;
 }
 
+/* May the stale flow be judged again now? A function of its own: it is asked in many places. */
+__noinline int judge_again(struct work *w)
+{
+	return w && judge_turn(w->eni, w->now, JUDGE_AGAIN) ? REASON_CONTINUE :
+							      REASON_FLOW_JUDGE_LIMIT;
+}
+
 static __always_inline void track_key(const struct pkt *p, struct work *w, __u32 scope,
 				      __u32 class_bits, const bool v6)
 {
@@ -550,6 +558,7 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 	__u32 sender = f->nexthop;
 	enum reason reason;
 
+	TRY(judge_again(w));
 	if (!nh || !nexthop_still(nh, f))
 		sender = NEXTHOP_NONE; /* another ENI by now, maybe of another VPC */
 	w->judge.kept = w->keep && sender && (f->flags & FLOW_KEPT);

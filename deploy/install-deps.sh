@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Installs what the named jobs need from Debian's packages. Says nothing if nothing is missing.
 #
-#   deploy/install-deps.sh generate|kernel...
+#   deploy/install-deps.sh generate|kernel|bench...
 #
 # The lab, the demo and the tests themselves need nothing: they talk to the kernel without tools.
 set -euo pipefail
@@ -11,6 +11,7 @@ packages() {
 	case $1 in
 	generate) echo clang-19 llvm-19 clang-format-19 libbpf-dev linux-libc-dev ;;
 	kernel) echo qemu-system-x86 ;;
+	bench) echo iperf3 nftables iptables ipset openvswitch-switch ;;
 	*) echo "install-deps: unknown job $1" >&2 && return 2 ;;
 	esac
 }

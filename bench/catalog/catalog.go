@@ -11,6 +11,7 @@ import (
 	"github.com/eniplane/eniplane/bench/cost"
 	flowbench "github.com/eniplane/eniplane/bench/flowtable"
 	"github.com/eniplane/eniplane/bench/policy"
+	"github.com/eniplane/eniplane/bench/wire"
 )
 
 // Scenarios lists all scenarios in the order in which they run.
@@ -20,5 +21,6 @@ func Scenarios() []bench.Scenario {
 		policy.Scenarios(),
 		agent.Scenarios(),
 		flowbench.Scenarios(),
+		wire.Scenarios(),
 	)
 }

@@ -96,7 +96,7 @@ func (b *Bench) Established(t Traffic, opener, dir dataplane.Direction, params b
 	if err := b.Fill(t, opener); err != nil {
 		return bench.Contender{}, fmt.Errorf("open %s: %w", t.params(params), err)
 	}
-	return b.contender(t, dir, ack, dataplane.ReasonDelivered, with(params, bench.Params{"case": caseEstablished})), nil
+	return b.contender(t, dir, ACK, dataplane.ReasonDelivered, with(params, bench.Params{"case": caseEstablished})), nil
 }
 
 // firsts is how many connections one round opens.
@@ -118,7 +118,7 @@ const (
 func (b *Bench) First(t Traffic, dir dataplane.Direction, warm bool, params bench.Params) bench.Contender {
 	t.TCP = true
 	n := b.firsts()
-	open, nothing := t.shot(dir, syn), t.shot(dir, ack)
+	open, nothing := t.shot(dir, SYN), t.shot(dir, ACK)
 	next := firstFlows + b.series*seriesFlows
 	b.series++
 	aim := func(s *shot) *shot {

@@ -49,6 +49,13 @@ func Open(h *host.Host, seed uint64) (*Meter, error) {
 	return m, nil
 }
 
+// With returns a meter of other programs, by the names that they have in the object, on the same host. Close it not.
+func (m *Meter) With(programs map[string]*ebpf.Program) *Meter {
+	other := *m
+	other.programs = programs
+	return &other
+}
+
 // Close frees the wrappers.
 func (m *Meter) Close() error {
 	var errs []error
@@ -157,12 +164,6 @@ func xdpContext(ifindex uint32, length int) []byte {
 	return ctx
 }
 
-// TCP flags.
-const (
-	syn = 0x02
-	ack = 0x10
-)
-
 // together is how many connections are opened before they are answered: fewer than may be half-open.
 const together = 256
 
@@ -173,7 +174,7 @@ func (m *Meter) Fill(t Traffic, opener dataplane.Direction) error {
 	for e := range enis {
 		one := t
 		one.ENI, one.ENIs = t.ENI+e, 1
-		series := []shot{one.shot(opener, syn), one.shot(1-opener, syn|ack), one.shot(opener, ack)}
+		series := []shot{one.shot(opener, SYN), one.shot(1-opener, SYN|ACK), one.shot(opener, ACK)}
 		for first := 0; first < each; first += together {
 			n := min(together, each-first)
 			for i := range series {
@@ -184,7 +185,7 @@ func (m *Meter) Fill(t Traffic, opener dataplane.Direction) error {
 			}
 		}
 	}
-	last := t.shot(opener, ack)
+	last := t.shot(opener, ACK)
 	return m.expect(&last, dataplane.ReasonDelivered, min(int(t.Flows), chunk))
 }
 
@@ -238,13 +239,27 @@ func (m *Meter) allCounters() string {
 	return fmt.Sprint(sums)
 }
 
+// The flags of TCP packets.
+const (
+	SYN = 0x02
+	ACK = 0x10
+)
+
+// Fire runs one packet of the traffic, that of flow number n, and tells what the program returned.
+func (m *Meter) Fire(t Traffic, dir dataplane.Direction, flags uint8, n uint32) (code uint32, err error) {
+	s := t.shot(dir, flags)
+	s.path.Ordered = 1
+	o, err := m.fire(&s, n, 1, false)
+	return o.code, err
+}
+
 // redirected is what a program of TC returns for a packet that it delivers: TCX_REDIRECT.
 const redirected = 7
 
 // Probe returns a function that runs one packet of the traffic, a SYN, through its program, without a wrapper, and
 // tells whether it passes.
 func (m *Meter) Probe(t Traffic, dir dataplane.Direction) (func() (bool, error), error) {
-	s := t.shot(dir, syn)
+	s := t.shot(dir, SYN)
 	device, err := net.InterfaceByName(s.device)
 	if err != nil {
 		return nil, fmt.Errorf("find device %s: %w", s.device, err)

@@ -184,7 +184,7 @@ func denied(ctx context.Context, r *bench.Run) error {
 					if peer == Internet {
 						t.Remotes = 1 << 16
 					}
-					contenders = append(contenders, b.contender(t, dir, syn, dataplane.ReasonSGDenied, bench.Params{"case": "denied"}))
+					contenders = append(contenders, b.contender(t, dir, SYN, dataplane.ReasonSGDenied, bench.Params{"case": "denied"}))
 				}
 			}
 		}

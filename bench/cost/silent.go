@@ -51,23 +51,18 @@ func adds(ins *asm.Instruction) bool {
 	return op.Class() == asm.StXClass && op.Mode() == asm.AtomicMode && op.Size() == asm.DWord && op.AtomicOp() == asm.AddAtomic
 }
 
-// Silent loads the programs without counters onto the live maps.
-func (m *Meter) Silent() (*ebpf.Collection, error) {
-	spec, err := dataplane.LoadSpec()
-	if err != nil {
-		return nil, err
-	}
-	if Silence(spec) == 0 {
-		return nil, errors.New("load the programs without counters: they have none")
-	}
+// Load loads a changed object onto the live maps.
+func (m *Meter) Load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	live := map[string]*ebpf.Map{}
 	for _, name := range dataplane.PinnedMaps(spec) {
-		live[name] = m.host.Maps().Map(name)
-		spec.Maps[name].MaxEntries = live[name].MaxEntries()
+		if found := m.host.Maps().Map(name); found != nil {
+			live[name] = found
+			spec.Maps[name].MaxEntries = found.MaxEntries()
+		}
 	}
 	programs, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: live})
 	if err != nil {
-		return nil, fmt.Errorf("load the programs without counters: %w", err)
+		return nil, fmt.Errorf("load changed programs: %w", err)
 	}
 	return programs, nil
 }
@@ -79,19 +74,19 @@ const silentSubject = "without counters"
 func counters(ctx context.Context, r *bench.Run) error {
 	cases := []region.Case{{Name: "base", Locals: 2, EIPs: true, Endpoints: 1}}
 	return OnHost(ctx, r, cases, 1<<16, func(b *Bench) error {
-		silent, err := b.Silent()
+		spec, err := dataplane.LoadSpec()
+		if err != nil {
+			return err
+		}
+		if Silence(spec) == 0 {
+			return errors.New("take the counters out of the programs: they have none")
+		}
+		silent, err := b.Load(spec)
 		if err != nil {
 			return err
 		}
 		defer silent.Close()
-		for name, p := range silent.Programs {
-			b.programs[silentPrefix+name] = p
-		}
-		defer func() {
-			for name := range silent.Programs {
-				delete(b.programs, silentPrefix+name)
-			}
-		}()
+		quiet := b.With(silent.Programs)
 		var contenders []bench.Contender
 		for _, family := range families(r) {
 			for _, peer := range []Peer{Overlay, Internet} {
@@ -100,8 +95,8 @@ func counters(ctx context.Context, r *bench.Run) error {
 					return err
 				}
 				for _, dir := range []dataplane.Direction{dataplane.Out, dataplane.In} {
-					c := b.contender(t, dir, ack, dataplane.ReasonDelivered, bench.Params{"case": caseEstablished})
-					contenders = append(contenders, c, b.silence(t, dir, c))
+					c := b.contender(t, dir, ACK, dataplane.ReasonDelivered, bench.Params{"case": caseEstablished})
+					contenders = append(contenders, c, b.silence(quiet, t, dir, c))
 				}
 			}
 		}
@@ -116,15 +111,12 @@ func counters(ctx context.Context, r *bench.Run) error {
 	})
 }
 
-const silentPrefix = "silent "
-
 // silence makes of a contender the one by the programs without counters.
-func (b *Bench) silence(t Traffic, dir dataplane.Direction, c bench.Contender) bench.Contender {
-	s := t.shot(dir, ack)
-	s.program = silentPrefix + s.program
+func (b *Bench) silence(quiet *Meter, t Traffic, dir dataplane.Direction, c bench.Contender) bench.Contender {
+	s := t.shot(dir, ACK)
 	c.Subject = silentSubject
 	c.Measure = func(context.Context) (float64, error) {
-		o, err := b.fire(&s, b.random.Uint32(), b.packets(), false)
+		o, err := quiet.fire(&s, b.random.Uint32(), b.packets(), false)
 		if err == nil && o.code != redirected {
 			err = fmt.Errorf("a program without counters returned %d, want %d", o.code, redirected)
 		}

@@ -58,7 +58,7 @@ func flows(ctx context.Context, r *bench.Run) error {
 				for _, n := range numbers {
 					t := most
 					t.Flows = uint32(n)
-					contenders = append(contenders, b.contender(t, dir, ack, dataplane.ReasonDelivered, bench.Params{"case": caseEstablished}))
+					contenders = append(contenders, b.contender(t, dir, ACK, dataplane.ReasonDelivered, bench.Params{"case": caseEstablished}))
 				}
 			}
 			results, err := b.InTurn(b.ctx, Metric(), nil, contenders)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,21 +33,21 @@ func newGetCommand(a *app) *cobra.Command {
 			}
 			return args(cobra.MaximumNArgs(2))(cmd, got)
 		},
-		ValidArgsFunction: func(_ *cobra.Command, got []string, _ string) ([]string, cobra.ShellCompDirective) {
-			return a.completeObject(got), cobra.ShellCompDirectiveNoFileComp
+		ValidArgsFunction: func(cmd *cobra.Command, got []string, _ string) ([]string, cobra.ShellCompDirective) {
+			return a.completeObject(cmd.Context(), got), cobra.ShellCompDirectiveNoFileComp
 		},
-		RunE: func(_ *cobra.Command, got []string) error {
+		RunE: func(cmd *cobra.Command, got []string) error {
 			name := ""
 			if len(got) == 2 {
 				name = got[1]
 			}
-			return a.get(got[0], name)
+			return a.get(cmd.Context(), got[0], name)
 		},
 	}
 }
 
 // completeObject offers kinds, then the names of a kind.
-func (a *app) completeObject(got []string) []string {
+func (a *app) completeObject(ctx context.Context, got []string) []string {
 	var words []string
 	switch len(got) {
 	case 0:
@@ -59,7 +60,7 @@ func (a *app) completeObject(got []string) []string {
 		if err != nil {
 			return nil
 		}
-		objects, err := a.objects()
+		objects, err := a.objects(ctx)
 		if err != nil {
 			return nil
 		}
@@ -100,7 +101,7 @@ func parseKind(word string) (string, error) {
 // kindWords lists the kinds as one writes them on a command line.
 func kindWords() string { return strings.ToLower(strings.Join(api.Kinds(), ", ")) }
 
-func (a *app) get(word, name string) error {
+func (a *app) get(ctx context.Context, word, name string) error {
 	kind, err := parseKind(word)
 	if err != nil {
 		return err
@@ -108,7 +109,7 @@ func (a *app) get(word, name string) error {
 	if kind == allKinds && name != "" {
 		return usagef("name the kind of %q", name)
 	}
-	objects, err := a.objects()
+	objects, err := a.objects(ctx)
 	if err != nil {
 		return err
 	}
@@ -171,8 +172,11 @@ func (a *app) printObjects(l list) error {
 }
 
 // objects reads what the feed holds, or the last good revision.
-func (a *app) objects() (*api.Objects, error) {
-	if a.feed != "" {
+func (a *app) objects(ctx context.Context) (*api.Objects, error) {
+	switch {
+	case strings.HasPrefix(a.feed, etcdScheme):
+		return a.readStore(ctx)
+	case a.feed != "":
 		return readFeed(a.feed)
 	}
 	dir, err := a.hostDir()
@@ -193,7 +197,7 @@ func (a *app) objects() (*api.Objects, error) {
 func readFeed(source string) (*api.Objects, error) {
 	path, ok := strings.CutPrefix(source, "dir:")
 	if !ok {
-		return nil, usagef("--feed %q is not supported by this version: want dir:PATH", source)
+		return nil, usagef("--feed %q is not supported by this version: want dir:PATH or etcd:http(s)://HOST:PORT/PREFIX", source)
 	}
 	files, err := api.ReadPaths(path)
 	if err != nil {

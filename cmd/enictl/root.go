@@ -12,6 +12,7 @@ import (
 
 	"github.com/eniplane/eniplane/pkg/api"
 	"github.com/eniplane/eniplane/pkg/dataplane"
+	"github.com/eniplane/eniplane/pkg/feed/etcd"
 )
 
 // app is one run of enictl: what the process gives and what the global flags say.
@@ -21,13 +22,15 @@ type app struct {
 	bpffs    string
 	stateDir string
 	feed     string
+	etcd     etcd.Files
 	output   format
 	color    string
 }
 
 func newRootCommand(a *app) *cobra.Command {
 	root := group("enictl", "Inspect and explain eniplane on this host",
-		newValidateCommand(a), newGetCommand(a),
+		newValidateCommand(a), newGetCommand(a), newDescribeCommand(a),
+		newApplyCommand(a), newDeleteCommand(a), newDiffCommand(a), newENICommand(a), newEIPCommand(a), newSyncCommand(a),
 		newMapCommand(a), newFlowCommand(a), newCountersCommand(a),
 		newStatusCommand(a), newCheckCommand(a), newTeardownCommand(a), newVersionCommand(a),
 		newLabCommand(),
@@ -43,7 +46,11 @@ func newRootCommand(a *app) *cobra.Command {
 	flags.StringVar(&a.host, "host", "", "host to look at; not needed if the directories hold only one")
 	flags.StringVar(&a.bpffs, "bpffs", dataplane.DefaultBPFFS, "where the agents pin")
 	flags.StringVar(&a.stateDir, "state-dir", dataplane.DefaultStateDir, "where the agents keep their state")
-	flags.StringVar(&a.feed, "feed", "", "read objects from this source (dir:PATH) instead of the last good revision")
+	flags.StringVar(&a.feed, "feed", "", "the feed to change, or to read instead of the last good revision: dir:PATH (read only) or etcd:http(s)://HOST:PORT[,..]/PREFIX")
+	flags.StringVar(&a.etcd.CA, "etcd-ca", "", "file of the authorities that sign the members of etcd (default those of the system)")
+	flags.StringVar(&a.etcd.Cert, "etcd-cert", "", "file of the own certificate for etcd")
+	flags.StringVar(&a.etcd.Key, "etcd-key", "", "file of its key")
+	flags.StringVar(&a.etcd.User, "etcd-user", "", "file with one line USER:PASSWORD for etcd")
 	flags.VarP(&a.output, "output", "o", "table, wide, json, yaml or name")
 	flags.StringVar(&a.color, "color", "auto", "auto, always or never; NO_COLOR counts too")
 	// The error, here and below, is for a flag that does not exist.

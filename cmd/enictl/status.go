@@ -86,6 +86,11 @@ func (a *app) printStatus(s *hostStatus) error {
 	for _, p := range s.Problems {
 		line("problem", "%s", p)
 	}
+	if s.Revision != nil {
+		for _, k := range s.Revision.Kept {
+			line("as it was", "%s", k)
+		}
+	}
 	for _, o := range s.Obstacles {
 		line("obstacle", "%s", o)
 	}
@@ -125,6 +130,9 @@ func revisionLine(s *hostStatus) string {
 		return "none applied yet"
 	}
 	text := fmt.Sprintf("%s, applied %s", s.Revision, s.Revision.Applied.Format(time.RFC3339))
+	if f := s.Revision.Feed; f != nil && f.Revision != s.Revision.Number {
+		text += fmt.Sprintf(", %d of the feed", f.Revision)
+	}
 	if s.Revision.Restored {
 		text += ", the last good one restored from disk"
 	}

@@ -3,12 +3,16 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/eniplane/eniplane/pkg/api"
+	"github.com/eniplane/eniplane/pkg/feed/etcd"
 )
 
 func newValidateCommand(a *app) *cobra.Command {
@@ -16,9 +20,13 @@ func newValidateCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "validate -f FILE|DIR", Short: "Say everything that is wrong with a set of objects",
 		Long: "Say everything that is wrong with a set of objects, one line each: file, line, object, field.\n" +
-			"All files and directories together are one revision, as an agent would read it.",
+			"All files and directories together are one revision, as an agent would read it. With --feed in etcd, they are\n" +
+			"judged together with what the feed holds, as enictl apply would; without -f, the feed itself is.",
 		Args: args(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if strings.HasPrefix(a.feed, etcdScheme) {
+				return a.validateWithFeed(cmd.Context(), paths)
+			}
 			if len(paths) == 0 {
 				return usagef("-f is required: a file, or a directory of *.yaml, *.yml and *.json")
 			}
@@ -45,6 +53,43 @@ func (a *app) validate(paths []string) error {
 		return err
 	}
 	objects, wrong := api.Decode(files)
+	if err := a.printWrong(wrong); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.err, "%d objects are valid\n", count(objects))
+	return nil
+}
+
+// validateWithFeed judges files together with a feed in etcd.
+func (a *app) validateWithFeed(ctx context.Context, paths []string) error {
+	files, err := api.ReadPaths(paths...)
+	if err != nil {
+		return err
+	}
+	objects, wrong := api.Parse(files)
+	if len(wrong) > 0 {
+		return a.printWrong(wrong)
+	}
+	return a.withStore(ctx, func(s *etcd.Store) error {
+		_, err := s.Commit(ctx, etcd.Options{DryRun: true}, func(d *etcd.Draft) error {
+			for _, o := range objects {
+				d.Put(o)
+			}
+			return nil
+		})
+		var invalid api.Errors
+		if errors.As(err, &invalid) {
+			return a.printWrong(invalid)
+		}
+		if err == nil {
+			fmt.Fprintf(a.err, "the feed with these %d objects is valid\n", len(objects))
+		}
+		return err
+	})
+}
+
+// printWrong prints what is wrong in the chosen format, and ends the command if there is anything.
+func (a *app) printWrong(wrong []*api.Error) error {
 	switch a.output.String() {
 	case "table", "wide":
 		for _, e := range wrong {
@@ -64,7 +109,6 @@ func (a *app) validate(paths []string) error {
 	if len(wrong) > 0 {
 		return errReported
 	}
-	fmt.Fprintf(a.err, "%d objects are valid\n", count(objects))
 	return nil
 }
 

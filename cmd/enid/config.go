@@ -34,6 +34,11 @@ type config struct {
 	PeerListen     string  `yaml:"peer-listen"`
 	MaxFlows       uint32  `yaml:"max-flows"`
 	MaxDeleteRatio float64 `yaml:"max-delete-ratio"`
+
+	EtcdCA   string `yaml:"etcd-ca"`
+	EtcdCert string `yaml:"etcd-cert"`
+	EtcdKey  string `yaml:"etcd-key"`
+	EtcdUser string `yaml:"etcd-user"`
 }
 
 // usageError is a mistake in the arguments or the file: exit code 2.
@@ -52,7 +57,7 @@ func parseConfig(args []string, out io.Writer) (*config, error) {
 			"  enid --host NAME --feed SOURCE [flags]\n\nFlags:\n%s", fs.FlagUsages())
 	}
 	fs.StringVar(&c.Host, "host", "", "name of this host in the feed")
-	fs.StringVar(&c.Feed, "feed", "", "source of the objects: dir:PATH")
+	fs.StringVar(&c.Feed, "feed", "", "source of the objects: dir:PATH or etcd:http(s)://HOST:PORT[,..]/PREFIX")
 	fs.StringVar(&c.BPFFS, "bpffs", defaultBPFFS, "directory in a BPF file system; pins live in DIR/HOST")
 	fs.StringVar(&c.StateDir, "state-dir", defaultStateDir, "directory of the state; files live in DIR/HOST")
 	fs.StringVar(&c.Listen, "listen", defaultListen, "address of /healthz, /readyz and /metrics")
@@ -60,6 +65,10 @@ func parseConfig(args []string, out io.Writer) (*config, error) {
 	fs.Uint32Var(&c.MaxFlows, "max-flows", 0, "flows that the host can hold (default those of its pinned tables, else 1048576)")
 	fs.Float64Var(&c.MaxDeleteRatio, "max-delete-ratio", defaultRatio,
 		"refuse a revision that deletes more than this part of the host's ENIs (4 always pass)")
+	fs.StringVar(&c.EtcdCA, "etcd-ca", "", "file of the authorities that sign the members of etcd (default those of the system)")
+	fs.StringVar(&c.EtcdCert, "etcd-cert", "", "file of the agent's own certificate for etcd")
+	fs.StringVar(&c.EtcdKey, "etcd-key", "", "file of its key")
+	fs.StringVar(&c.EtcdUser, "etcd-user", "", "file with one line USER:PASSWORD for etcd")
 	fs.StringVar(&file, "config", "", "YAML file with the names of these flags as keys; flags win")
 
 	if err := fs.Parse(args); err != nil {

@@ -117,7 +117,7 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 		t.Fatalf("error %v", err)
 	}
 	for _, name := range []string{
-		"host", "feed", "bpffs", "state-dir", "listen", "peer-listen", "max-flows", "max-delete-ratio", "config",
+		"host", "feed", "bpffs", "state-dir", "listen", "peer-listen", "max-flows", "max-delete-ratio", "etcd-ca", "etcd-cert", "etcd-key", "etcd-user", "config",
 	} {
 		if !strings.Contains(out.String(), "--"+name+" ") {
 			t.Errorf("help does not name --%s", name)

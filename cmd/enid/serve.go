@@ -19,13 +19,17 @@ import (
 	"github.com/eniplane/eniplane/pkg/agent"
 	"github.com/eniplane/eniplane/pkg/dataplane"
 	"github.com/eniplane/eniplane/pkg/feed"
+	"github.com/eniplane/eniplane/pkg/feed/etcd"
 	"github.com/eniplane/eniplane/pkg/metrics"
 )
 
 // serve puts feed, loader, agent and HTTP together and works until ctx ends.
 func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	stateDir := dataplane.HostStateDir(cfg.StateDir, cfg.Host)
-	source, err := feed.Open(cfg.Feed, stateDir)
+	source, err := feed.Open(cfg.Feed, feed.Options{
+		StateDir: stateDir, Host: cfg.Host, MaxDeleteRatio: cfg.MaxDeleteRatio,
+		Files: etcd.Files{CA: cfg.EtcdCA, Cert: cfg.EtcdCert, Key: cfg.EtcdKey, User: cfg.EtcdUser},
+	})
 	if err != nil {
 		return usageError{err}
 	}

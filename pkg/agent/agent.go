@@ -19,6 +19,7 @@ import (
 	"github.com/eniplane/eniplane/loader"
 	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/feed"
+	"github.com/eniplane/eniplane/pkg/feed/etcd"
 	"github.com/eniplane/eniplane/pkg/metrics"
 )
 
@@ -79,6 +80,7 @@ type Agent struct {
 	retryAfter time.Duration
 	saved      []byte    // the status in the file, without its time
 	savedAt    time.Time // when it was written
+	reported   *etcd.Status
 
 	announcements sync.WaitGroup
 
@@ -334,7 +336,9 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 	a.inForce, a.degraded, a.local = res.State, res.Degraded, localENIs(rev.Objects, a.Host)
 	a.lastGood = nil
 	a.mu.Lock()
-	a.status.Revision = &RevisionStatus{Number: rev.Number, Hash: rev.Hash, Applied: time.Now(), Restored: restored}
+	a.status.Revision = &RevisionStatus{
+		Number: rev.Number, Hash: rev.Hash, Applied: time.Now(), Restored: restored, Feed: rev.Place, Kept: rev.Kept,
+	}
 	a.status.Uplinks = res.State.Host.Uplinks
 	a.mu.Unlock()
 	a.observe(report)

@@ -9,10 +9,8 @@ import (
 	"strings"
 
 	"github.com/eniplane/eniplane/pkg/api"
+	"github.com/eniplane/eniplane/pkg/feed"
 )
-
-// alwaysDeletable is how many ENIs a revision may delete whatever the ratio says.
-const alwaysDeletable = 4
 
 // localENIs returns the UIDs of the ENIs that are attached on a host, by name.
 func localENIs(objects *api.Objects, host string) map[string]string {
@@ -58,7 +56,7 @@ func (e *brakeError) Error() string {
 // brake returns an error if going from the ENIs of this host to the objects deletes too many.
 func brake(local map[string]string, objects *api.Objects, ratio float64, force string) error {
 	gone := vanished(local, objects)
-	if len(gone) <= alwaysDeletable || float64(len(gone)) <= ratio*float64(len(local)) {
+	if !feed.Braked(len(gone), len(local), ratio) {
 		return nil
 	}
 	return &brakeError{gone: gone, of: len(local), ratio: ratio, force: force}

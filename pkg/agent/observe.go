@@ -167,6 +167,7 @@ const saveEvery = time.Minute
 // save writes the status file if there is something to say.
 func (a *Agent) save() {
 	s := a.Status()
+	a.report(s)
 	s.Updated = time.Time{}
 	text, err := json.Marshal(s)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/eniplane/eniplane/loader"
 	"github.com/eniplane/eniplane/pkg/durable"
+	"github.com/eniplane/eniplane/pkg/feed/etcd"
 )
 
 // statusFile holds the Status in the host's state directory.
@@ -47,6 +48,9 @@ type RevisionStatus struct {
 	Hash     string    `json:"hash"`
 	Applied  time.Time `json:"applied"`
 	Restored bool      `json:"restored,omitempty"` // from disk: the feed has not been heard since the start
+
+	Feed *etcd.Place `json:"feed,omitempty"` // where it is in a feed in etcd
+	Kept []string    `json:"kept,omitempty"` // objects that are as they were before, and why
 }
 
 // String is how logs and /readyz name a revision.
@@ -109,7 +113,7 @@ func (s *Status) noteError(now time.Time, err error) {
 // clone copies the status so that readers and the agent do not share slices.
 func (s Status) clone() Status {
 	if s.Revision != nil {
-		r := *s.Revision
+		r := *s.Revision // what it points to is never changed
 		s.Revision = &r
 	}
 	s.ENIs, s.EIPs = slices.Clone(s.ENIs), slices.Clone(s.EIPs)

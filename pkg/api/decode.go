@@ -57,6 +57,25 @@ func Decode(files []File) (*Objects, []*Error) {
 	return r.objects, nil
 }
 
+// Parse reads objects one by one and does not judge them together: they are a part of a revision, and
+// what they refer to may be in the rest. It returns what can be read, in the order of the text, and
+// everything that is wrong with the rest.
+func Parse(files []File) ([]Object, []*Error) {
+	r := &revision{objects: NewObjects(), byName: map[string]*document{}}
+	for _, f := range files {
+		if len(f.Data) > MaxFileSize {
+			r.refuse(f.Name, 0, fmt.Sprintf("is too big (at most %d MiB a file: split or shorten it)", MaxFileSize>>20))
+			continue
+		}
+		r.decodeFile(f)
+	}
+	objects := make([]Object, 0, len(r.docs))
+	for _, d := range r.docs {
+		objects = append(objects, d.Object)
+	}
+	return objects, r.errs.sorted()
+}
+
 // refuse reports a text from which no object can be read.
 func (r *revision) refuse(file string, line int, msg string) {
 	r.opaque = true

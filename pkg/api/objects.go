@@ -100,7 +100,7 @@ func appendSorted[T Object](all []Object, m map[string]T) []Object {
 // HostOf returns the name of the host where the ENI is attached, "" if nowhere.
 func (o *Objects) HostOf(eni *ENI) string {
 	if eni.Attachment == nil {
-		return ""
+		return eni.Elsewhere
 	}
 	return o.Instances[eni.Attachment.Instance].Host
 }

@@ -231,7 +231,9 @@ func (e *EIP) spec() tree {
 	t := tree{{"address", e.Address.String()}}
 	if e.ENI != "" {
 		t.put("eni", e.ENI)
-		t.put("privateIP", e.PrivateIP.String())
+		if e.PrivateIP.IsValid() { // else the primary of its family, which only the whole revision knows
+			t.put("privateIP", e.PrivateIP.String())
+		}
 	}
 	return t
 }

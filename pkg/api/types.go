@@ -195,6 +195,11 @@ type ENI struct {
 	OnPolicyChange   PolicyChange
 	Timeouts         Timeouts
 	PolicyRoutes     []PolicyRoute // sorted by priority
+
+	// Elsewhere is the host of an ENI of which only an endpoint record is known here: not its instance,
+	// and of the rest only what other hosts must know. "" = the document is known, or it is attached
+	// nowhere.
+	Elsewhere string
 }
 
 // Attachment says of which instance an ENI is, and by which device of the host.

@@ -572,6 +572,7 @@ const (
 	bpfMapFragments      = "fragments"
 	bpfMapGroups         = "groups"
 	bpfMapHostConf       = "host_conf"
+	bpfMapJudgeTurns     = "judge_turns"
 	bpfMapLive           = "live"
 	bpfMapMacs           = "macs"
 	bpfMapNdFrames       = "nd_frames"
@@ -677,6 +678,7 @@ type bpfMapSpecs struct {
 	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
 	Groups       *ebpf.MapSpec `ebpf:"groups"`
 	HostConf     *ebpf.MapSpec `ebpf:"host_conf"`
+	JudgeTurns   *ebpf.MapSpec `ebpf:"judge_turns"`
 	Live         *ebpf.MapSpec `ebpf:"live"`
 	Macs         *ebpf.MapSpec `ebpf:"macs"`
 	NdFrames     *ebpf.MapSpec `ebpf:"nd_frames"`
@@ -744,6 +746,7 @@ type bpfMaps struct {
 	Fragments    *ebpf.Map `ebpf:"fragments"`
 	Groups       *ebpf.Map `ebpf:"groups"`
 	HostConf     *ebpf.Map `ebpf:"host_conf"`
+	JudgeTurns   *ebpf.Map `ebpf:"judge_turns"`
 	Live         *ebpf.Map `ebpf:"live"`
 	Macs         *ebpf.Map `ebpf:"macs"`
 	NdFrames     *ebpf.Map `ebpf:"nd_frames"`
@@ -786,6 +789,7 @@ func (m *bpfMaps) Close() error {
 		m.Fragments,
 		m.Groups,
 		m.HostConf,
+		m.JudgeTurns,
 		m.Live,
 		m.Macs,
 		m.NdFrames,

@@ -6,52 +6,53 @@ package dataplane
 
 // What can become of a packet.
 const (
-	ReasonContinue      Reason = 0  // not decided yet; as a counter: all packets that came in
-	ReasonDelivered     Reason = 1  // handed to the next device, overlay or uplink
-	ReasonRedirected    Reason = 2  // sent on to the host that has the ENI now
-	ReasonAnswered      Reason = 3  // answered here: ARP, neighbour discovery
-	ReasonConsumed      Reason = 4  // ended here by design: DAD, announcements, MLD, DHCP client
-	ReasonNotOurs       Reason = 5  // uplink only: left to the host untouched, never counted
-	ReasonMalformed     Reason = 6  // truncated, or lengths and headers contradict each other
-	ReasonEthertype     Reason = 7  // not IPv4, IPv6 or ARP, VLAN-tagged or 802.3
-	ReasonFragment      Reason = 8  // an IP fragment that no first fragment vouches for
-	ReasonExtension     Reason = 9  // IPv6 extension header that is not followed, or too many
-	ReasonAddress       Reason = 10 // source or destination that can never be valid here
-	ReasonNotReady      Reason = 11 // the ENI's configuration is not complete yet
-	ReasonUnknownPort   Reason = 12 // a device that belongs to no ENI
-	ReasonSpoofedMAC    Reason = 13 // source MAC is not the ENI's
-	ReasonSpoofedIP     Reason = 14 // source IP is neither the ENI's own nor allowed
-	ReasonSpoofedARP    Reason = 15 // sender fields of ARP or ND are not the ENI's
-	ReasonARPUnknown    Reason = 16 // ARP or ND for an address that nobody owns here
-	ReasonGuestServer   Reason = 17 // DHCP reply, router advertisement or redirect sent by an ENI
-	ReasonMulticast     Reason = 18 // broadcast or multicast: nothing is flooded
-	ReasonToGateway     Reason = 19 // to the gateway's address, which answers ARP and ND only
-	ReasonSGDenied      Reason = 20 // no security group rule allows it
-	ReasonNACLDenied    Reason = 21 // denied by the network ACL
-	ReasonNoRoute       Reason = 22 // no route to the destination
-	ReasonBlackhole     Reason = 23 // the route says blackhole
-	ReasonNoEndpoint    Reason = 24 // inside the VPC, but no ENI has this address
-	ReasonInfra         Reason = 25 // address of the infrastructure
-	ReasonNoEIP         Reason = 26 // the sending private IP has no EIP
-	ReasonEIPSource     Reason = 27 // from the internet with a source that cannot be there
-	ReasonNoFlow        Reason = 28 // middle of a connection, or a reply, that no flow knows
-	ReasonFlowFull      Reason = 29 // no room for a new flow
-	ReasonFlowBusy      Reason = 30 // too many inserts at once in one place
-	ReasonICMPUnrelated Reason = 31 // ICMP error that belongs to no flow
-	ReasonTooBig        Reason = 32 // larger than the path carries
-	ReasonNoNexthop     Reason = 33 // the ENI that had this address is gone
-	ReasonNoFIB         Reason = 34 // the host has no route or no uplink for it
-	ReasonHelper        Reason = 35 // the kernel refused an operation on the packet
-	ReasonVXLANHeader   Reason = 36 // flags, reserved bits or group policy id that we never send
-	ReasonVXLANSource   Reason = 37 // a VTEP that does not have this VPC
-	ReasonVXLANUnmarked Reason = 38 // decapsulated without having passed the uplink's check
-	ReasonVXLANNoENI    Reason = 39 // no ENI with this MAC and VNI here
-	ReasonVXLANSender   Reason = 40 // inner source is not behind the VTEP that sent it
-	ReasonRouteLoop     Reason = 41 // the next hop is the sender itself
-	ReasonStrayNd       Reason = 42 // neighbour discovery that comes from beyond the subnet
-	ReasonTCPWindow     Reason = 43 // RST far from what its sender last sent
-	ReasonNotPeered     Reason = 44 // to or from another VPC without routes on both sides
-	ReasonNoTransit     Reason = 45 // addressed to another, and this ENI does not forward
+	ReasonContinue       Reason = 0  // not decided yet; as a counter: all packets that came in
+	ReasonDelivered      Reason = 1  // handed to the next device, overlay or uplink
+	ReasonRedirected     Reason = 2  // sent on to the host that has the ENI now
+	ReasonAnswered       Reason = 3  // answered here: ARP, neighbour discovery
+	ReasonConsumed       Reason = 4  // ended here by design: DAD, announcements, MLD, DHCP client
+	ReasonNotOurs        Reason = 5  // uplink only: left to the host untouched, never counted
+	ReasonMalformed      Reason = 6  // truncated, or lengths and headers contradict each other
+	ReasonEthertype      Reason = 7  // not IPv4, IPv6 or ARP, VLAN-tagged or 802.3
+	ReasonFragment       Reason = 8  // an IP fragment that no first fragment vouches for
+	ReasonExtension      Reason = 9  // a source route, or an IPv6 extension header that is not followed
+	ReasonAddress        Reason = 10 // source or destination that can never be valid here
+	ReasonNotReady       Reason = 11 // the ENI's configuration is not complete yet
+	ReasonUnknownPort    Reason = 12 // a device that belongs to no ENI
+	ReasonSpoofedMAC     Reason = 13 // source MAC is not the ENI's
+	ReasonSpoofedIP      Reason = 14 // source IP is neither the ENI's own nor allowed
+	ReasonSpoofedARP     Reason = 15 // sender fields of ARP or ND are not the ENI's
+	ReasonARPUnknown     Reason = 16 // ARP or ND for an address that nobody owns here
+	ReasonGuestServer    Reason = 17 // DHCP reply, router advertisement or redirect sent by an ENI
+	ReasonMulticast      Reason = 18 // broadcast or multicast: nothing is flooded
+	ReasonToGateway      Reason = 19 // to the gateway's address, which answers ARP and ND only
+	ReasonSGDenied       Reason = 20 // no security group rule allows it
+	ReasonNACLDenied     Reason = 21 // denied by the network ACL
+	ReasonNoRoute        Reason = 22 // no route to the destination
+	ReasonBlackhole      Reason = 23 // the route says blackhole
+	ReasonNoEndpoint     Reason = 24 // inside the VPC, but no ENI has this address
+	ReasonInfra          Reason = 25 // address of the infrastructure
+	ReasonNoEIP          Reason = 26 // the sending private IP has no EIP
+	ReasonEIPSource      Reason = 27 // from the internet with a source that cannot be there
+	ReasonNoFlow         Reason = 28 // middle of a connection, or a reply, that no flow knows
+	ReasonFlowFull       Reason = 29 // no room for a new flow
+	ReasonFlowBusy       Reason = 30 // too many inserts at once in one place
+	ReasonICMPUnrelated  Reason = 31 // ICMP error that belongs to no flow
+	ReasonTooBig         Reason = 32 // larger than the path carries
+	ReasonNoNexthop      Reason = 33 // the ENI that had this address is gone
+	ReasonNoFIB          Reason = 34 // the host has no route or no uplink for it
+	ReasonHelper         Reason = 35 // the kernel refused an operation on the packet
+	ReasonVXLANHeader    Reason = 36 // flags, reserved bits or group policy id that we never send
+	ReasonVXLANSource    Reason = 37 // a VTEP that does not have this VPC
+	ReasonVXLANUnmarked  Reason = 38 // decapsulated without having passed the uplink's check
+	ReasonVXLANNoENI     Reason = 39 // no ENI with this MAC and VNI here
+	ReasonVXLANSender    Reason = 40 // inner source is not behind the VTEP that sent it
+	ReasonRouteLoop      Reason = 41 // the next hop is the sender itself
+	ReasonStrayNd        Reason = 42 // neighbour discovery that comes from beyond the subnet
+	ReasonTCPWindow      Reason = 43 // RST far from what its sender last sent, or a blind ACK
+	ReasonFlowJudgeLimit Reason = 44 // too many flows of the ENI to be judged again at once
+	ReasonNotPeered      Reason = 45 // to or from another VPC without routes on both sides
+	ReasonNoTransit      Reason = 46 // addressed to another, and this ENI does not forward
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -64,7 +65,7 @@ var reasonTable = [...]struct{ name, help string }{
 	{"MALFORMED", "truncated, or lengths and headers contradict each other"},
 	{"ETHERTYPE", "not IPv4, IPv6 or ARP, VLAN-tagged or 802.3"},
 	{"FRAGMENT", "an IP fragment that no first fragment vouches for"},
-	{"EXTENSION", "IPv6 extension header that is not followed, or too many"},
+	{"EXTENSION", "a source route, or an IPv6 extension header that is not followed"},
 	{"ADDRESS", "source or destination that can never be valid here"},
 	{"NOT_READY", "the ENI's configuration is not complete yet"},
 	{"UNKNOWN_PORT", "a device that belongs to no ENI"},
@@ -98,7 +99,8 @@ var reasonTable = [...]struct{ name, help string }{
 	{"VXLAN_SENDER", "inner source is not behind the VTEP that sent it"},
 	{"ROUTE_LOOP", "the next hop is the sender itself"},
 	{"STRAY_ND", "neighbour discovery that comes from beyond the subnet"},
-	{"TCP_WINDOW", "RST far from what its sender last sent"},
+	{"TCP_WINDOW", "RST far from what its sender last sent, or a blind ACK"},
+	{"FLOW_JUDGE_LIMIT", "too many flows of the ENI to be judged again at once"},
 	{"NOT_PEERED", "to or from another VPC without routes on both sides"},
 	{"NO_TRANSIT", "addressed to another, and this ENI does not forward"},
 }

@@ -13,13 +13,15 @@ import (
 
 func TestOpen(t *testing.T) {
 	for source, want := range map[string]string{
-		"/etc/feed":            `open feed "/etc/feed": it has no scheme (write dir:PATH)`,
-		"etcd:http://h:2379/p": `open feed "etcd:http://h:2379/p": etcd: is not supported by this version (use dir:PATH)`,
-		"k8s:":                 `open feed "k8s:": k8s: is not supported by this version (use dir:PATH)`,
-		"file:/x":              `open feed "file:/x": the scheme "file" is not known (use dir:PATH)`,
-		"dir:":                 `open feed "dir:": it names no directory (write dir:PATH)`,
+		"/etc/feed":              `open feed "/etc/feed": it has no scheme (write dir:PATH or etcd:https://HOST:PORT/PREFIX)`,
+		"etcd:h:2379/p":          `feed etcd:h:2379/p: it has no http:// or https:// (write etcd:https://HOST:PORT[,HOST:PORT]/PREFIX)`,
+		"etcd:http://h:2379":     `feed etcd:http://h:2379: it names no prefix (write etcd:http://h:2379/PREFIX)`,
+		"etcd:http://h:2379,i/p": `feed etcd:http://h:2379,i/p: "i" is not HOST:PORT`,
+		"k8s:":                   `open feed "k8s:": k8s: is not supported by this version (use dir:PATH or etcd:)`,
+		"file:/x":                `open feed "file:/x": the scheme "file" is not known (use dir:PATH or etcd:)`,
+		"dir:":                   `open feed "dir:": it names no directory (write dir:PATH)`,
 	} {
-		if _, err := Open(source, "/state"); err == nil || err.Error() != want {
+		if _, err := Open(source, Options{StateDir: "/state"}); err == nil || err.Error() != want {
 			t.Errorf("%s: got %v, want %s", source, err, want)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/eniplane/eniplane/pkg/api"
+	"github.com/eniplane/eniplane/pkg/feed/etcd"
 )
 
 // Revision is one whole, valid state of all objects.
@@ -23,6 +24,13 @@ type Revision struct {
 	Forced  bool   // FORCE names this revision: it may delete more than --max-delete-ratio
 	Objects *api.Objects
 	Files   []api.File
+
+	// Of a feed that can be ahead of what a host takes:
+	Place *etcd.Place // where it is in the feed; nil for a directory
+	Kept  []string    // objects that are as they were before, and why, sorted
+
+	documents etcd.Documents // what Objects were made of
+	records   map[string]*etcd.Records
 }
 
 // ForceKey is what the file FORCE must hold for this revision.
@@ -53,24 +61,51 @@ type Source interface {
 	Commit(*Revision) error
 }
 
-// Open returns the source that --feed names. Its last good revision is kept in stateDir.
-func Open(source, stateDir string) (Source, error) {
+// Reporter is a source whose feed can hold what agents say of their hosts.
+type Reporter interface {
+	// Report tells the status. It does not wait; the last one counts, and it is told again after a
+	// disconnection.
+	Report(*etcd.Status)
+}
+
+// Options are what a source must know of its agent.
+type Options struct {
+	StateDir       string // of the last good revision
+	Host           string
+	MaxDeleteRatio float64
+	Files          etcd.Files // that authenticate the agent
+}
+
+// AlwaysDeletable is how many ENIs of a host a revision may delete whatever the ratio says.
+const AlwaysDeletable = 4
+
+// Braked tells whether going from `of` ENIs of a host to `gone` fewer deletes too much (invariant 7).
+func Braked(gone, of int, ratio float64) bool {
+	return gone > AlwaysDeletable && float64(gone) > ratio*float64(of)
+}
+
+// Open returns the source that --feed names.
+func Open(source string, opts Options) (Source, error) {
 	scheme, rest, ok := strings.Cut(source, ":")
 	switch {
 	case !ok:
-		return nil, fmt.Errorf("open feed %q: it has no scheme (write dir:PATH)", source)
-	case scheme == "etcd" || scheme == "k8s":
-		return nil, fmt.Errorf("open feed %q: %s: is not supported by this version (use dir:PATH)", source, scheme)
-	case scheme != "dir":
-		return nil, fmt.Errorf("open feed %q: the scheme %q is not known (use dir:PATH)", source, scheme)
+		return nil, fmt.Errorf("open feed %q: it has no scheme (write dir:PATH or etcd:https://HOST:PORT/PREFIX)", source)
+	case scheme == "k8s":
+		return nil, fmt.Errorf("open feed %q: %s: is not supported by this version (use dir:PATH or etcd:)", source, scheme)
+	case scheme != "dir" && scheme != "etcd":
+		return nil, fmt.Errorf("open feed %q: the scheme %q is not known (use dir:PATH or etcd:)", source, scheme)
+	case opts.StateDir == "":
+		return nil, errors.New("open feed: there is no directory for its state (give one)")
+	case scheme == "etcd":
+		return openEtcd(rest, opts)
+	case opts.Files != etcd.Files{}:
+		return nil, fmt.Errorf("open feed %q: certificates and users are for etcd: only (remove them)", source)
 	case rest == "":
 		return nil, fmt.Errorf("open feed %q: it names no directory (write dir:PATH)", source)
-	case stateDir == "":
-		return nil, errors.New("open feed: there is no directory for its state (give one)")
 	}
 	path, err := filepath.Abs(rest)
 	if err != nil {
 		return nil, fmt.Errorf("open feed %q: %w", source, err)
 	}
-	return newDir(path, stateDir), nil
+	return newDir(path, opts.StateDir), nil
 }

@@ -24,6 +24,8 @@ type bench struct {
 	source   Source
 	inForce  uint64 // what the kernel holds when the source starts
 	stop     func()
+
+	openOther func() (Source, error) // nil = the directory
 }
 
 func newBench(t *testing.T) *bench {
@@ -36,10 +38,18 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
+// open opens the source: of a directory unless the test wants another.
+func (b *bench) open() (Source, error) {
+	if b.openOther != nil {
+		return b.openOther()
+	}
+	return Open("dir:"+b.dir, Options{StateDir: b.stateDir})
+}
+
 // start runs the source until stop, or the end of the test.
 func (b *bench) start() {
 	b.t.Helper()
-	source, err := Open("dir:"+b.dir, b.stateDir)
+	source, err := b.open()
 	if err != nil {
 		b.t.Fatal(err)
 	}

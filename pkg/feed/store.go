@@ -15,6 +15,7 @@ import (
 
 	"github.com/eniplane/eniplane/pkg/api"
 	"github.com/eniplane/eniplane/pkg/durable"
+	"github.com/eniplane/eniplane/pkg/feed/etcd"
 )
 
 // lastGoodName is the file of the last good revision: a line with a format and a checksum, then
@@ -31,6 +32,11 @@ type saved struct {
 	Marked bool       `json:"marked"`
 	Forced bool       `json:"forced"`
 	Files  []api.File `json:"files"`
+
+	// Of a feed in etcd, whose files are its documents:
+	Place     *etcd.Place       `json:"place,omitempty"`
+	Kept      []string          `json:"kept,omitempty"`
+	Endpoints map[string]string `json:"endpoints,omitempty"` // by VPC: the file that holds its endpoint records
 }
 
 // LastGood reads the last good revision from the state of an agent. It is nil if there is none. With
@@ -52,6 +58,13 @@ func LastGood(stateDir string) (*Revision, error) {
 	if err := json.Unmarshal(body, &s); err != nil {
 		return nil, fmt.Errorf("read last good revision from %s: %w", path, err)
 	}
+	if s.Place != nil {
+		r, err := s.revision(stateDir)
+		if err != nil {
+			err = fmt.Errorf("read last good revision %d from %s: %w", s.Number, path, err)
+		}
+		return r, err
+	}
 	r := &Revision{Number: s.Number, Hash: s.Hash, Marked: s.Marked, Forced: s.Forced, Files: s.Files}
 	if r.Objects, err = decode(s.Files); err != nil {
 		return r, fmt.Errorf("read last good revision %d from %s: this version refuses it: %w", s.Number, path, err)
@@ -67,9 +80,11 @@ func lastGoodHead(body []byte) []byte {
 // save replaces the last good revision: whoever reads it sees the old one or the new one, also
 // after a loss of power.
 func save(stateDir string, r *Revision) error {
-	body, err := json.Marshal(saved{
-		Number: r.Number, Hash: r.Hash, Marked: r.Marked, Forced: r.Forced, Files: r.Files,
-	})
+	return saved{Number: r.Number, Hash: r.Hash, Marked: r.Marked, Forced: r.Forced, Files: r.Files}.write(stateDir)
+}
+
+func (r saved) write(stateDir string) error {
+	body, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("keep revision %d: %w", r.Number, err)
 	}

@@ -56,8 +56,12 @@ func (l *Lab) StartAgent(host string) error {
 		return fmt.Errorf("open log of the agent: %w", err)
 	}
 	defer log.Close()
+	source := l.Source
+	if source == "" {
+		source = "dir:" + l.FeedDir()
+	}
 	args := append([]string{
-		"--host", host, "--feed", "dir:" + l.FeedDir(), "--bpffs", l.AgentBPFFS(),
+		"--host", host, "--feed", source, "--bpffs", l.AgentBPFFS(),
 		"--state-dir", l.AgentStateDir(), "--listen", agentListen,
 	}, l.Flags...)
 	cmd := exec.Command(l.Enid, args...)

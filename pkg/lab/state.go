@@ -26,6 +26,7 @@ type State struct {
 	Plan   Plan
 	Enid   string             // path of the agent's binary, "" = the lab has no agents
 	Flags  []string           // of the agents
+	Source string             `json:",omitempty"` // what the agents get as --feed; "" = the lab's own directory
 	Agents map[string]Process // by host
 }
 

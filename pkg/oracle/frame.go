@@ -95,7 +95,32 @@ func (p *packet) parseIPv4() Reason {
 			return reason
 		}
 	}
+	if reason := checkOptions(ip[20:header]); reason != goOn {
+		return reason
+	}
 	return p.parseTransport()
+}
+
+// checkOptions of an IPv4 header: they end inside it, or with the option that says so. Source routes, which would lead
+// the packet past what was judged, never pass.
+func checkOptions(options []byte) Reason {
+	const end, noOperation, looseSourceRoute, strictSourceRoute = 0, 1, 131, 137
+	for len(options) > 0 {
+		switch options[0] {
+		case end:
+			return goOn
+		case noOperation:
+			options = options[1:]
+			continue
+		case looseSourceRoute, strictSourceRoute:
+			return Extension
+		}
+		if len(options) < 2 || options[1] < 2 || int(options[1]) > len(options) {
+			return Malformed
+		}
+		options = options[options[1]:]
+	}
+	return goOn
 }
 
 func (p *packet) parseIPv6() Reason {

@@ -131,6 +131,47 @@ func (w *World) clearFragments() error {
 	return nil
 }
 
+// turnsMap counts how often flows are judged again; JUDGE_AGAIN of bpf/budget.h is how often they may be.
+const (
+	turnsMap   = "judge_turns"
+	judgeAgain = 131072
+)
+
+// clearTurns forgets how often flows were judged again.
+func (w *World) clearTurns() error {
+	for i := range w.lastENI + 1 {
+		if err := w.coll.Maps[turnsMap].Put(i, uint64(0)); err != nil {
+			return fmt.Errorf("clear turn %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func (w *World) indexOf(eni string) uint32 {
+	for _, e := range w.state.ENIs {
+		if e.Name == eni {
+			return e.Index
+		}
+	}
+	return 0
+}
+
+// LeaveTurns lets flows of an ENI be judged again only so often, for as long as the row runs, or, if `over`, as if
+// that had been a moment ago.
+func LeaveTurns(eni string, left uint32, over bool) func(*World) error {
+	return func(w *World) error {
+		now, err := flowtable.Now()
+		if err != nil {
+			return err
+		}
+		tick := uint64(now + 1<<20)
+		if over {
+			tick = uint64(now - 1)
+		}
+		return w.coll.Maps[turnsMap].Put(w.indexOf(eni), tick<<32|uint64(judgeAgain-left))
+	}
+}
+
 // clearMap makes all entries of an array zero.
 func clearMap(m *ebpf.Map) error {
 	zero := make([]byte, m.ValueSize())

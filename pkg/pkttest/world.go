@@ -293,6 +293,38 @@ func (w *World) Unready(name string) error {
 	return w.put(dataplane.MapLive, u32(e.Index), dataplane.Live{}.Encode())
 }
 
+// ReadyAs gives the port or the READY mark of an ENI to another incarnation, as for a moment when one follows another.
+func (w *World) ReadyAs(name string, port bool) error {
+	e, err := w.ENI(name)
+	if err != nil {
+		return err
+	}
+	index := w.devices[e.Device]
+	if port {
+		return w.put(dataplane.MapPorts, u32(index), dataplane.EncodePort(e.Index, e.Incarnation-1))
+	}
+	return w.put(dataplane.MapLive, u32(e.Index), dataplane.Live{Incarnation: e.Incarnation - 1, Ifindex: index, MTU: 1500}.Encode())
+}
+
+// Endow makes addresses count as endpoints of a VPC like another one, whatever the feed says of them.
+func (w *World) Endow(addrs Addr, like Addr, vni uint32) error {
+	st := *w.state
+	st.Endpoints = slices.Clone(st.Endpoints)
+	for _, f := range Families() {
+		for _, e := range w.state.Endpoints {
+			if e.Addr == like.In(f) && e.VNI == vni {
+				e.Addr = addrs.In(f)
+				st.Endpoints = append(st.Endpoints, e)
+			}
+		}
+	}
+	if len(st.Endpoints) == len(w.state.Endpoints) {
+		return fmt.Errorf("no endpoint %v in VNI %d", like, vni)
+	}
+	st.Revision++
+	return w.Apply(&st)
+}
+
 // FillSlots puts the programs into the arrays from which the stubs call them.
 func (w *World) FillSlots() error {
 	for _, s := range dataplane.Slots() {

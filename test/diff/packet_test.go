@@ -629,7 +629,7 @@ func (g *packets) withOptions(f []byte) []byte {
 	if f[14]>>4 == 4 {
 		n := 4 * (1 + g.IntN(10))
 		f[14] = 0x40 | byte(5+n/4)
-		f = slices.Insert(f, 34, slices.Repeat([]byte{1}, n)...)
+		f = slices.Insert(f, 34, g.options4(n)...)
 		be.PutUint16(f[16:], uint16(len(f)-14))
 	} else {
 		for range 1 + g.IntN(7) {
@@ -645,6 +645,25 @@ func (g *packets) withOptions(f []byte) []byte {
 	}
 	fix(f)
 	return f
+}
+
+// options4 are n bytes of IPv4 options, good and bad.
+func (g *packets) options4(n int) []byte {
+	options := slices.Repeat([]byte{1}, n)
+	for at := g.IntN(n); at < n; {
+		options[at] = pick(g.gen, []byte{0, 1, 7, 68, 130, 131, 136, 137, 148, 255})
+		if options[at] < 2 || at+1 == n {
+			at++
+			continue
+		}
+		size := 2 + g.IntN(8)
+		if g.oneIn(6) {
+			size = pick(g.gen, []int{0, 1, n - at, n - at + 1, 255})
+		}
+		options[at+1] = byte(size)
+		at += max(size, 1)
+	}
+	return options
 }
 
 // extend puts an IPv6 extension header in front of what there is.

@@ -35,14 +35,20 @@ func attempts(packets int) []attempt {
 
 // lab is the private copy in which bugs live, one at a time, and the tests that look for them.
 type lab struct {
-	tests   string // directory of the test binaries, shared
+	tests   string // what build made, shared
 	dir     string
 	packets int
 }
 
-// build compiles the tests once.
+// build compiles the tests once and keeps the sources as they are now: the tree may change meanwhile.
 func build(dir string) error {
+	if err := os.CopyFS(filepath.Join(dir, "bpf"), os.DirFS("bpf")); err != nil {
+		return err
+	}
 	for _, name := range []string{"rows", "diff"} {
+		if err := os.CopyFS(filepath.Join(dir, "in-"+name, "testdata"), os.DirFS(filepath.Join("test", name, "testdata"))); err != nil {
+			return err
+		}
 		if out, err := exec.Command("go", "test", "-c", "-o", filepath.Join(dir, name), "./test/"+name).CombinedOutput(); err != nil {
 			return fmt.Errorf("build test/%s: %w\n%s", name, err, out)
 		}
@@ -105,13 +111,14 @@ func (l *lab) infect(m mutant) error {
 	if err := os.RemoveAll(l.sources()); err != nil {
 		return err
 	}
-	if err := os.CopyFS(l.sources(), os.DirFS("bpf")); err != nil {
+	clean := filepath.Join(l.tests, "bpf")
+	if err := os.CopyFS(l.sources(), os.DirFS(clean)); err != nil {
 		return err
 	}
 	if m.file == "" {
 		return nil
 	}
-	text, err := m.infected("bpf")
+	text, err := m.infected(clean)
 	if err != nil {
 		return err
 	}
@@ -134,10 +141,10 @@ func (l *lab) compile(ctx context.Context) error {
 
 // test runs one of the tests on the object, on one CPU: the labs share the others.
 func (l *lab) test(ctx context.Context, a attempt) (failed bool, out []byte, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(l.tests, a.test), "-test.failfast", "-test.run", a.pattern)
-	cmd.Dir = filepath.Join("test", a.test)
+	cmd.Dir = filepath.Join(l.tests, "in-"+a.test)
 	cmd.Env = append(os.Environ(), pkttest.EnvObject+"="+l.object(), "ENIPLANE_DIFF_SHRINK=0", "ENIPLANE_ROOT_TESTS=1", "GOMAXPROCS=1")
 	cmd.Env = append(cmd.Env, a.env...)
 	out, err = cmd.CombinedOutput()

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -25,8 +26,8 @@ import (
 func main() {
 	o := options{}
 	flag.StringVar(&o.list, "list", "test/mutants/list", "file of the bugs")
-	flag.StringVar(&o.only, "run", "", "only the bugs whose name contains this")
-	flag.IntVar(&o.packets, "packets", 1_000_000, "packets of the last differential test")
+	flag.StringVar(&o.only, "run", "", "only the bugs whose name matches this expression")
+	flag.IntVar(&o.packets, "packets", 500_000, "packets of the last differential test")
 	flag.IntVar(&o.workers, "workers", runtime.NumCPU(), "bugs that are tried at a time")
 	flag.Float64Var(&o.share, "share", 0.95, "part of the bugs that must be found")
 	flag.Parse()
@@ -60,9 +61,13 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	only, err := regexp.Compile(o.only)
+	if err != nil {
+		return fmt.Errorf("read -run: %w", err)
+	}
 	var chosen []mutant
 	for _, m := range mutants {
-		if strings.Contains(m.name, o.only) {
+		if only.MatchString(m.name) {
 			chosen = append(chosen, m)
 		}
 	}
@@ -75,8 +80,10 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	first := &lab{tests: dir, dir: filepath.Join(dir, "clean"), packets: o.packets}
-	if by, err := first.try(ctx, mutant{}); err != nil || by != "" {
-		return errors.Join(err, fmt.Errorf("the tests must pass without a bug first; failed: %q", by))
+	if by, err := first.try(ctx, mutant{}); err != nil {
+		return fmt.Errorf("try the sources as they are: %w", err)
+	} else if by != "" {
+		return fmt.Errorf("the tests must pass without a bug first, but %s fails", by)
 	}
 	begin := time.Now()
 	all := tryAll(ctx, chosen, o, dir)

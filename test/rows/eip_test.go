@@ -3,6 +3,8 @@
 package rows
 
 import (
+	"time"
+
 	"github.com/eniplane/eniplane/pkg/dataplane"
 	. "github.com/eniplane/eniplane/pkg/pkttest"
 )
@@ -119,6 +121,10 @@ func internetRows() []Row {
 	opened := admitted(tcp(client, 443), web0)
 	opened.Flows = fromNet(web0, opening, dataplane.In)
 	answer := outward(web0, client).TCP(443, 40000, SYN|ACK)
+	tells := inward(client, web0).TCP(40000, 443, ACK)
+	reset := inward(client, web0).TCP(40000, 443, RST)
+	ends := admitted(reset, web0)
+	ends.Flows = fromNet(web0, closing, dataplane.In)
 	big := inward(client, web0).UDP(40000, 53).Payload(mtu)
 	return []Row{
 		toldTooBig(big),
@@ -162,6 +168,18 @@ func internetRows() []Row {
 			send(web0, answer, translated(answer, web0)),
 			{At: fromUplink, In: inward(client, web0).TCP(40000, 443, ACK),
 				Want: admitted(inward(client, web0).TCP(40000, 443, ACK), web0)},
+		}},
+		{Name: "a connection from the internet is reset", Steps: []Step{
+			{At: fromUplink, In: tcp(client, 443), Want: opened},
+			send(web0, answer, translated(answer, web0)),
+			{At: fromUplink, In: tells, Want: admitted(tells, web0)},
+			{At: fromUplink, In: reset, Want: ends},
+			{At: fromUplink, In: tells, Want: admitted(tells, web0), Later: 30 * time.Second},
+			{At: fromUplink, In: tells, Want: Want{Counts: []Count{in(web0, dataplane.ReasonNoFlow)}}, Later: 42 * time.Second},
+		}},
+		{Name: "in the name of a group's member", Steps: []Step{
+			{At: fromUplink, In: tcp(client, 9000), Want: Want{Counts: []Count{in(web0, dataplane.ReasonSGDenied)}},
+				Poke: func(w *World) error { return w.Endow(client, web1.ip, red) }},
 		}},
 		{Name: "a connection of the VPC is not the internet's", Steps: []Step{
 			send(web0, sql(SYN), delivered(sql(SYN), web0, db0)),

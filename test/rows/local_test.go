@@ -7,7 +7,10 @@ import (
 	. "github.com/eniplane/eniplane/pkg/pkttest"
 )
 
-const mtu = 1500
+const (
+	mtu        = 1500
+	overlayMTU = mtu - 50
+)
 
 // localRows: from one ENI to another on the same host.
 func localRows() []Row {
@@ -26,6 +29,7 @@ func localRows() []Row {
 		fine("udp", open0, web0, frame(open0, web0).UDP(40000, 53).Payload(5)),
 		fine("echo", open0, web0, frame(open0, web0).Echo(7).Payload(56)),
 		fine("sctp", open1, open0, frame(open1, open0).Carries(SCTP).Payload(20)),
+		fine("protocol 0, which IPv6 does not have", open1, open0, frame(open1, open0).Carries(0).Payload(20).Only(V4)),
 		fine("esp", open1, open0, frame(open1, open0).Carries(ESP).Payload(20)),
 		fine("inside a subnet with a foreign address", relay0, open1, foreign),
 		fine("1500 bytes", open1, open0, frame(open1, open0).UDP(1, 53).Payload(mtu-48).Only(V6)),
@@ -63,7 +67,17 @@ func segmentRows() []Row {
 	local := frame(open1, open0).TCP(40000, 443, SYN).Payload(2400)
 	remote := frame(open1, open9).TCP(40000, 443, SYN).Payload(2400)
 	internet := outward(web0, client).TCP(40000, 443, SYN).Payload(2400)
+	udp := frame(open1, open9).UDP(40000, 53).Payload(2400)
 	return []Row{
+		gso("gso whose segments just fit the overlay", open1, remote.Only(V4), 1410, 2, tunnelled(remote.Only(V4), open1, open9)),
+		gso("gso whose segments just fit the overlay, IPv6", open1, remote.Only(V6), 1390, 2, tunnelled(remote.Only(V6), open1, open9)),
+		gso("gso of udp whose segments just fit the overlay", open1, udp.Only(V4), 1422, 2, tunnelled(udp.Only(V4), open1, open9)),
+		gso("gso whose segments the overlay does not carry", open1, remote, 1411, 2,
+			tooBig(remote, open1, open9.ip, overlayMTU, out(open1, dataplane.ReasonTooBig))),
+		gso("gso of udp whose segments the overlay does not carry", open1, udp, 1423, 2,
+			tooBig(udp, open1, open9.ip, overlayMTU, out(open1, dataplane.ReasonTooBig))),
+		gso("gso whose segments the receiver's device does not carry", open1, local, 1461, 2,
+			tooBig(local, open1, open0.ip, mtu, out(open1, dataplane.ReasonDelivered), in(open0, dataplane.ReasonTooBig))),
 		gso("gso to a neighbour", open1, local, 1000, 3, delivered(local, open1, open0)),
 		gso("gso whose last segment is full", open1, local, 1200, 2, delivered(local, open1, open0)),
 		gso("gso in more segments than any path needs", open1, local, 1, 2400, dropped(open1, dataplane.ReasonMalformed)),

@@ -44,7 +44,16 @@ func portRows() []Row {
 	ok := syn(open1, web0)
 	unready := row("a port that is not ready", open1.port(), ok, dropped(open1, dataplane.ReasonNotReady))
 	unready.Steps[0].Poke = func(w *World) error { return w.Unready(open1.name) }
+	poked := func(name string, want Want, poke func(*World) error) Row {
+		return Row{Name: name, Steps: []Step{{At: open1.port(), In: ok, Poke: poke, Want: want}}}
+	}
 	return []Row{
+		poked("a port of another attachment", dropped(open1, dataplane.ReasonNotReady),
+			func(w *World) error { return w.ReadyAs(open1.name, true) }),
+		poked("a port that is ready for another attachment", dropped(open1, dataplane.ReasonNotReady),
+			func(w *World) error { return w.ReadyAs(open1.name, false) }),
+		poked("to an ENI that is ready for another attachment", refused(open1, web0, dataplane.ReasonNotReady),
+			func(w *World) error { return w.ReadyAs(web0.name, false) }),
 		row("a device that is no port", Hook{Program: PortProgram, Device: "uplink0"}, ok,
 			Want{Counts: []Count{{Direction: dataplane.Out, Reason: dataplane.ReasonUnknownPort}}}),
 		unready,

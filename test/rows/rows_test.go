@@ -23,6 +23,9 @@ func stages() map[string][]Row {
 		"service":   serviceRows(),
 		"parse":     parseRows(),
 		"ip6":       ip6Rows(),
+		"options":   optionRows(),
+		"chains":    chainRows(),
+		"protocols": protocolRows(),
 		"local":     localRows(),
 		"sg":        sgRows(),
 		"nacl":      naclRows(),
@@ -51,6 +54,7 @@ func stages() map[string][]Row {
 		"half-open": halfOpenRows(),
 		"blind":     blindRows(),
 		"code":      codeRows(),
+		"budget":    budgetRows(),
 	}
 }
 
@@ -151,7 +155,7 @@ func TestRowsAreDistinct(t *testing.T) {
 		runs += len(variants(rows))
 	}
 	t.Logf("%d rows, %d runs", distinct, runs)
-	if distinct < 120 {
-		t.Errorf("%d rows, want at least 120", distinct)
+	if distinct < 500 {
+		t.Errorf("%d rows, want at least 500", distinct)
 	}
 }

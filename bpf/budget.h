@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * How many flows of an ENI may be judged again in a moment. A revision can make all of them stale at
+ * once, and some are judged with each packet (flow_may_revive): without a bound, their packets would
+ * take the CPU time of everybody's new connections, which need none of this.
+ */
+#pragma once
+
+#include "maps.h"
+
+enum judge_budget {
+	JUDGE_AGAIN = 131072, /* per tick of the flow clock: twice the flows of an ENI */
+};
+
+/* ENI -> the tick in which its flows were judged again last, << 32 | how many. */
+MAP(judge_turns, BPF_MAP_TYPE_ARRAY, __u32, __u64, MAX_ENIS, 0);
+
+/* May one more flow of the ENI be judged again? Several CPUs at once may lose count by a few. */
+static __always_inline bool judge_turn(__u32 eni, __u32 now, __u32 limit)
+{
+	__u64 *turn = bpf_map_lookup_elem(&judge_turns, &eni), seen, fresh = (__u64)now << 32 | 1;
+
+	if (!turn)
+		return false;
+	seen = __sync_fetch_and_add(turn, 1);
+	if ((__s32)(now - (__u32)(seen >> 32)) <= 0)
+		return (__u32)seen < limit;
+	if (__sync_val_compare_and_swap(turn, seen + 1, fresh) != seen + 1)
+		__sync_fetch_and_add(turn, 1); /* of the tick that somebody else has begun */
+	return true;
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"cmp"
+	"slices"
+)
+
+// Reference names an object by its kind and name.
+type Reference struct {
+	Kind string
+	Name string
+}
+
+// String returns the reference as errors and commands write it: ENI/web-0.
+func (r Reference) String() string { return r.Kind + "/" + r.Name }
+
+// Compare orders references by kind as in Kinds, then by name.
+func (r Reference) Compare(other Reference) int {
+	return cmp.Or(
+		cmp.Compare(slices.Index(Kinds(), r.Kind), slices.Index(Kinds(), other.Kind)),
+		cmp.Compare(r.Name, other.Name))
+}
+
+// ReferenceTo returns the reference that names an object.
+func ReferenceTo(o Object) Reference { return Reference{o.Kind(), o.Meta().Name} }
+
+// References returns the objects that an object names, each once, sorted.
+func References(o Object) []Reference {
+	var refs []Reference
+	add := func(kind string, names ...string) {
+		for _, name := range names {
+			if name != "" {
+				refs = append(refs, Reference{kind, name})
+			}
+		}
+	}
+	switch v := o.(type) {
+	case *Instance:
+		add("Host", v.Host)
+		add("InstanceType", v.Type)
+	case *Subnet:
+		add("VPC", v.VPC)
+		add("RouteTable", v.RouteTable)
+		add("NetworkACL", v.NetworkACL)
+	case *RouteTable:
+		add("VPC", v.VPC)
+	case *NetworkACL:
+		add("VPC", v.VPC)
+	case *SecurityGroup:
+		add("VPC", v.VPC)
+		for _, rules := range [][]Rule{v.Ingress, v.Egress} {
+			for _, r := range rules {
+				for _, p := range r.Peers {
+					add("SecurityGroup", p.Group)
+					add("PrefixList", p.PrefixList)
+				}
+			}
+		}
+	case *ENI:
+		add("Subnet", v.Subnet)
+		add("SecurityGroup", v.SecurityGroups...)
+		if v.Attachment != nil {
+			add("Instance", v.Attachment.Instance)
+		}
+	case *EIP:
+		add("ENI", v.ENI)
+	}
+	slices.SortFunc(refs, Reference.Compare)
+	return slices.Compact(refs)
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package etcd
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/eniplane/eniplane/pkg/api"
+)
+
+// rendered holds the values of views, by view and key.
+type rendered map[string]map[string][]byte
+
+func (r rendered) put(view, key string, value []byte) {
+	if r[view] == nil {
+		r[view] = map[string][]byte{}
+	}
+	r[view][key] = value
+}
+
+func sortedReferences[V any](m map[api.Reference]V) []api.Reference {
+	return slices.SortedFunc(maps.Keys(m), api.Reference.Compare)
+}
+
+// render makes all views of a valid revision. It is pure: the views follow from the objects.
+func render(objects *api.Objects) (rendered, error) {
+	out := rendered{}
+	vpcs := listUsers(objects)
+	for _, o := range objects.All() {
+		var views []string
+		switch v := o.(type) {
+		case *api.Region:
+			if v.Name == api.NewObjects().Region.Name && v.UID == v.Name {
+				continue // the defaults
+			}
+			views = []string{regionView}
+		case *api.Host, *api.InstanceType:
+			views = []string{regionView}
+		case *api.Instance:
+			views = []string{hostView(v.Host)}
+		case *api.VPC:
+			views = []string{vpcView(v.Name)}
+		case *api.Subnet:
+			views = []string{vpcView(v.VPC)}
+		case *api.RouteTable:
+			views = []string{vpcView(v.VPC)}
+		case *api.NetworkACL:
+			views = []string{vpcView(v.VPC)}
+		case *api.SecurityGroup:
+			views = []string{vpcView(v.VPC)}
+		case *api.PrefixList:
+			for _, vpc := range vpcs[v.Name] {
+				views = append(views, vpcView(vpc))
+			}
+		case *api.ENI:
+			vpc := objects.VPCOf(v).Name
+			out.put(vpcView(vpc), recordKind+"/"+v.Name, RecordOf(objects, v).text())
+			if host := objects.HostOf(v); host != "" {
+				views = []string{hostView(host)}
+				out.put(hostView(host), presentKind+"/"+vpc, nil)
+			}
+		case *api.EIP:
+			if eni := objects.ENIs[v.ENI]; eni != nil && objects.HostOf(eni) != "" {
+				views = []string{hostView(objects.HostOf(eni))}
+			}
+		}
+		if len(views) == 0 {
+			continue
+		}
+		text, err := api.MarshalJSON(o)
+		if err != nil {
+			return nil, err
+		}
+		for _, view := range views {
+			out.put(view, api.ReferenceTo(o).String(), text)
+		}
+	}
+	return out, nil
+}
+
+// listUsers returns by prefix list the VPCs whose groups name it, sorted.
+func listUsers(objects *api.Objects) map[string][]string {
+	users := map[string][]string{}
+	for _, g := range objects.SecurityGroups {
+		for _, ref := range api.References(g) {
+			if ref.Kind == "PrefixList" && !slices.Contains(users[ref.Name], g.VPC) {
+				users[ref.Name] = append(users[ref.Name], g.VPC)
+			}
+		}
+	}
+	for _, vpcs := range users {
+		slices.Sort(vpcs)
+	}
+	return users
+}
+
+// viewChanges returns what leads from the old views to the new ones, by view; the keys are sorted.
+func viewChanges(old, fresh rendered) map[string][]entry {
+	changes := map[string][]entry{}
+	for view, state := range fresh {
+		for key, value := range state {
+			if was, ok := old[view][key]; !ok || !bytes.Equal(was, value) {
+				changes[view] = append(changes[view], entry{Key: key, Value: value})
+			}
+		}
+	}
+	for view, state := range old {
+		for key := range state {
+			if _, ok := fresh[view][key]; !ok {
+				changes[view] = append(changes[view], entry{Key: key, Deleted: true})
+			}
+		}
+	}
+	for _, entries := range changes {
+		slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.Key, b.Key) })
+	}
+	return changes
+}
+
+// splitViewKey takes VIEW/state/KIND/NAME apart.
+func splitViewKey(key string) (view, rest string, err error) {
+	view, rest, ok := strings.Cut(key, "/state/")
+	if !ok {
+		return "", "", fmt.Errorf("the key views/%s is of no view", key)
+	}
+	return view, rest, nil
+}
