@@ -4,6 +4,7 @@ package bench
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -55,22 +56,33 @@ func Environ() Environment {
 	return e
 }
 
-// commit is what the binary was built from.
+// commit is what the binary was built from, or else, in a tree of this project, what the tree holds.
 func commit() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return ""
-	}
 	var revision, changed string
-	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			revision = s.Value
-		case s.Key == "vcs.modified" && s.Value == "true":
-			changed = "+changes"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision":
+				revision = s.Value
+			case s.Key == "vcs.modified" && s.Value == "true":
+				changed = "+changes"
+			}
 		}
 	}
-	return revision + changed
+	if revision != "" {
+		return revision + changed
+	}
+	if _, err := os.Stat("cmd/enibench"); err != nil {
+		return ""
+	}
+	head, err := exec.Command("git", "rev-parse", "HEAD").Output()
+	if err != nil {
+		return ""
+	}
+	if out, err := exec.Command("git", "status", "--porcelain", "--untracked-files=no").Output(); err != nil || len(out) > 0 {
+		changed = "+changes"
+	}
+	return strings.TrimSpace(string(head)) + changed
 }
 
 // word is what a small file says.

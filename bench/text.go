@@ -49,10 +49,12 @@ func Text(w io.Writer, report *Report) error {
 
 func scenarioText(w io.Writer, report *Report, scenario string) error {
 	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for i := range report.Results {
-		if r := &report.Results[i]; r.Scenario == scenario {
-			fmt.Fprintf(tab, "  %s\t%s\t%s\t%s %s\t± %.0f %%\n", r.Subject, r.Params, r.Metric.Name,
-				Number(r.Median()), r.Unit, 100*Spread(r.Values))
+	for _, frames := range []bool{false, true} { // what is of least interest comes last
+		for i := range report.Results {
+			if r := &report.Results[i]; r.Scenario == scenario && (r.Subject == FrameSubject) == frames {
+				fmt.Fprintf(tab, "  %s\t%s\t%s\t%s %s\t± %.0f %%\n", r.Subject, r.Params, r.Metric.Name,
+					Number(r.Median()), r.Unit, 100*Spread(r.Values))
+			}
 		}
 	}
 	for i := range report.Ratios {

@@ -152,11 +152,14 @@ func newReportCommand(a *app) *cobra.Command {
 	var format string
 	c := &cobra.Command{
 		Use: "report FILE.json", Short: "Show the results of a run in another form",
-		Args: args(cobra.ExactArgs(1)),
+		Long: "Show the results of a run in another form: a table, JSON, lines for benchstat, or one page with\n" +
+			"plots that needs no network.",
+		Example: "  enibench report bin/bench.json --format html > bench.html",
+		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(_ *cobra.Command, got []string) error {
 			write, ok := formats()[format]
 			if !ok {
-				return usagef("--format %q: want text, json or benchstat", format)
+				return usagef("--format %q: want text, json, benchstat or html", format)
 			}
 			report, err := bench.Load(got[0])
 			if err != nil {
@@ -165,13 +168,13 @@ func newReportCommand(a *app) *cobra.Command {
 			return write(a.out, report)
 		},
 	}
-	c.Flags().StringVar(&format, "format", "text", "text, json or benchstat")
+	c.Flags().StringVar(&format, "format", "text", "text, json, benchstat or html")
 	return c
 }
 
 func formats() map[string]func(io.Writer, *bench.Report) error {
 	return map[string]func(io.Writer, *bench.Report) error{
-		"text": bench.Text, "json": bench.JSON, "benchstat": bench.Benchstat,
+		"text": bench.Text, "json": bench.JSON, "benchstat": bench.Benchstat, "html": bench.HTML,
 	}
 }
 

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/eniplane/eniplane/loader"
 	"github.com/eniplane/eniplane/pkg/compile"
+	"github.com/eniplane/eniplane/pkg/durable"
 	"github.com/eniplane/eniplane/pkg/feed"
 	"github.com/eniplane/eniplane/pkg/feed/etcd"
 	"github.com/eniplane/eniplane/pkg/metrics"
@@ -114,6 +116,7 @@ func (a *Agent) readIDs(active uint64) error {
 	path := filepath.Join(a.StateDir, idsFile)
 	ids := &compile.IDs{}
 	var holds struct{ Last *compile.Last }
+	var torn *json.SyntaxError
 	err := readJSON(path, &holds)
 	if err == nil {
 		err = readJSON(path, ids)
@@ -125,7 +128,7 @@ func (a *Agent) readIDs(active uint64) error {
 	case err == nil:
 		a.ids = ids
 		return nil
-	case errors.Is(err, fs.ErrNotExist) && active == 0:
+	case active == 0 && (errors.Is(err, fs.ErrNotExist) || errors.As(err, &torn)): // a loss of power took the kernel's, too
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%s is missing, but the kernel holds revision %d of host %s, whose numbers must not be given out again: "+
@@ -313,16 +316,15 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 	if err != nil {
 		return a.fail("cannot compile the revision", err)
 	}
-	// Two files, which wait for the disk at the same time: a revision takes effect that much earlier.
-	numbers := make(chan error, 1)
-	go func() { numbers <- writeJSON(filepath.Join(a.StateDir, idsFile), res.IDs) }()
-	errNames := a.saveNames(mergeNames(a.names, res.State.Names))
-	if err := <-numbers; err != nil {
+	// A crash of the agent must not lose the numbers, for the kernel lives on; a loss of power takes the kernel's too.
+	// So nothing waits for the disk before the revision is in force.
+	if err := replaceJSON(filepath.Join(a.StateDir, idsFile), res.IDs); err != nil {
 		return a.fail("cannot keep the numbers in use", err)
 	}
+	defer a.syncIDs()
 	a.ids = res.IDs
-	if errNames != nil {
-		return a.fail("cannot keep the names", errNames)
+	if err := a.saveNames(mergeNames(a.names, res.State.Names)); err != nil {
+		return a.fail("cannot keep the names", err)
 	}
 	// The end of the agent does not stop it half-way: it is short, and what it leaves is clean.
 	report, err := a.Dataplane.Apply(context.WithoutCancel(ctx), res.State)
@@ -355,6 +357,13 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 	}
 	a.noteUnreachable()
 	return nil
+}
+
+// syncIDs makes the numbers outlive a loss of power.
+func (a *Agent) syncIDs() {
+	if err := durable.Sync(filepath.Join(a.StateDir, idsFile)); err != nil {
+		a.noteError(fmt.Errorf("keep the numbers in use: %w", err))
+	}
 }
 
 // reconcile looks at devices again.

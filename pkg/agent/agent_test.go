@@ -270,9 +270,17 @@ func TestStartWithoutNumbers(t *testing.T) {
 	if _, err := w.create(); err == nil || !strings.Contains(err.Error(), "enictl teardown --host host-a") {
 		t.Errorf("error %v", err)
 	}
-	w.kernel.applied = nil // as after a reboot
+	w.kernel.applied = nil // as after a reboot, or a loss of power
 	if _, err := w.create(); err != nil {
 		t.Error(err)
+	}
+	for text, starts := range map[string]bool{"": true, "\x00\x00\x00": true, `{"last": {"ruleset": 1`: true, "[]": false} {
+		if err := os.WriteFile(filepath.Join(w.dir, idsFile), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.create(); (err == nil) != starts {
+			t.Errorf("numbers %q after a reboot: %v", text, err)
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ func SaveNames(hostStateDir string, names compile.Names) error {
 	if err != nil {
 		return fmt.Errorf("encode names: %w", err)
 	}
-	return durable.WriteFile(filepath.Join(hostStateDir, namesFile), data, 0o644)
+	return durable.Replace(filepath.Join(hostStateDir, namesFile), data, 0o644)
 }
 
 // LoadNames reads what SaveNames kept. No file means no names: ids are printed as numbers.

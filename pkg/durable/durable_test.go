@@ -15,7 +15,7 @@ func TestWriteFile(t *testing.T) {
 	dir := t.TempDir()
 	path, left := filepath.Join(dir, "names.json"), filepath.Join(dir, ".names.json.new")
 	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
-	for _, step := range []struct {
+	for i, step := range []struct {
 		text  string
 		crash func() error
 	}{
@@ -26,7 +26,14 @@ func TestWriteFile(t *testing.T) {
 		if err := step.crash(); err != nil {
 			t.Fatal(err)
 		}
-		if err := durable.WriteFile(path, []byte(step.text), 0o600); err != nil {
+		put := durable.WriteFile
+		if i%2 == 1 {
+			put = durable.Replace
+		}
+		if err := put(path, []byte(step.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := durable.Sync(path); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := os.ReadFile(path); err != nil || string(got) != step.text {
@@ -46,6 +53,9 @@ func TestWriteFileFails(t *testing.T) {
 	path := filepath.Join(dir, "taken")
 	if err := os.MkdirAll(filepath.Join(path, "by-a-directory"), 0o700); err != nil {
 		t.Fatal(err)
+	}
+	if err := durable.Sync(filepath.Join(dir, "nowhere")); err == nil {
+		t.Error("what is not there was synced")
 	}
 	if err := durable.WriteFile(path, []byte("x"), 0o600); err == nil {
 		t.Error("a directory was replaced")
