@@ -118,7 +118,7 @@ func (p *PolicyRoute) canMatch() bool {
 	return false
 }
 
-// namedVPCs says by VPC which others its route tables and the policy routes of its ENIs lead to.
+// namedVPCs says by VPC which others its route tables lead to.
 func (o *Objects) namedVPCs() map[string]map[string]bool {
 	named := map[string]map[string]bool{}
 	add := func(vpc string, t Target) {
@@ -135,17 +135,11 @@ func (o *Objects) namedVPCs() map[string]map[string]bool {
 			add(t.VPC, t.Routes[i].Target)
 		}
 	}
-	for _, e := range o.ENIs {
-		for i := range e.PolicyRoutes {
-			if s := o.Subnets[e.Subnet]; s != nil {
-				add(s.VPC, e.PolicyRoutes[i].Target)
-			}
-		}
-	}
 	return named
 }
 
-// Peerings are the ways between VPCs.
+// Peerings are the ways between VPCs. Route tables make them, which every host of a VPC knows; policy routes may
+// use them.
 type Peerings struct{ named map[string]map[string]bool }
 
 // Peerings returns those of the revision.

@@ -134,16 +134,11 @@ func (m *Model) hop(vpc *api.VPC, t api.Target) hop {
 	return hop{to: toPeer, vpc: peer}
 }
 
-// names tells whether some route of a VPC leads to another.
+// names tells whether a route table of a VPC leads to another.
 func (m *Model) names(vpc, other *api.VPC) bool {
 	is := func(t api.Target) bool { return t.Kind == api.TargetVPC && t.Name == other.Name }
 	for _, t := range m.objs.RouteTables {
 		if t.VPC == vpc.Name && slices.ContainsFunc(t.Routes, func(r api.Route) bool { return is(r.Target) }) {
-			return true
-		}
-	}
-	for _, e := range m.objs.ENIs {
-		if m.vpcOf(e) == vpc && slices.ContainsFunc(e.PolicyRoutes, func(r api.PolicyRoute) bool { return is(r.Target) }) {
 			return true
 		}
 	}
