@@ -39,7 +39,7 @@ generate: ## compile the BPF object and write the generated Go (needs clang-19)
 	go generate ./...
 
 test: root ## run every test and check, as root; installs what it needs (at most 15 minutes)
-	@deploy/install-deps.sh generate
+	@deploy/install-deps.sh generate bench
 	@$(MAKE) --no-print-directory build etcd
 	@go build -o bin/ ./test/run
 	@exec bin/run -p 1 -timeout 12m ./...
@@ -62,13 +62,15 @@ mutants: root ## prove that the tests find bugs: put those of test/mutants/list 
 	@deploy/install-deps.sh generate
 	go run ./test/mutants
 
-bench: root ## run the quick benchmarks; results in bin/bench.json (at most 15 minutes; see bench/README.md)
+bench: root ## run the quick benchmarks: bin/bench.json and .html (at most 15 minutes; see bench/README.md)
+	@deploy/install-deps.sh bench
 	@$(MAKE) --no-print-directory build
-	bin/enibench run --out bin/bench.json
+	bin/enibench run --out bin/bench.json; status=$$?; bin/enibench report bin/bench.json --format html >bin/bench.html && exit $$status
 
-bench-full: root ## run all benchmarks with all their sweeps; results in bin/bench-full.json
+bench-full: root ## run all benchmarks with all their sweeps: bin/bench-full.json and .html
+	@deploy/install-deps.sh bench
 	@$(MAKE) --no-print-directory build
-	bin/enibench run --size full --out bin/bench-full.json
+	bin/enibench run --size full --out bin/bench-full.json; status=$$?; bin/enibench report bin/bench-full.json --format html >bin/bench-full.html && exit $$status
 
 soak: root ## run the end-to-end tests N=10 times, then the proof on 6.12
 	@deploy/install-deps.sh generate

@@ -103,6 +103,13 @@ MAP(groups, BPF_MAP_TYPE_HASH, struct group_key, __u32, 1 << 20, BPF_F_NO_PREALL
 /* (rule set, protocol, port) -> class, longest first. Miss = class 0: denied. */
 MAP(services, BPF_MAP_TYPE_LPM_TRIE, struct service_key, __u32, 1 << 20, BPF_F_NO_PREALLOC);
 
+/* Wide rule sets: (rule set, protocol, port) -> rules, longest first. Miss = denied. */
+MAP(service_rules, BPF_MAP_TYPE_LPM_TRIE, struct service_key, struct rule_set, 1 << 19,
+    BPF_F_NO_PREALLOC);
+
+/* Wide rule sets: (rule set, class of peer) -> rules. */
+MAP(peer_rules, BPF_MAP_TYPE_HASH, struct class_key, struct rule_set, 1 << 19, BPF_F_NO_PREALLOC);
+
 /* (rule set, class of peer, class of service) -> verdict. Miss = denied. */
 MAP(verdicts, BPF_MAP_TYPE_HASH, struct verdict_key, struct verdict, 1 << 22, BPF_F_NO_PREALLOC);
 

@@ -263,13 +263,32 @@ struct group_key {
 
 struct verdict_key {
 	__u32 ruleset;
-	__u32 peer; /* class of the peer */
-	__u32 service; /* class of protocol and port */
+	__u32 peer; /* class of the peer; wide: 0 */
+	__u32 service; /* class of protocol and port; wide: ordinal of a rule */
 };
 
 struct verdict {
 	__u32 word; /* ordinal of the deciding rule in its set, from 1, << 1 | allow: the lowest decides */
 	__u32 rule; /* its id on this host, index of rule_hits; 0 = it has none */
+};
+
+/*
+ * A set whose rules overlap so much that pairs of classes would be too many is *wide*: each class of
+ * peers (peer_rules) and each protocol and port (service_rules) holds the set of rules that match it, the
+ * first rule in both decides, and verdicts has an entry per rule.
+ */
+enum ruleset {
+	RULESET_WIDE = 1 << 31, /* in the id of a wide set */
+	RULESET_WORDS = 16, /* 64 rules each */
+};
+
+struct rule_set {
+	__u64 words[16]; /* RULESET_WORDS; bit n = the rule with ordinal n + 1 */
+};
+
+struct class_key {
+	__u32 ruleset;
+	__u32 class;
 };
 
 /* counters: index = (eni * 2 + direction) * MAX_REASONS + reason, per CPU. */

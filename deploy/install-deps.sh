@@ -4,7 +4,8 @@
 #
 #   deploy/install-deps.sh generate|kernel|bench...
 #
-# The lab, the demo and the tests themselves need nothing: they talk to the kernel without tools.
+# The lab, the demo and the tests themselves need nothing: they talk to the kernel without tools. Only the benchmarks,
+# and the tests of their peers, need what people use today.
 set -euo pipefail
 
 packages() {
@@ -31,6 +32,13 @@ if [ "$(id -u)" != 0 ]; then
 	exit 1
 fi
 echo "installing ${missing[*]}"
+# Some packages bring a service (Open vSwitch). None of them is started: we need the programs only.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod 755 "$policy"
+	trap 'rm -f "$policy"' EXIT
+fi
 export DEBIAN_FRONTEND=noninteractive
 install=(apt-get install -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}")
 # The package lists may be absent, or older than the packages that the mirror still has.

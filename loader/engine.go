@@ -3,7 +3,6 @@
 package loader
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -21,6 +20,9 @@ type engine struct {
 	// current is what the tables hold, slotted ones with both halves. nil = unknown, to be read:
 	// after a start and after any error.
 	current map[string]dataplane.Content
+	// sets are the rule sets and route tables that are whole in the tables; current leaves those out then.
+	// nil = unknown.
+	sets map[dataplane.SetID]dataplane.Set
 }
 
 // plan is all that one revision changes, in the order in which it happens.
@@ -34,6 +36,7 @@ type plan struct {
 	written  int
 	deleted  int
 	settled  map[string]dataplane.Content
+	sets     map[dataplane.SetID]dataplane.Set
 }
 
 // step is a change of one table.
@@ -72,10 +75,19 @@ func (e *engine) slot() int { return int(e.word.load() & 1) }
 
 // plan compares what shall be with what is.
 func (e *engine) plan(want *dataplane.Tables) (*plan, error) {
-	p := &plan{revision: want.Revision, settled: map[string]dataplane.Content{}}
+	p := &plan{revision: want.Revision, settled: map[string]dataplane.Content{}, sets: want.Sets}
+	contents := want.Contents
+	if e.sets == nil {
+		var err error
+		if contents, err = want.All(); err != nil {
+			return nil, err
+		}
+	} else if err := e.planSets(p); err != nil {
+		return nil, err
+	}
 	kinds := dataplane.TableKinds()
-	for _, name := range slices.Sorted(maps.Keys(kinds)) {
-		d := differ{name: name, current: e.current[name], want: want.Contents[name], slot: e.slot()}
+	for _, name := range slices.Sorted(maps.Keys(contents)) {
+		d := differ{name: name, current: e.current[name], want: contents[name], slot: e.slot()}
 		var err error
 		switch kinds[name] {
 		case dataplane.Slotted:
@@ -93,6 +105,48 @@ func (e *engine) plan(want *dataplane.Tables) (*plan, error) {
 	return p, nil
 }
 
+// planSets adds the sets that are new and removes those that nobody names any more. A set that stays is not
+// looked at: its id stands for its content.
+func (e *engine) planSets(p *plan) error {
+	err := eachEntry(p.sets, e.sets, func(name string, list []dataplane.Entry) {
+		p.stage = append(p.stage, step{table: name, write: list})
+		p.undo = append(p.undo, step{table: name, remove: keysOf(list)})
+		p.written += len(list)
+	})
+	if err != nil {
+		return err
+	}
+	return eachEntry(e.sets, p.sets, func(name string, list []dataplane.Entry) {
+		p.settle = append(p.settle, step{table: name, remove: keysOf(list)})
+		p.deleted += len(list)
+	})
+}
+
+// eachEntry calls fn with the entries of each table of the sets that others do not have, in one order.
+func eachEntry(sets, others map[dataplane.SetID]dataplane.Set, fn func(table string, list []dataplane.Entry)) error {
+	for _, id := range slices.SortedFunc(maps.Keys(sets), dataplane.SetID.Compare) {
+		if _, same := others[id]; same {
+			continue
+		}
+		entries, err := sets[id].Entries()
+		if err != nil {
+			return fmt.Errorf("lay out a set of rules or routes: %w", err)
+		}
+		for _, name := range slices.Sorted(maps.Keys(entries)) {
+			fn(name, entries[name])
+		}
+	}
+	return nil
+}
+
+func keysOf(entries []dataplane.Entry) [][]byte {
+	keys := make([][]byte, len(entries))
+	for i := range entries {
+		keys[i] = entries[i].Key
+	}
+	return keys
+}
+
 // prepare writes everything that no packet sees yet, and reads it back. On an error the old state
 // is whole: what was added is taken back, and what cannot be is in nobody's way.
 func (e *engine) prepare(p *plan) error {
@@ -104,7 +158,7 @@ func (e *engine) prepare(p *plan) error {
 
 // abandon takes a prepared revision back.
 func (e *engine) abandon(p *plan) error {
-	e.current = nil
+	e.current, e.sets = nil, nil
 	if err := e.change(p.undo); err != nil {
 		return fmt.Errorf("take back: %w", err)
 	}
@@ -123,7 +177,7 @@ func (e *engine) flip(p *plan) error {
 // finish edits the next hops and, when no packet of the old slot is under way, removes what is of
 // no use any more. After an error the revision is in force all the same; the next plan finishes it.
 func (e *engine) finish(p *plan) error {
-	e.current = nil
+	e.current, e.sets = nil, nil
 	if err := e.run(p.moves); err != nil {
 		return err
 	}
@@ -138,7 +192,10 @@ func (e *engine) clean(p *plan) error {
 	if err := e.run(p.settle); err != nil {
 		return err
 	}
-	e.current = p.settled
+	e.current, e.sets = p.settled, p.sets
+	for _, name := range dataplane.SetTables() {
+		delete(e.current, name)
+	}
 	return nil
 }
 
@@ -149,14 +206,8 @@ func (e *engine) run(steps []step) error {
 	}
 	for i := range steps {
 		s := &steps[i]
-		for _, entry := range s.write {
-			got, err := e.tables[s.table].get(entry.Key)
-			if err != nil {
-				return fmt.Errorf("read table %s back: %w", s.table, err)
-			}
-			if !bytes.Equal(got, entry.Value) && !(got == nil && dataplane.IsZero(entry.Value)) {
-				return fmt.Errorf("read table %s back: key %x holds %x, want %x: does another process write it?", s.table, entry.Key, got, entry.Value)
-			}
+		if err := e.tables[s.table].verify(s.write); err != nil {
+			return fmt.Errorf("table %s: %w", s.table, err)
 		}
 	}
 	return nil

@@ -52,6 +52,19 @@ func (t memoryTable) get(key []byte) ([]byte, error) {
 	return bytes.Clone(t.m.tables[t.name][string(key)]), t.m.op()
 }
 
+func (t memoryTable) verify(entries []dataplane.Entry) error {
+	for _, e := range entries {
+		got, err := t.get(e.Key)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(got, e.Value) && !(got == nil && dataplane.IsZero(e.Value)) {
+			return fmt.Errorf("read back: key %x holds %x, want %x", e.Key, got, e.Value)
+		}
+	}
+	return nil
+}
+
 // write fails in the middle: the entries before the last are written.
 func (t memoryTable) write(entries []dataplane.Entry) error {
 	err := t.m.op()
@@ -116,9 +129,12 @@ func (m *memory) clone() *memory {
 // those entries that the revisions' own contents name.
 func (m *memory) seen(revisions map[uint64]*dataplane.Tables) (uint64, error) {
 	revision, slot := m.active>>1, int(m.active&1)
-	want := revisions[revision]
+	want, err := revisions[revision].All()
+	if err != nil {
+		return revision, err
+	}
 	for name, kind := range dataplane.TableKinds() {
-		for key, value := range want.Contents[name] {
+		for key, value := range want[name] {
 			got := m.tables[name][key]
 			if kind == dataplane.InPlace {
 				continue
@@ -131,7 +147,7 @@ func (m *memory) seen(revisions map[uint64]*dataplane.Tables) (uint64, error) {
 			}
 		}
 		for key, got := range m.tables[name] {
-			if kind != dataplane.Slotted || want.Contents[name][key] != nil {
+			if kind != dataplane.Slotted || want[name][key] != nil {
 				continue
 			}
 			if half := got[slot*len(got)/2:][:len(got)/2]; !dataplane.IsZero(half) {
@@ -144,11 +160,15 @@ func (m *memory) seen(revisions map[uint64]*dataplane.Tables) (uint64, error) {
 
 // whole: at rest nothing is left of any other revision.
 func (m *memory) whole(want *dataplane.Tables) string {
+	contents, err := want.All()
+	if err != nil {
+		return err.Error()
+	}
 	got := map[string]dataplane.Content{}
 	all := map[string]dataplane.Content{}
 	for name, kind := range dataplane.TableKinds() {
 		got[name], all[name] = m.tables[name], dataplane.Content{}
-		for key, value := range want.Contents[name] {
+		for key, value := range contents[name] {
 			if kind == dataplane.Slotted {
 				value = append(bytes.Clone(value), value...)
 			}
@@ -205,6 +225,22 @@ func twoRevisions(t *testing.T) map[uint64]*dataplane.Tables {
 // Every operation fails once, and from then on for ever (a crash); what packets see is always one
 // whole revision, and the next apply, by an engine that knows nothing, brings the new one.
 func TestEngineSurvivesEveryFault(t *testing.T) {
+	t.Run("as after a start", func(t *testing.T) {
+		engineSurvives(t, func(m *memory, _ *dataplane.Tables) *engine { return m.engine() })
+	})
+	t.Run("by the engine that applied the last revision", func(t *testing.T) {
+		engineSurvives(t, func(m *memory, last *dataplane.Tables) *engine {
+			e := m.engine()
+			if err := m.apply(e, last); err != nil {
+				t.Fatal(err)
+			}
+			m.ops = 0
+			return e
+		})
+	})
+}
+
+func engineSurvives(t *testing.T, engineOf func(m *memory, last *dataplane.Tables) *engine) {
 	revisions := twoRevisions(t)
 	rest := newMemory()
 	if err := rest.apply(rest.engine(), revisions[1]); err != nil {
@@ -214,22 +250,26 @@ func TestEngineSurvivesEveryFault(t *testing.T) {
 		t.Fatalf("at rest (-want +got):\n%s", diff)
 	}
 	clean := rest.clone()
-	if err := clean.apply(clean.engine(), revisions[2]); err != nil {
+	if err := clean.apply(engineOf(clean, revisions[1]), revisions[2]); err != nil {
 		t.Fatal(err)
 	}
-	if clean.ops < 50 {
+	if diff := clean.whole(revisions[2]); diff != "" {
+		t.Fatalf("applied (-want +got):\n%s", diff)
+	}
+	if clean.ops < 40 {
 		t.Fatalf("only %d operations: the revisions hardly differ", clean.ops)
 	}
 	for _, crash := range []bool{false, true} {
 		for n := 1; n <= clean.ops; n++ {
 			m := rest.clone()
+			e := engineOf(m, revisions[1])
 			m.failAt, m.forever = n, crash
 			m.onWrite = func() {
 				if _, err := m.seen(revisions); err != nil {
 					t.Errorf("crash %v at operation %d: %v", crash, n, err)
 				}
 			}
-			err := m.apply(m.engine(), revisions[2])
+			err := m.apply(e, revisions[2])
 			if !errors.Is(err, errInjected) {
 				t.Fatalf("crash %v at operation %d: %v, want the injected error", crash, n, err)
 			}
@@ -292,6 +332,13 @@ func (t faultyTable) remove(keys [][]byte) error {
 		return err
 	}
 	return t.table.remove(keys)
+}
+
+func (t faultyTable) verify(entries []dataplane.Entry) error {
+	if err := t.ops.op(); err != nil {
+		return err
+	}
+	return t.table.verify(entries)
 }
 
 func (t faultyTable) get(key []byte) ([]byte, error) {
@@ -359,5 +406,43 @@ func TestApplySurvivesEveryFault(t *testing.T) {
 		if diff := cmp.Diff(other, readyENIs(t, l)); diff != "" {
 			t.Errorf("apply after a fault at operation %d, READY (-want +got):\n%s", n, diff)
 		}
+	}
+}
+
+// An engine that knows what is in the tables lays out, writes and removes only the sets that change.
+func TestEngineLeavesSetsAlone(t *testing.T) {
+	m := newMemory()
+	e := m.engine()
+	revisions := twoRevisions(t)
+	for _, n := range []uint64{1, 2} {
+		if err := m.apply(e, revisions[n]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st := testState(3, 2)
+	st.Rulesets[0].ID, st.Rulesets[0].Verdicts[0].Rule = 4, 0 // cannot be laid out, and nobody asks
+	st.Routes[1].Table = 6
+	for i := range st.ENIs {
+		st.ENIs[i].SGIn, st.ENIs[i].SGOut, st.ENIs[i].Routes = 4, 4, 6
+	}
+	tables, err := dataplane.Encode(st, dataplane.HostFacts{VXLANIfindex: 3, OverlayMTU: 1450})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.refresh(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := e.plan(tables)
+	if err != nil {
+		t.Fatal(err)
+	}
+	touched := map[string]bool{}
+	for _, steps := range [][]step{p.stage, p.settle} {
+		for _, s := range steps {
+			touched[s.table] = true
+		}
+	}
+	if touched["addrs4"] || touched["services"] || touched["verdicts"] || !touched["routes4"] {
+		t.Errorf("the revision changes routes only, but touches %v", touched)
 	}
 }

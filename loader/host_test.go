@@ -20,13 +20,13 @@ import (
 // world is a host in a namespace of its own with an uplink, and a namespace that holds the other
 // ends of its devices.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	host  *testroot.Namespace
 	guest *testroot.Namespace
 	opts  Options
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	testroot.Require(t)
 	w := &world{t: t, host: testroot.Netns(t), guest: testroot.Netns(t)}

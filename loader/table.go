@@ -20,6 +20,7 @@ type table interface {
 	read() ([]dataplane.Entry, error)
 	get(key []byte) ([]byte, error) // nil = none
 	write(entries []dataplane.Entry) error
+	verify(entries []dataplane.Entry) error // that these are there
 	remove(keys [][]byte) error
 }
 
@@ -35,7 +36,11 @@ type kernelTable struct{ m *ebpf.Map }
 func (t kernelTable) read() ([]dataplane.Entry, error)      { return dataplane.ReadMap(t.m) }
 func (t kernelTable) get(key []byte) ([]byte, error)        { return dataplane.ReadKey(t.m, key) }
 func (t kernelTable) write(entries []dataplane.Entry) error { return dataplane.WriteMap(t.m, entries) }
-func (t kernelTable) remove(keys [][]byte) error            { return dataplane.DeleteKeys(t.m, keys) }
+func (t kernelTable) verify(entries []dataplane.Entry) error {
+	return dataplane.VerifyMap(t.m, entries)
+}
+
+func (t kernelTable) remove(keys [][]byte) error { return dataplane.DeleteKeys(t.m, keys) }
 
 // mapping is the memory of an array: a system call copies with memcpy, which may tear a word that
 // programs read at once.

@@ -10,6 +10,7 @@ import (
 	"github.com/eniplane/eniplane/bench/agent"
 	"github.com/eniplane/eniplane/bench/cost"
 	flowbench "github.com/eniplane/eniplane/bench/flowtable"
+	"github.com/eniplane/eniplane/bench/instructions"
 	"github.com/eniplane/eniplane/bench/policy"
 	"github.com/eniplane/eniplane/bench/wire"
 )
@@ -18,6 +19,7 @@ import (
 func Scenarios() []bench.Scenario {
 	return slices.Concat(
 		cost.Scenarios(),
+		instructions.Scenarios(),
 		policy.Scenarios(),
 		agent.Scenarios(),
 		flowbench.Scenarios(),

@@ -19,6 +19,7 @@ func Scenarios() []bench.Scenario {
 		{Name: "cost/established", Help: "a packet of a known flow, hot: each program, both families, with and without EIP", Quick: true, Run: established},
 		{Name: "cost/first", Help: "the first packet of a connection, hot, and cold with 64k flows and 100k routes", Quick: true, Run: first},
 		{Name: "cost/denied", Help: "packets that the security groups deny, of random sources, with 64k live flows", Quick: true, Run: denied},
+		{Name: "cost/uplink", Help: "what the uplink's programs cost packets that they pass on or drop: XDP and TC", Quick: true, Run: uplink},
 		{Name: "cost/counters", Help: "a packet of a known flow, against programs that count nothing", Quick: true, Run: counters},
 		{Name: "cost/flows", Help: "established, 1 to 1M flows in random order", Quick: true, Run: flows},
 		{Name: "cost/enis", Help: "established, the same flows on 1 to 1000 ENIs", Run: enis},

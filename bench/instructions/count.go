@@ -12,9 +12,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"path"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 )
 
 // countsMap holds a number per block.
@@ -22,9 +24,9 @@ const countsMap = "block_counts"
 
 // Counter knows the blocks of instrumented programs.
 type Counter struct {
-	length []int // of each block, in instructions
-	Blind  int   // instructions in blocks without room for counting
-	Total  int   // instructions
+	length []map[string]int // of each block, in instructions, by the header that they come from
+	Blind  int              // instructions in blocks without room for counting
+	Total  int              // instructions
 }
 
 // Instrument changes all programs of an object. They must be loaded together with its maps.
@@ -49,7 +51,7 @@ func (c *Counter) program(insns asm.Instructions) (asm.Instructions, error) {
 	if err != nil {
 		return nil, err
 	}
-	live := liveness(insns, all)
+	live, from := liveness(insns, all), headers(insns)
 	probes := map[int]asm.Instructions{} // by the instruction that follows
 	for n := range all {
 		size := all[n].last - all[n].first + 1
@@ -60,7 +62,7 @@ func (c *Counter) program(insns asm.Instructions) (asm.Instructions, error) {
 			continue
 		}
 		probes[at] = probe(free, len(c.length))
-		c.length = append(c.length, size)
+		c.length = append(c.length, tally(from[all[n].first:all[n].last+1]))
 	}
 	return join(insns, probes, targets), nil
 }
@@ -156,15 +158,49 @@ func (c *Counter) Reset(coll *ebpf.Collection) error {
 	return nil
 }
 
-// Executed is how many instructions were executed since the last Reset.
-func (c *Counter) Executed(coll *ebpf.Collection) (uint64, error) {
+// headers are the files of the sources of instructions; one without is of the line of the one before.
+func headers(insns asm.Instructions) []string {
+	from, file := make([]string, len(insns)), "unknown"
+	for i := range insns {
+		if line, ok := insns[i].Source().(*btf.Line); ok {
+			file = path.Base(line.FileName())
+		}
+		from[i] = file
+	}
+	return from
+}
+
+func tally(names []string) map[string]int {
+	count := map[string]int{}
+	for _, name := range names {
+		count[name]++
+	}
+	return count
+}
+
+// Executed is how many instructions were executed since the last Reset, by the header that they come from.
+func (c *Counter) Executed(coll *ebpf.Collection) (map[string]uint64, error) {
 	value, err := coll.Maps[countsMap].LookupBytes(uint32(0))
 	if err != nil {
-		return 0, fmt.Errorf("read the counts of instructions: %w", err)
+		return nil, fmt.Errorf("read the counts of instructions: %w", err)
 	}
-	sum := uint64(0)
+	executed := map[string]uint64{}
 	for n, length := range c.length {
-		sum += uint64(length) * binary.LittleEndian.Uint64(value[8*n:])
+		times := binary.LittleEndian.Uint64(value[8*n:])
+		for header, of := range length {
+			if times > 0 {
+				executed[header] += uint64(of) * times
+			}
+		}
 	}
-	return sum, nil
+	return executed, nil
+}
+
+// sum adds up what all headers have.
+func sum(executed map[string]uint64) uint64 {
+	all := uint64(0)
+	for _, n := range executed {
+		all += n
+	}
+	return all
 }

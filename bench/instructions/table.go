@@ -91,13 +91,19 @@ func packets() []packet {
 
 // Executed counts what packets of each kind execute.
 func Executed(ctx context.Context) (Table, error) {
+	table := Table{}
+	run := &bench.Run{Settings: bench.Settings{Size: bench.Tiny, Repeats: 1, Seed: 1}}
+	err := each(ctx, run, func(p packet, executed map[string]uint64) { table["executed "+p.name] = sum(executed) })
+	return table, err
+}
+
+// each counts packets of each kind, by headers.
+func each(ctx context.Context, r *bench.Run, fn func(packet, map[string]uint64)) error {
 	cases := []region.Case{
 		{Name: "base", Locals: 2, EIPs: true, Endpoints: 1},
 		{Name: "closed", Locals: 2, EIPs: true, Endpoints: 1, Closed: true},
 	}
-	table := Table{}
-	run := &bench.Run{Settings: bench.Settings{Size: bench.Tiny, Repeats: 1, Seed: 1}}
-	err := cost.OnHost(ctx, run, cases, 0, func(b *cost.Bench) error {
+	return cost.OnHost(ctx, r, cases, 1<<14, func(b *cost.Bench) error {
 		spec, err := dataplane.LoadSpec()
 		if err != nil {
 			return err
@@ -115,38 +121,39 @@ func Executed(ctx context.Context) (Table, error) {
 		}
 		defer coll.Close()
 		for _, p := range packets() {
-			if table["executed "+p.name], err = count(b.Meter, counter, coll, p); err != nil {
+			executed, err := count(b.Meter, counter, coll, p)
+			if err != nil {
 				return fmt.Errorf("%s: %w", p.name, err)
 			}
+			fn(p, executed)
 		}
 		return nil
 	})
-	return table, err
 }
 
 // count takes the median over packets of different flows.
-func count(m *cost.Meter, c *Counter, coll *ebpf.Collection, p packet) (uint64, error) {
+func count(m *cost.Meter, c *Counter, coll *ebpf.Collection, p packet) (map[string]uint64, error) {
 	if p.filled {
 		if err := m.Fill(p.traffic, dataplane.Out); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	counting := m.With(coll.Programs)
-	var counts []uint64
+	var counts []map[string]uint64
 	for n := range uint32(samples) {
 		if err := c.Reset(coll); err != nil {
-			return 0, err
+			return nil, err
 		}
 		if _, err := counting.Fire(p.traffic, p.dir, p.flags, n); err != nil {
-			return 0, err
+			return nil, err
 		}
 		executed, err := c.Executed(coll)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		counts = append(counts, executed)
 	}
-	slices.Sort(counts)
+	slices.SortFunc(counts, func(a, b map[string]uint64) int { return cmp.Compare(sum(a), sum(b)) })
 	return counts[samples/2], nil
 }
 

@@ -48,7 +48,7 @@ func (t IPTables) Start(ctx context.Context, j *Job) (Running, error) {
 			if _, err := Run(ctx, j.Host, ipsetText(j, f), "ipset", "restore"); err != nil {
 				return err
 			}
-			if _, err := Run(ctx, j.Host, t.text(j, f), Restorer(f), "-w"); err != nil {
+			if _, err := Run(ctx, j.Host, t.Text(j, f), Restorer(f), "-w"); err != nil {
 				return err
 			}
 		}
@@ -70,8 +70,8 @@ func ipsetText(j *Job, f Family) string {
 	return b.String()
 }
 
-// text is the rule set of one family for iptables-restore.
-func (t IPTables) text(j *Job, f Family) string {
+// Text is the rule set of one family for iptables-restore.
+func (t IPTables) Text(j *Job, f Family) string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	p("*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]")

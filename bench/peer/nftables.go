@@ -58,7 +58,7 @@ func nftTable(j *Job, f Family, bridged bool) string {
 	p("table %s %s {", family, Table)
 	p("set enis { type %s; elements = { %s } }", addr, strings.Join(ips, ", "))
 	p("set bindings { type ifname . ether_addr . %s; elements = { %s } }", addr, strings.Join(bindings, ", "))
-	p("set %s { type %s . inet_proto . inet_service; flags interval; elements = { %s } }", Set, addr, strings.Join(nftAllowed(j, f), ", "))
+	p("set %s { type %s . inet_proto . inet_service; flags interval; elements = { %s } }", Set, addr, strings.Join(Allowed(j, f), ", "))
 	if bridged || len(dnat) == 0 {
 		p("%s", nftForward(j, family, bridged))
 		return b.String()
@@ -91,8 +91,8 @@ func nftNames(f Family) (family, addr string) {
 	return "ip", "ipv4_addr"
 }
 
-// nftAllowed is the policy as elements: the service for those who may, and as many more as the job wants rules.
-func nftAllowed(j *Job, f Family) []string {
+// Allowed is the policy as elements of the set: the service for those who may, and as many more as the job wants rules.
+func Allowed(j *Job, f Family) []string {
 	sources := f.pick(j.Clients)
 	var elements []string
 	for _, proto := range []string{"tcp", "udp"} {

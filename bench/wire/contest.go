@@ -66,6 +66,7 @@ type contest struct {
 	plan     plan
 	kind     kind
 	entrants []*entrant
+	gone     []*entrant // who failed on the way
 }
 
 // newContest puts all subjects to work. Who cannot do the job here is reported and left out, unless it is us.
@@ -89,12 +90,19 @@ func newContest(ctx context.Context, r *bench.Run, p plan, k kind, subjects []pe
 			r.Missing(subject.Name(), c.params(), "%s", unable.Reason)
 			continue
 		}
+		if n := len(c.entrants); err != nil && n > 0 && c.entrants[n-1].isProcess() && ctx.Err() == nil {
+			c.drop(c.entrants[n-1], err)
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
 	}
 	return c, nil
 }
+
+// isProcess tells whether a subject at work moves packets by a process.
+func (e *entrant) isProcess() bool { return e.traffic != nil && e.traffic.process }
 
 // enter puts one subject to work and opens all flows.
 func (c *contest) enter(ctx context.Context, subject peer.Subject) error {
@@ -126,13 +134,13 @@ func (e *entrant) why() string {
 // Close ends the contest and removes all sites.
 func (c *contest) Close() error {
 	var errs []error
-	for _, e := range slices.Backward(c.entrants) {
+	for _, e := range slices.Backward(append(c.entrants, c.gone...)) {
 		if e.traffic != nil {
 			errs = append(errs, e.traffic.Close())
 		}
 		errs = append(errs, e.site.Close())
 	}
-	c.entrants = nil
+	c.entrants, c.gone = nil, nil
 	return errors.Join(errs...)
 }
 
@@ -182,6 +190,10 @@ func (c *contest) rounds(ctx context.Context, shoot func(*entrant) (shot, error)
 				return err
 			}
 			s, err := shoot(e)
+			if err != nil && e.traffic.process && ctx.Err() == nil {
+				c.drop(e, err)
+				continue
+			}
 			if err != nil {
 				return fmt.Errorf("measure %s: %w", e.name, err)
 			}
@@ -189,9 +201,17 @@ func (c *contest) rounds(ctx context.Context, shoot func(*entrant) (shot, error)
 				e.shots = append(e.shots, s)
 			}
 		}
+		order = slices.DeleteFunc(order, func(e *entrant) bool { return slices.Contains(c.gone, e) })
 		slices.Reverse(order)
 	}
 	return nil
+}
+
+// drop leaves out a process that fails: it may have got no CPU in time, which says nothing about the others.
+func (c *contest) drop(e *entrant, err error) {
+	c.run.Missing(e.name, c.params(), "it failed: %v", err)
+	c.gone = append(c.gone, e)
+	c.entrants = slices.DeleteFunc(c.entrants, func(other *entrant) bool { return other == e })
 }
 
 // find is the entrant of a name; nil if it could not enter.

@@ -40,20 +40,37 @@ type ours struct {
 
 // Start implements peer.Subject.
 func (Ours) Start(ctx context.Context, j *peer.Job) (peer.Running, error) {
-	room := j.Room
-	if room == 0 {
-		room = max(2*j.Flows, 1<<16)
+	o := newOurs(j)
+	err := o.open(ctx)
+	if err == nil {
+		var objects *api.Objects
+		if objects, err = objectsOf(j, 0); err == nil {
+			err = o.apply(ctx, objects)
+		}
 	}
-	o := &ours{job: j, options: loader.Options{
-		Host: hostName, BPFFS: bpffs + "/" + j.Name, StateDir: j.Dir, MaxFlows: uint32(room),
-	}}
-	if err := o.start(ctx); err != nil {
+	if err != nil {
 		return nil, errors.Join(err, o.Close())
 	}
 	return o, nil
 }
 
-func (o *ours) start(ctx context.Context) error {
+// newOurs is eniplane before it does anything.
+func newOurs(j *peer.Job) *ours {
+	return &ours{job: j, options: loader.Options{
+		Host: hostName, BPFFS: bpffs + "/" + j.Name, StateDir: j.Dir, MaxFlows: uint32(roomOf(j)),
+	}}
+}
+
+// roomOf is for how many flows the table is made.
+func roomOf(j *peer.Job) int {
+	if j.Room > 0 {
+		return j.Room
+	}
+	return max(2*j.Flows, 1<<16)
+}
+
+// open gives the host its addresses and loads the programs.
+func (o *ours) open(ctx context.Context) error {
 	for i, addr := range o.job.Addrs {
 		if err := peer.Address(o.job.Host, o.job.Uplink.Name, addr); err != nil {
 			return err
@@ -70,18 +87,10 @@ func (o *ours) start(ctx context.Context) error {
 			return err
 		}
 	}
-	err := o.job.Host.Do(func() (err error) {
+	return o.job.Host.Do(func() (err error) {
 		o.loader, err = loader.Open(ctx, o.options)
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	objects, err := objectsOf(o.job, nil)
-	if err != nil {
-		return err
-	}
-	return o.apply(ctx, objects)
 }
 
 // apply compiles objects and brings them into force, as the agent does.
@@ -141,9 +150,9 @@ func (o *ours) reasons() (map[string]uint64, error) {
 	return sums, err
 }
 
-// objectsOf writes a job as objects and reads them as the feed does. extra are further documents.
-func objectsOf(j *peer.Job, extra []string) (*api.Objects, error) {
-	text := strings.Join(append(documents(j), extra...), "\n---\n")
+// objectsOf writes a job as objects and reads them as the feed does; port as in policyDocument.
+func objectsOf(j *peer.Job, port uint16) (*api.Objects, error) {
+	text := strings.Join(append(documents(j), policyDocument(j, port)), "\n---\n")
 	objects, errs := api.Decode([]api.File{{Name: "bench.yaml", Data: []byte(text)}})
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("objects of the measurement: %w", api.Errors(errs))
@@ -151,7 +160,7 @@ func objectsOf(j *peer.Job, extra []string) (*api.Objects, error) {
 	return objects, nil
 }
 
-// documents are the objects of a job as YAML.
+// documents are the objects of a job as YAML, all but the group.
 func documents(j *peer.Job) []string {
 	docs := []string{
 		object("Host", hostName, fmt.Sprintf("{zone: z, vtep: %s, uplinks: [%s]}", j.VTEP(), j.Uplink.Name)),
@@ -159,7 +168,6 @@ func documents(j *peer.Job) []string {
 		object("VPC", "bench", fmt.Sprintf("{vni: %d, cidrs: [10.0.0.0/16, \"fd00:1::/48\"]}", vni)),
 		object("RouteTable", "bench", "{vpc: bench, routes: [{destination: 0.0.0.0/0, target: internet}, {destination: \"::/0\", target: internet}]}"),
 		object("Subnet", "local", fmt.Sprintf("{vpc: bench, cidrs: [%s, %q], routeTable: bench}", j.Subnet[0], j.Subnet[1])),
-		object("SecurityGroup", "bench", policy(j)),
 	}
 	for i, e := range j.ENIs {
 		if i%8 == 0 {
@@ -197,8 +205,9 @@ func remoteDocuments(j *peer.Job) []string {
 	return docs
 }
 
-// policy is the security group: what the peers of this package have as sets or rules.
-func policy(j *peer.Job) string {
+// policyDocument is the security group: what the peers of this package have as sets or rules. It has a rule for a further
+// port unless that is 0.
+func policyDocument(j *peer.Job, port uint16) string {
 	var b bytes.Buffer
 	from := prefixes(j.Clients)
 	if len(j.Remotes) > 0 {
@@ -213,7 +222,10 @@ func policy(j *peer.Job) string {
 		v6, _ := peer.Filler(peer.V6, i)
 		fmt.Fprintf(&b, "  - {protocol: tcp, ports: [%d], from: [%s, %q]}\n", port, v4, v6)
 	}
-	return b.String()
+	if port != 0 {
+		fmt.Fprintf(&b, "  - {protocol: udp, ports: [%d], from: [%s]}\n", port, strings.Join(from, ", "))
+	}
+	return object("SecurityGroup", "bench", b.String())
 }
 
 func prefixes(p [2]netip.Prefix) []string {

@@ -16,5 +16,6 @@ func Scenarios() []bench.Scenario {
 		{Name: "connections/first-packets", Help: "B7: packets that open a connection each", Quick: true, Run: newConnections},
 		{Name: "flood/unwanted", Help: "B8: unknown VNI, unknown EIP and denied packets at the uplink, beside live flows", Quick: true, Run: floods},
 		{Name: "flood/half-open", Help: "B8: SYNs from spoofed sources to an open port, beside live connections", Quick: true, Run: synFlood},
+		{Name: "policy/wire", Help: "B10: from a change of policy, by feed or command, to the first packet that passes", Quick: true, Run: updates},
 	}
 }

@@ -50,7 +50,7 @@ func newHandshake(t *traffic, k kind) (h handshake, err error) {
 // open opens connections and returns how many packets of the last step, data, arrived.
 func (h handshake) open(ctx context.Context, t *traffic, first, count int) (uint64, error) {
 	var arrived uint64
-	step := min(count, establishAtOnce*t.enis)
+	step := min(count, t.atOnce())
 	for at := first; at < first+count; at += step {
 		for _, p := range []struct {
 			g *frames.Generator

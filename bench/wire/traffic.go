@@ -37,11 +37,8 @@ type kind struct {
 	nobody   bool // addressed to an EIP or a VNI that there is not
 }
 
-// clientsUsual and establishAtOnce: half-open flows are few per ENI, so flows are opened so many at a time.
-const (
-	clientsUsual    = 256
-	establishAtOnce = 1 << 10
-)
+// clientsUsual is how many clients share the flows of an ENI.
+const clientsUsual = 256
 
 // nobodys is how far from ENI 0 there are EIPs that nobody has.
 const nobodys = 1 << 11
@@ -117,7 +114,7 @@ func newTraffic(s *site, k kind, cpu int) (_ *traffic, err error) {
 		return nil, err
 	}
 	t.process = used > 0
-	inside, beyond := uint16(servicePort), uint16(servicePort)
+	inside, beyond := s.flowsOf(k, in).Port, uint16(servicePort)
 	if _, bare := s.running.(*floored); k.overlay && bare {
 		inside = vxlanPort
 	} else if k.overlay {
@@ -300,7 +297,7 @@ func (t *traffic) lostOnWire() (uint64, error) {
 // How long no packet may arrive until nothing more is expected: of the kernel, and of a process that wants a CPU first.
 const (
 	quietKernel  = 10 * time.Millisecond
-	quietProcess = 300 * time.Millisecond
+	quietProcess = time.Second
 )
 
 // settled waits until no more packets arrive and returns how many did.
@@ -325,13 +322,19 @@ func settled(at counter, before frames.Seen, sent uint64, quiet time.Duration) (
 
 // patientRate is how fast flows are opened through processes, which lose bursts, and patience how often it is tried.
 const (
-	patientRate = 20_000
-	patience    = 5
+	patientRate = 10_000
+	patience    = 8
 )
+
+// atOnce is how many flows may be half-open at the same time. Of those an ENI has few, a share of the table.
+func (t *traffic) atOnce() int {
+	const share, most = 512, 1 << 10
+	return min(roomOf(&t.job)/share, most) * t.enis
+}
 
 // establish opens all flows: both sides are heard, and the opener once more.
 func (t *traffic) establish(ctx context.Context) error {
-	step := min(t.flows, establishAtOnce*t.enis)
+	step := min(t.flows, t.atOnce())
 	for first := 0; first < t.flows; first += step {
 		for _, d := range []direction{in, out, in} {
 			if err := t.reach(ctx, d, frames.Batch{First: first, Flows: step}); err != nil {

@@ -4,8 +4,10 @@ package wire
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -28,10 +30,14 @@ func workers(overlay bool) []peer.Subject {
 	return []peer.Subject{Ours{}, peer.NFTables{}, peer.IPTables{}, peer.IPTables{Eager: true}, peer.OVS{}}
 }
 
-// at builds a site with traffic for a test.
-func at(t *testing.T, p plan, k kind, subject peer.Subject) *traffic {
+// siteOf builds a site for a test.
+func siteOf(t *testing.T, p plan, subject peer.Subject) *site {
 	t.Helper()
 	s, err := newSite(t.Context(), p, subject)
+	var unable *peer.Unable
+	if errors.As(err, &unable) && os.Getenv(testroot.EnvRequired) != "1" {
+		t.Skip(unable.Reason)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,16 +46,22 @@ func at(t *testing.T, p plan, k kind, subject peer.Subject) *traffic {
 			t.Error(err)
 		}
 	})
+	return s
+}
+
+// with runs a test with traffic on a site.
+func with(t *testing.T, s *site, k kind, test func(*traffic)) {
+	t.Helper()
 	tr, err := newTraffic(s, k, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	defer func() {
 		if err := tr.Close(); err != nil {
 			t.Error(err)
 		}
-	})
-	return tr
+	}()
+	test(tr)
 }
 
 // Everybody delivers what is allowed with the right addresses and an untouched payload, in both directions, and drops
@@ -63,23 +75,28 @@ func TestEverybodyDoesTheJob(t *testing.T) {
 				if overlay {
 					p.remotes = 16
 				}
+				site := siteOf(t, p, subject)
 				for _, f := range []peer.Family{peer.V4, peer.V6} {
-					k := kind{family: f, overlay: overlay, protocol: frames.UDP}
-					tr := at(t, p, k, subject)
-					denied := k
-					denied.port = deniedPort
-					repels(t, tr, denied)
-					if err := tr.establish(t.Context()); err != nil {
-						t.Fatal(err)
-					}
-					repels(t, tr, denied)
-					delivers(t, tr, in)
-					delivers(t, tr, out)
-					spoofs(t, tr)
+					with(t, site, kind{family: f, overlay: overlay, protocol: frames.UDP}, func(tr *traffic) { wholeJob(t, tr) })
 				}
 			})
 		}
 	}
+}
+
+// wholeJob is what everybody must do of one family.
+func wholeJob(t *testing.T, tr *traffic) {
+	t.Helper()
+	denied := tr.kind
+	denied.port = deniedPort
+	repels(t, tr, denied)
+	if err := tr.establish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	repels(t, tr, denied)
+	delivers(t, tr, in)
+	delivers(t, tr, out)
+	spoofs(t, tr)
 }
 
 // repels sends packets to a port that nobody may reach.
@@ -196,44 +213,49 @@ func tupleOf(t *testing.T, frame []byte, packed bool) (c carried, checksums bool
 // Every packet that was sent is either at the sink or in a counter of a reason: nothing is invented, nothing lost.
 func TestAccounting(t *testing.T) {
 	testroot.Require(t)
+	site := siteOf(t, testPlan, Ours{})
 	for _, f := range []peer.Family{peer.V4, peer.V6} {
-		k := kind{family: f, protocol: frames.UDP}
-		tr := at(t, testPlan, k, Ours{})
-		if err := tr.establish(t.Context()); err != nil {
-			t.Fatal(err)
+		with(t, site, kind{family: f, protocol: frames.UDP}, func(tr *traffic) { balances(t, tr) })
+	}
+}
+
+// balances sends packets of several fates and compares the sinks with the counters.
+func balances(t *testing.T, tr *traffic) {
+	t.Helper()
+	const packets, denials = 5000, 3000
+	if err := tr.establish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := count(t, tr)
+	s, err := tr.send(t.Context(), in, frames.Batch{Flows: 64, Packets: packets, Seed: 7}, nil)
+	if err != nil || s.sent != packets || s.received != packets {
+		t.Errorf("%d packets: %d sent, %d arrived (%v)", packets, s.sent, s.received, err)
+	}
+	denied := tr.kind
+	denied.port = deniedPort
+	g, err := tr.extra(denied, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err = tr.repel(t.Context(), g, frames.Batch{Flows: 64, Packets: denials}); err != nil || s.received != denials {
+		t.Errorf("%d packets: %d sent, %d reached the host (%v)", denials, s.sent, s.received, err)
+	}
+	if s, err = tr.send(t.Context(), out, frames.Batch{Flows: 64, Packets: packets}, nil); err != nil || s.received != packets {
+		t.Errorf("%d packets: %d sent, %d left (%v)", packets, s.sent, s.received, err)
+	}
+	after := count(t, tr)
+	for reason := range before {
+		after[reason] -= before[reason]
+		if after[reason] == 0 {
+			delete(after, reason)
 		}
-		before := count(t, tr)
-		const packets, denials = 5000, 3000
-		s, err := tr.send(t.Context(), in, frames.Batch{Flows: 64, Packets: packets, Seed: 7}, nil)
-		if err != nil || s.sent != packets || s.received != packets {
-			t.Errorf("%d packets: %d sent, %d arrived (%v)", packets, s.sent, s.received, err)
-		}
-		denied := k
-		denied.port = deniedPort
-		g, err := tr.extra(denied, in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if s, err = tr.repel(t.Context(), g, frames.Batch{Flows: 64, Packets: denials}); err != nil || s.received != denials {
-			t.Errorf("%d packets: %d sent, %d reached the host (%v)", denials, s.sent, s.received, err)
-		}
-		if s, err = tr.send(t.Context(), out, frames.Batch{Flows: 64, Packets: packets}, nil); err != nil || s.received != packets {
-			t.Errorf("%d packets: %d sent, %d left (%v)", packets, s.sent, s.received, err)
-		}
-		after := count(t, tr)
-		for reason := range before {
-			after[reason] -= before[reason]
-			if after[reason] == 0 {
-				delete(after, reason)
-			}
-		}
-		want := map[string]uint64{
-			"in CONTINUE": packets + denials, "in DELIVERED": packets, "in SG_DENIED": denials,
-			"out CONTINUE": packets, "out DELIVERED": packets,
-		}
-		if diff := cmp.Diff(want, after); diff != "" {
-			t.Errorf("IPv%d, counters (-want +got):\n%s", f, diff)
-		}
+	}
+	want := map[string]uint64{
+		"in CONTINUE": packets + denials, "in DELIVERED": packets, "in SG_DENIED": denials,
+		"out CONTINUE": packets, "out DELIVERED": packets,
+	}
+	if diff := cmp.Diff(want, after); diff != "" {
+		t.Errorf("IPv%d, counters (-want +got):\n%s", tr.kind.family, diff)
 	}
 }
 

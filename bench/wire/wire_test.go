@@ -5,6 +5,7 @@ package wire
 import (
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/eniplane/eniplane/bench"
@@ -34,6 +35,10 @@ func TestScenarios(t *testing.T) {
 				t.Error(err)
 			}
 			for _, gap := range report.Gaps {
+				if os.Getenv(testroot.EnvRequired) != "1" && strings.Contains(gap.Reason, "not installed") {
+					t.Logf("%s: %s", gap.Subject, gap.Reason)
+					continue
+				}
 				t.Errorf("%s %s was not measured: %s", gap.Subject, gap.Params, gap.Reason)
 			}
 		})

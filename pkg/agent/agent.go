@@ -283,7 +283,7 @@ func (a *Agent) admit(rev *feed.Revision) error {
 	if rev.Forced {
 		return nil
 	}
-	return brake(a.local, rev.Objects, a.MaxDeleteRatio, rev.ForceKey())
+	return brake(a.local, rev.Objects, a.MaxDeleteRatio, rev.HowToForce())
 }
 
 // restore brings the last good revision into force if nothing is yet: the feed is not there, or says

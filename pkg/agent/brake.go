@@ -40,7 +40,7 @@ type brakeError struct {
 	gone  []string
 	of    int
 	ratio float64
-	force string // what FORCE must hold
+	force string // how to say that it is meant
 }
 
 func (e *brakeError) Error() string {
@@ -50,7 +50,7 @@ func (e *brakeError) Error() string {
 		names += fmt.Sprintf(" and %d more", more)
 	}
 	return fmt.Sprintf("revision refused: it deletes %d of the %d ENIs of this host (%s), more than --max-delete-ratio %v allows; "+
-		"if that is meant, write %s into the file FORCE of the feed", len(e.gone), e.of, names, e.ratio, e.force)
+		"if that is meant, %s", len(e.gone), e.of, names, e.ratio, e.force)
 }
 
 // brake returns an error if going from the ENIs of this host to the objects deletes too many.

@@ -84,6 +84,10 @@ func (r *revision) refuse(file string, line int, msg string) {
 
 // decodeFile reads the documents of a file until one is no YAML.
 func (r *revision) decodeFile(f File) {
+	if n := jsonNode(f.Data); n != nil {
+		r.decodeDocument(f.Name, n)
+		return
+	}
 	dec := yaml.NewDecoder(bytes.NewReader(f.Data))
 	for {
 		var n yaml.Node

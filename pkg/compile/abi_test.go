@@ -37,6 +37,9 @@ func TestSizes(t *testing.T) {
 		{`MAP\(groups,[^;]* (\d+) << (\d+),`, capacity.Groups},
 		{`MAP\(services,[^;]* (\d+) << (\d+),`, capacity.Services},
 		{`MAP\(verdicts,[^;]* (\d+) << (\d+),`, capacity.Verdicts},
+		{`MAP\(service_rules,[^;]* (\d+) << (\d+),`, capacity.WideServices},
+		{`MAP\(peer_rules,[^;]* (\d+) << (\d+),`, capacity.WidePeers},
+		{`RULESET_WORDS = (\d+)()`, WordsPerSet},
 		{`MAP\(routes4,[^;]* (\d+) << (\d+),`, capacity.Routes},
 		{`MAP\(routes6,[^;]* (\d+) << (\d+),`, capacity.Routes},
 	} {

@@ -55,7 +55,7 @@ func BenchmarkRules1000(b *testing.B) {
 	rules, sets := manyRules(maxRules), manySets(200)
 	b.ReportAllocs()
 	for b.Loop() {
-		set, err := compileRules(rules, nil, sets)
+		set, err := compileRules(rules, nil, sets, ordinaryPairs)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -73,7 +73,7 @@ func BenchmarkPrefixes100k(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		set, err := compileRules(rules, lists, nil)
+		set, err := compileRules(rules, lists, nil, ordinaryPairs)
 		if err != nil {
 			b.Fatal(err)
 		}

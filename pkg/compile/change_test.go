@@ -611,15 +611,15 @@ func TestUnattached(t *testing.T) {
 func TestRoom(t *testing.T) {
 	obj := decode(t, region)
 	var first *Result
-	verdicts := 0
-	for i := range 9 {
-		group := &api.SecurityGroup{Metadata: api.Metadata{Name: fmt.Sprintf("big-%d", i)}, VPC: "red"}
-		for j := range uint16(500) {
-			host := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 9, byte(j >> 8), byte(j)}), 32)
-			group.Ingress = append(group.Ingress,
-				api.Rule{Protocol: api.Protocol{Any: true}, Peers: []api.Peer{{Prefix: host}}},
-				api.Rule{Protocol: proto(6), Ports: []api.PortRange{{From: j + 1, To: j + 1}}, Peers: []api.Peer{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}})
-		}
+	ports := 0
+	var odd []api.PortRange
+	for port := 1; port < 1<<16; port += 2 {
+		odd = append(odd, api.PortRange{From: uint16(port), To: uint16(port)})
+	}
+	for i := range 11 {
+		group := &api.SecurityGroup{Metadata: api.Metadata{Name: fmt.Sprintf("big-%02d", i)}, VPC: "red"}
+		peers := []api.Peer{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}
+		group.Ingress = []api.Rule{{Protocol: proto(6), Ports: odd, Peers: peers}, {Protocol: proto(17), Ports: odd[:1<<14], Peers: peers}}
 		obj.SecurityGroups[group.Name] = group
 		e := *obj.ENIs["db-0"]
 		e.Name, e.UID, e.MAC = group.Name, group.Name, api.MAC{2, 0, 0, 0, 1, byte(i)}
@@ -635,12 +635,12 @@ func TestRoom(t *testing.T) {
 	}
 	res := after(t, first, obj)
 	for _, set := range res.State.Rulesets {
-		verdicts += len(set.Verdicts)
+		ports += len(set.Services)
 	}
-	if limit := MapCapacity().Verdicts / 2; verdicts > limit || verdicts < limit-260000 {
-		t.Errorf("%d verdicts, want up to %d", verdicts, limit)
+	if limit := MapCapacity().Services / 2; ports > limit || ports < limit-49152 {
+		t.Errorf("%d ports, want up to %d", ports, limit)
 	}
-	if err := res.Degraded["big-8"]; len(res.Degraded) != 1 || err == nil || !strings.Contains(err.Error(), "compile sg big-8 ingress: the host's map of verdicts has no room for 251000 more") {
+	if err := res.Degraded["big-10"]; len(res.Degraded) != 1 || err == nil || !strings.Contains(err.Error(), "compile sg big-10 ingress: the host's map of ports in rules has no room for 49152 more") {
 		t.Errorf("degraded: %v", res.Degraded)
 	}
 	for _, name := range []string{"db-0", "ops-0", "web-0", "zz-old"} {
@@ -655,9 +655,11 @@ func TestRoomOfEachMap(t *testing.T) {
 	for what, one := range map[string]Capacity{
 		"addresses in rules": {Addrs: 1}, "combinations of groups in rules": {Groups: 1}, "ports in rules": {Services: 1},
 		"verdicts": {Verdicts: 1}, "routes": {Routes: 1},
+		"classes of peers in wide rule sets": {WidePeers: 1}, "ports in wide rule sets": {WideServices: 1},
 	} {
 		r := newRoom()
-		full := Capacity{Addrs: 1 << 21 * one.Addrs, Groups: 1 << 19 * one.Groups, Services: 1 << 19 * one.Services, Verdicts: 1 << 21 * one.Verdicts, Routes: 1 << 21 * one.Routes}
+		full := Capacity{Addrs: 1 << 21 * one.Addrs, Groups: 1 << 19 * one.Groups, Services: 1 << 19 * one.Services, Verdicts: 1 << 21 * one.Verdicts, Routes: 1 << 21 * one.Routes,
+			WidePeers: 1 << 18 * one.WidePeers, WideServices: 1 << 18 * one.WideServices}
 		if err := r.take(full); err != nil {
 			t.Errorf("%s: the first half of the map is refused: %v", what, err)
 		}

@@ -32,6 +32,14 @@ func (b bitset) union(other bitset) {
 	}
 }
 
+func (b bitset) count() int {
+	n := 0
+	for _, w := range b {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
+
 func (b bitset) empty() bool {
 	for _, w := range b {
 		if w != 0 {

@@ -23,6 +23,8 @@ type Input struct {
 	Revision uint64
 	Previous *State // in force on the host; nil = unknown
 	IDs      *IDs   // of the last compilation, whether or not it came into force; nil = none ever
+
+	WideRules bool // every rule set is wide, however small: for tests
 }
 
 // Result is a compiled revision.

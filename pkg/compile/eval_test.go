@@ -37,18 +37,41 @@ func evaluate(t *testing.T, st *State, ruleset, vni uint32, p packet, groups boo
 		t.Fatalf("rule set %d is not in the state", ruleset)
 	}
 	set := &st.Rulesets[i]
-	service := serviceClass(set, p)
-	best := verdictOf(set, peerClass(set.Peers, p.peer), service)
+	groupSet := uint32(0)
 	if groups && !p.internet {
-		byGroup := verdictOf(set, groupClass(set, groupSetOf(st, vni, p.peer)), service)
-		if best == nil || byGroup != nil && byGroup.Rule < best.Rule {
-			best = byGroup
-		}
+		groupSet = groupSetOf(st, vni, p.peer)
+	}
+	return set.evaluate(p, groupSet)
+}
+
+func (set *Ruleset) evaluate(p packet, groupSet uint32) decision {
+	service, byAddr, byGroup := serviceClass(set, p), peerClass(set.Peers, p.peer), groupClass(set, groupSet)
+	best := verdictOf(set, byAddr, service)
+	if set.Wide() {
+		best = set.first(service, byAddr, byGroup)
+	} else if other := verdictOf(set, byGroup, service); best == nil || other != nil && other.Rule < best.Rule {
+		best = other
 	}
 	if best == nil {
 		return decision{}
 	}
 	return decision{best.Allow, set.Rules[best.Rule-1].Name}
+}
+
+// first finds the first rule of a wide set that service and peer have in common.
+func (set *Ruleset) first(service uint32, peers ...uint32) *Verdict {
+	if service == 0 {
+		return nil
+	}
+	for i := range set.Rules {
+		has := func(s RuleSet) bool { return s[i/64]>>(i%64)&1 == 1 }
+		for _, peer := range peers {
+			if peer != 0 && has(set.ServiceRules[service-1]) && has(set.PeerRules[peer-1]) {
+				return verdictOf(set, 0, uint32(i+1))
+			}
+		}
+	}
+	return nil
 }
 
 func peerClass(peers []PeerClass, a netip.Addr) uint32 {

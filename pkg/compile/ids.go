@@ -197,7 +197,11 @@ func (a *allocator) subnet(s *api.Subnet) uint32 {
 }
 
 func (a *allocator) ruleset(key string) uint32 {
-	return a.named(a.old.Rulesets, a.ids.Rulesets, &a.ids.Last.Ruleset, "rule sets", key)
+	id := a.named(a.old.Rulesets, a.ids.Rulesets, &a.ids.Last.Ruleset, "rule sets", key)
+	if id > math.MaxInt32 { // the programs have one bit of it for themselves
+		a.err = fmt.Errorf("number rule sets: all 2^31 numbers are used up: tear the host down and start it afresh")
+	}
+	return id
 }
 
 func (a *allocator) table(key string) uint32 {

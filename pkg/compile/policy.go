@@ -256,7 +256,11 @@ func (c *compiler) ruleset(v *vpc, p policy) *compiled {
 		c.admit(out, *old, p.label)
 		return out
 	}
-	set, err := compileRules(p.rules, c.Objects.PrefixLists, sets)
+	pairs := ordinaryPairs
+	if c.WideRules {
+		pairs = 0
+	}
+	set, err := compileRules(p.rules, c.Objects.PrefixLists, sets, pairs)
 	if err != nil {
 		out.err = fmt.Errorf("compile %s: %w", p.label, err)
 		return out

@@ -43,6 +43,91 @@ func TestAgainstReference(t *testing.T) {
 	}
 }
 
+// TestFormsAgainstReference: rules that overlap heavily decide the same as pairs, searched, and one after the other.
+func TestFormsAgainstReference(t *testing.T) {
+	decided, wide := map[bool]int{}, 0
+	for seed := range uint64(80) {
+		g := generator{rand.New(rand.NewPCG(seed, 5))}
+		rules, sets := g.overlapping(1+g.IntN(150)), manySets(1+g.IntN(20))
+		var forms []Ruleset
+		for _, pairs := range []int{0, ordinaryPairs, 1 << 30} {
+			set, err := compileRules(rules, nil, sets, pairs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			forms = append(forms, set)
+		}
+		if !forms[0].Wide() || forms[2].Wide() {
+			t.Fatalf("seed %d: %d rules took forms that were not asked for", seed, len(rules))
+		}
+		if forms[1].Wide() {
+			wide++
+		}
+		for range 200 {
+			p := g.overlappingPacket()
+			groupSet, names := uint32(g.IntN(len(sets)+1)), []string(nil)
+			if groupSet > 0 {
+				names = sets[groupSet-1].names
+			}
+			want := firstRule(rules, p, names)
+			for i := range forms {
+				if got := forms[i].evaluate(p, groupSet); got != want {
+					t.Fatalf("seed %d: form %d of %d rules, %+v of %v: got %+v, want %+v", seed, i, len(rules), p, names, got, want)
+				}
+			}
+			decided[want.rule != ""]++
+		}
+	}
+	if decided[true] < 3000 || decided[false] < 500 || wide == 0 || wide == 80 {
+		t.Errorf("the random rules prove little: %v decided, %d of 80 sets wide by themselves", decided, wide)
+	}
+}
+
+// overlapping returns rules whose networks nest and whose port ranges cross each other, to allow and to deny.
+func (g generator) overlapping(n int) []rule {
+	rules := make([]rule, n)
+	for i := range rules {
+		from := uint16(1 + g.IntN(300))
+		r := rule{
+			RuleName: RuleName{Name: fmt.Sprint(i)}, allow: g.IntN(3) > 0, protocol: proto(uint8(6 + 11*g.IntN(2))),
+			ports: []api.PortRange{{From: from, To: from + uint16(g.IntN(200))}},
+		}
+		if g.IntN(10) == 0 {
+			r.protocol, r.ports = api.Protocol{Any: true}, nil
+		}
+		for range g.IntN(3) {
+			r.cidrs = append(r.cidrs, netip.PrefixFrom(g.near(), 20+g.IntN(13)).Masked())
+		}
+		if len(r.cidrs) == 0 || g.IntN(4) == 0 {
+			r.groups = []string{fmt.Sprintf("sg-%d", g.IntN(8))}
+		}
+		rules[i] = r
+	}
+	return rules
+}
+
+// near returns an address of a small network.
+func (g generator) near() netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 0, byte(g.IntN(4)), byte(g.IntN(64) * 4)})
+}
+
+func (g generator) overlappingPacket() packet {
+	return packet{peer: g.near(), protocol: uint8(6 + 11*g.IntN(2)), port: uint16(1 + g.IntN(600))}
+}
+
+// firstRule goes through rules one by one.
+func firstRule(rules []rule, p packet, groups []string) decision {
+	for i := range rules {
+		r := &rules[i]
+		named := slices.ContainsFunc(r.groups, func(g string) bool { return slices.Contains(groups, g) }) ||
+			slices.ContainsFunc(r.cidrs, func(c netip.Prefix) bool { return c.Contains(p.peer) })
+		if named && matchesService(r.protocol, r.ports, r.icmp, p) {
+			return decision{r.allow, r.Name}
+		}
+	}
+	return decision{}
+}
+
 // TestChangesAgainstReference compiles random small changes on top of what was there. The result
 // must be that of the new rules, however much of the old was taken over, and where a verdict
 // changed the generation must have grown.

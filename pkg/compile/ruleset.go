@@ -16,8 +16,14 @@ const (
 	maxRules    = 1000
 	maxPrefixes = 1 << 17 // 100,000 of prefix lists, each list counted once, and what rules write themselves
 	maxServices = 1 << 17 // port ranges split into prefixes
-	maxVerdicts = 1 << 18
 )
+
+// ordinaryPairs is up to how many pairs of classes a set has a verdict for each, so that they are looked up
+// and not searched. With more, the set is wide unless that would take even more memory.
+const ordinaryPairs = 1 << 13
+
+// WordsPerSet is the length of a set of rules, as in bpf/types.h.
+const WordsPerSet = (maxRules + 63) / 64
 
 // rulesetFormat is part of every rule set's identity. It grows when compileRules gives another
 // result for the same rules: an id stands for one content, also across an upgrade.
@@ -102,8 +108,8 @@ type groupSet struct {
 }
 
 // compileRules makes the classes and verdicts of rules, the first matching one deciding. The
-// caller gives the result its ID.
-func compileRules(rules []rule, lists map[string]*api.PrefixList, sets []groupSet) (Ruleset, error) {
+// caller gives the result its ID. pairs is ordinaryPairs; 0 makes every set wide.
+func compileRules(rules []rule, lists map[string]*api.PrefixList, sets []groupSet, pairs int) (Ruleset, error) {
 	if len(rules) > maxRules {
 		return Ruleset{}, fmt.Errorf("%d rules are more than the limit of %d per direction: merge rules, or use prefix lists", len(rules), maxRules)
 	}
@@ -131,8 +137,29 @@ func compileRules(rules []rule, lists map[string]*api.PrefixList, sets []groupSe
 			Protocol: b[0], Port: uint16(b[1])<<8 | uint16(b[2]), Bits: uint8(e.prefix.Bits()), Class: e.class,
 		})
 	}
-	out.Verdicts, err = verdicts(rules, peers.sets, services.sets)
-	return out, err
+	if pairs > 0 {
+		pairs = max(pairs, 2*(len(peers.sets)+len(out.Services))+len(rules))
+	}
+	var few bool
+	if out.Verdicts, few = verdicts(rules, peers.sets, services.sets, pairs); !few {
+		out.widen(rules, peers.sets, services.sets)
+	}
+	return out, nil
+}
+
+// widen replaces the verdicts of all pairs: classes say which rules match, and the first in both decides.
+func (s *Ruleset) widen(rules []rule, peers, services []bitset) {
+	s.PeerRules, s.ServiceRules = make([]RuleSet, len(peers)), make([]RuleSet, len(services))
+	for i := range peers {
+		copy(s.PeerRules[i][:], peers[i])
+	}
+	for i := range services {
+		copy(s.ServiceRules[i][:], services[i])
+	}
+	s.Verdicts = make([]Verdict, len(rules))
+	for i := range rules {
+		s.Verdicts[i] = Verdict{Service: uint32(i + 1), Allow: rules[i].allow, Rule: uint32(i + 1)}
+	}
 }
 
 // prefixMatches returns which rules match which peer addresses. A prefix list is entered once,
@@ -231,8 +258,9 @@ func serviceMatches(rules []rule) ([]match, error) {
 	return out, nil
 }
 
-// verdicts decides every pair of classes that have a rule in common: the first such rule.
-func verdicts(rules []rule, peers, services []bitset) ([]Verdict, error) {
+// verdicts decides every pair of classes that have a rule in common: the first such rule. few is false if
+// there are more than `most`.
+func verdicts(rules []rule, peers, services []bitset, most int) (out []Verdict, few bool) {
 	naming := make([]bitset, len(rules)) // by rule: the service classes that it is in
 	for i := range naming {
 		naming[i] = newBitset(len(services))
@@ -242,7 +270,6 @@ func verdicts(rules []rule, peers, services []bitset) ([]Verdict, error) {
 			naming[i].add(s)
 		}
 	}
-	var out []Verdict
 	decided := newBitset(len(services)) // for the current peer
 	first := make([]int, len(services)) // by which rule
 	for p, set := range peers {
@@ -255,15 +282,14 @@ func verdicts(rules []rule, peers, services []bitset) ([]Verdict, error) {
 				decided[w] |= word
 			}
 		}
+		if len(out)+decided.count() > most {
+			return nil, false
+		}
 		for s := range decided.all() {
 			out = append(out, Verdict{
 				Peer: uint32(p + 1), Service: uint32(s + 1), Allow: rules[first[s]].allow, Rule: uint32(first[s] + 1),
 			})
 		}
-		if len(out) > maxVerdicts {
-			return nil, fmt.Errorf("%d rules give %d different kinds of peers and %d of services, which need more than %d verdicts: "+
-				"let rules share prefix lists and port ranges, or spread the groups over several ENIs", len(rules), len(peers), len(services), maxVerdicts)
-		}
 	}
-	return out, nil
+	return out, true
 }

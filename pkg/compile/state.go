@@ -158,6 +158,9 @@ const RoutesInfra = 1
 // Ruleset is a compiled set of rules: equivalence classes of peers and services, and a verdict for
 // each pair of classes that some rule decides. Class 0 matches no rule and is not listed. Never
 // changed once made: ID stands for the content.
+//
+// A wide one would need too many verdicts. It says which rules its classes match instead: the first that
+// peer and service have in common decides. A peer with an address and groups matches the rules of both.
 type Ruleset struct {
 	ID       uint32
 	Peers    []PeerClass    // longest prefix wins
@@ -165,7 +168,16 @@ type Ruleset struct {
 	Services []ServiceClass // longest prefix wins
 	Verdicts []Verdict
 	Rules    []Rule // Rules[i-1] is the rule with ordinal i
+
+	PeerRules    []RuleSet // wide: PeerRules[class-1], and Verdicts has one of each rule, with peer 0 and the rule as service
+	ServiceRules []RuleSet
 }
+
+// Wide tells whether the set is searched for the first rule that matches.
+func (s *Ruleset) Wide() bool { return s.ServiceRules != nil }
+
+// RuleSet is a set of rules: bit n stands for the rule with ordinal n+1.
+type RuleSet [WordsPerSet]uint64
 
 // PeerClass gives the class of addresses under a prefix.
 type PeerClass struct {

@@ -25,6 +25,12 @@ type bpfAddrKey6 struct {
 	Addr [16]uint8
 }
 
+type bpfClassKey struct {
+	_       structs.HostLayout
+	Ruleset uint32
+	Class   uint32
+}
+
 type bpfCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -396,6 +402,11 @@ type bpfRoute struct {
 	Subnet uint32
 }
 
+type bpfRuleSet struct {
+	_     structs.HostLayout
+	Words [16]uint64
+}
+
 type bpfScratch struct {
 	_      structs.HostLayout
 	Tunnel [64]uint8
@@ -578,6 +589,7 @@ const (
 	bpfMapNdFrames       = "nd_frames"
 	bpfMapNexthops       = "nexthops"
 	bpfMapOutsides       = "outsides"
+	bpfMapPeerRules      = "peer_rules"
 	bpfMapPolicies       = "policies"
 	bpfMapPorts          = "ports"
 	bpfMapProgsTc        = "progs_tc"
@@ -587,6 +599,7 @@ const (
 	bpfMapRoutes6        = "routes6"
 	bpfMapRuleHits       = "rule_hits"
 	bpfMapScratches      = "scratches"
+	bpfMapServiceRules   = "service_rules"
 	bpfMapServices       = "services"
 	bpfMapTooBigs        = "too_bigs"
 	bpfMapUplinks        = "uplinks"
@@ -684,6 +697,7 @@ type bpfMapSpecs struct {
 	NdFrames     *ebpf.MapSpec `ebpf:"nd_frames"`
 	Nexthops     *ebpf.MapSpec `ebpf:"nexthops"`
 	Outsides     *ebpf.MapSpec `ebpf:"outsides"`
+	PeerRules    *ebpf.MapSpec `ebpf:"peer_rules"`
 	Policies     *ebpf.MapSpec `ebpf:"policies"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
@@ -693,6 +707,7 @@ type bpfMapSpecs struct {
 	Routes6      *ebpf.MapSpec `ebpf:"routes6"`
 	RuleHits     *ebpf.MapSpec `ebpf:"rule_hits"`
 	Scratches    *ebpf.MapSpec `ebpf:"scratches"`
+	ServiceRules *ebpf.MapSpec `ebpf:"service_rules"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
 	TooBigs      *ebpf.MapSpec `ebpf:"too_bigs"`
 	Uplinks      *ebpf.MapSpec `ebpf:"uplinks"`
@@ -752,6 +767,7 @@ type bpfMaps struct {
 	NdFrames     *ebpf.Map `ebpf:"nd_frames"`
 	Nexthops     *ebpf.Map `ebpf:"nexthops"`
 	Outsides     *ebpf.Map `ebpf:"outsides"`
+	PeerRules    *ebpf.Map `ebpf:"peer_rules"`
 	Policies     *ebpf.Map `ebpf:"policies"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
@@ -761,6 +777,7 @@ type bpfMaps struct {
 	Routes6      *ebpf.Map `ebpf:"routes6"`
 	RuleHits     *ebpf.Map `ebpf:"rule_hits"`
 	Scratches    *ebpf.Map `ebpf:"scratches"`
+	ServiceRules *ebpf.Map `ebpf:"service_rules"`
 	Services     *ebpf.Map `ebpf:"services"`
 	TooBigs      *ebpf.Map `ebpf:"too_bigs"`
 	Uplinks      *ebpf.Map `ebpf:"uplinks"`
@@ -795,6 +812,7 @@ func (m *bpfMaps) Close() error {
 		m.NdFrames,
 		m.Nexthops,
 		m.Outsides,
+		m.PeerRules,
 		m.Policies,
 		m.Ports,
 		m.ProgsTc,
@@ -804,6 +822,7 @@ func (m *bpfMaps) Close() error {
 		m.Routes6,
 		m.RuleHits,
 		m.Scratches,
+		m.ServiceRules,
 		m.Services,
 		m.TooBigs,
 		m.Uplinks,

@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"reflect"
@@ -119,6 +120,30 @@ func ReadKey(m *ebpf.Map, key []byte) ([]byte, error) {
 		return nil, nil
 	}
 	return value, nil
+}
+
+// VerifyMap reads entries back and says which of them is not as it was written.
+func VerifyMap(m *ebpf.Map, entries []Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	// As large as the kernel makes values that are not per CPU.
+	value := make([]byte, (m.ValueSize()+7)&^7)
+	got := value[:m.ValueSize()]
+	for i := range entries {
+		e := &entries[i]
+		err := m.Lookup(unsafe.Pointer(&e.Key[0]), unsafe.Pointer(&value[0]))
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("read back: key %x holds nothing, want %x: does another process write it?", e.Key, e.Value)
+		}
+		if err != nil {
+			return fmt.Errorf("read back: %w", err)
+		}
+		if !bytes.Equal(got, e.Value) {
+			return fmt.Errorf("read back: key %x holds %x, want %x: does another process write it?", e.Key, got, e.Value)
+		}
+	}
+	return nil
 }
 
 // IsZero tells whether a value is empty.

@@ -38,6 +38,9 @@ func decoders() map[string]decoder {
 		bpfMapServices:   decode(serviceRow),
 		bpfMapVerdicts:   decode(verdictRow),
 		bpfMapRuleHits:   decode(ruleHitsRow),
+
+		bpfMapServiceRules: decode(serviceRulesRow),
+		bpfMapPeerRules:    decode(peerRulesRow),
 	}
 }
 
@@ -84,7 +87,7 @@ func eniRow(n namer, k *uint32, s *bpfEnis) any {
 		Timeouts: fmt.Sprintf("tcp %ds, udp %ds/%ds", v.Idle.TcpEstablished, v.Idle.Udp, v.Idle.UdpStream),
 	}
 	if v.Flags&cENINACL != 0 {
-		row.NACLIn, row.NACLOut = pick(n.Rulesets, v.NaclIn), pick(n.Rulesets, v.NaclOut)
+		row.NACLIn, row.NACLOut = pick(n.Rulesets, v.NaclIn&^cRulesetWide), pick(n.Rulesets, v.NaclOut&^cRulesetWide)
 	}
 	return row
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
+	"strings"
 )
 
 func eipInRow4(n namer, k *bpfEipKey4, s *bpfEipsIn4) any {
@@ -98,25 +99,51 @@ func groupRow(n namer, k *bpfGroupKey, v *uint32) any {
 }
 
 func serviceRow(n namer, k *bpfServiceKey, v *uint32) any {
-	row := ServiceRow{Ruleset: n.ruleset(k.Ruleset), Protocol: "all", Port: "any", Class: *v}
+	protocol, port := serviceName(k)
+	return ServiceRow{Ruleset: n.ruleset(k.Ruleset), Protocol: protocol, Port: port, Class: *v}
+}
+
+func serviceRulesRow(n namer, k *bpfServiceKey, v *bpfRuleSet) any {
+	protocol, port := serviceName(k)
+	return ServiceRulesRow{Ruleset: n.ruleset(k.Ruleset), Protocol: protocol, Port: port, Rules: ordinals(v)}
+}
+
+func peerRulesRow(n namer, k *bpfClassKey, v *bpfRuleSet) any {
+	return PeerRulesRow{Ruleset: n.ruleset(k.Ruleset), Class: k.Class, Rules: ordinals(v)}
+}
+
+// ordinals lists the rules of a set as they stand in their rule set, from 1.
+func ordinals(v *bpfRuleSet) string {
+	var list []string
+	for i, word := range v.Words {
+		for ; word != 0; word &= word - 1 {
+			list = append(list, fmt.Sprint(64*i+bits.TrailingZeros64(word)+1))
+		}
+	}
+	return strings.Join(list, ",")
+}
+
+// serviceName prints the protocol and the port, or ICMP's type and code, of a key.
+func serviceName(k *bpfServiceKey) (protocol, ports string) {
+	protocol, ports = "all", "any"
 	fixed := int(k.Prefixlen) - 32
 	if fixed >= 8 {
-		row.Protocol = protocolName(k.Protocol)
+		protocol = protocolName(k.Protocol)
 	}
 	port := uint16(k.Port[0])<<8 | uint16(k.Port[1])
 	switch {
 	case fixed <= 8:
-	case row.Protocol == "icmp" || row.Protocol == "icmpv6":
-		row.Port = fmt.Sprintf("type %d", k.Port[0])
+	case protocol == "icmp" || protocol == "icmpv6":
+		ports = fmt.Sprintf("type %d", k.Port[0])
 		if fixed == 24 {
-			row.Port += fmt.Sprintf(" code %d", k.Port[1])
+			ports += fmt.Sprintf(" code %d", k.Port[1])
 		}
 	case fixed == 24:
-		row.Port = fmt.Sprint(port)
+		ports = fmt.Sprint(port)
 	default:
-		row.Port = fmt.Sprintf("%d-%d", port, port|uint16(1<<(24-fixed)-1))
+		ports = fmt.Sprintf("%d-%d", port, port|uint16(1<<(24-fixed)-1))
 	}
-	return row
+	return protocol, ports
 }
 
 func ruleHitsRow(n namer, k *uint32, v *uint64) any {

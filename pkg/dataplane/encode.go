@@ -43,8 +43,8 @@ func (e *encoder) eni(eni *compile.ENI) {
 	}
 	half.Vni, half.Subnet, half.Nexthop = eni.VNI, eni.Subnet, eni.NextHop
 	half.Incarnation, half.Generation = eni.Incarnation, eni.Generation
-	half.SgIn, half.SgOut = eni.SGIn, eni.SGOut
-	half.NaclIn, half.NaclOut = eni.NACLIn, eni.NACLOut
+	half.SgIn, half.SgOut = e.rulesetID(eni.SGIn), e.rulesetID(eni.SGOut)
+	half.NaclIn, half.NaclOut = e.rulesetID(eni.NACLIn), e.rulesetID(eni.NACLOut)
 	half.Routes, half.Allowed = eni.Routes, eni.Allowed
 	half.PolicyFrom, half.PolicyTo = eni.PolicyFrom, eni.PolicyTo
 	half.Flows = eni.Flows
@@ -134,48 +134,10 @@ func (e *encoder) eips(eips []compile.EIP) {
 	}
 }
 
-func (e *encoder) routes(routes []compile.Route) {
-	for _, r := range routes {
-		value := bpfRoute{Kind: uint32(r.Kind), Arg: r.Arg, Subnet: r.Subnet}
-		e.put(byFamily(r.Prefix.Addr(), bpfMapRoutes4, bpfMapRoutes6), lpmKey(r.Table, r.Prefix), bytesOf(&value))
-	}
-}
-
 func (e *encoder) policies(routes []compile.PolicyRoute) {
 	for _, r := range routes {
 		value := bpfRoute{Kind: uint32(r.Kind), Arg: r.Arg}
 		e.put(bpfMapPolicies, keyOf(&bpfPolicyKey{Policy: r.Policy, Bit: r.Bit}), bytesOf(&value))
-	}
-}
-
-func (e *encoder) ruleset(rs *compile.Ruleset) {
-	for i := range rs.Peers {
-		p := &rs.Peers[i]
-		e.put(byFamily(p.Prefix.Addr(), bpfMapAddrs4, bpfMapAddrs6), lpmKey(rs.ID, p.Prefix), bytesOf(&p.Class))
-	}
-	for i := range rs.Groups {
-		g := &rs.Groups[i]
-		e.put(bpfMapGroups, keyOf(&bpfGroupKey{Ruleset: rs.ID, GroupSet: g.GroupSet}), bytesOf(&g.Class))
-	}
-	for i := range rs.Services {
-		s := &rs.Services[i]
-		key := bpfServiceKey{
-			Prefixlen: 32 + uint32(s.Bits), Ruleset: rs.ID,
-			Protocol: s.Protocol, Port: [2]uint8{uint8(s.Port >> 8), uint8(s.Port)},
-		}
-		e.put(bpfMapServices, keyOf(&key), bytesOf(&s.Class))
-	}
-	for _, v := range rs.Verdicts {
-		if v.Rule == 0 || int(v.Rule) > len(rs.Rules) {
-			e.fail("rule set %d: a verdict names rule %d of %d", rs.ID, v.Rule, len(rs.Rules))
-			return
-		}
-		value := bpfVerdict{Word: v.Rule << 1, Rule: rs.Rules[v.Rule-1].ID}
-		if v.Allow {
-			value.Word |= 1
-		}
-		key := bpfVerdictKey{Ruleset: rs.ID, Peer: v.Peer, Service: v.Service}
-		e.put(bpfMapVerdicts, keyOf(&key), bytesOf(&value))
 	}
 }
 
@@ -191,12 +153,4 @@ func addrKey(vni uint32, addr netip.Addr) string {
 		return keyOf(&bpfAddrKey4{Vni: vni, Addr: addr.As4()})
 	}
 	return keyOf(&bpfAddrKey6{Vni: vni, Addr: addr.As16()})
-}
-
-func lpmKey(table uint32, prefix netip.Prefix) string {
-	bits := 32 + uint32(prefix.Bits())
-	if prefix.Addr().Is4() {
-		return keyOf(&bpfLpmKey4{Prefixlen: bits, Table: table, Addr: prefix.Addr().As4()})
-	}
-	return keyOf(&bpfLpmKey6{Prefixlen: bits, Table: table, Addr: prefix.Addr().As16()})
 }

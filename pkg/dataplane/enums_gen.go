@@ -73,6 +73,12 @@ const (
 	cRouteNotPeered = 7 // to another VPC, without routes on both sides
 )
 
+// enum ruleset
+const (
+	cRulesetWide  = 1 << 31 // in the id of a wide set
+	cRulesetWords = 16      // 64 rules each
+)
+
 // enum flow_class
 const (
 	cClassTCP      = 0

@@ -33,7 +33,7 @@ func optional(names map[uint32]string, id uint32) string {
 func (n namer) eni(id uint32) string     { return optional(n.ENIs, id) }
 func (n namer) vpc(vni uint32) string    { return pick(n.VPCs, vni) }
 func (n namer) subnet(id uint32) string  { return optional(n.Subnets, id) }
-func (n namer) ruleset(id uint32) string { return optional(n.Rulesets, id) }
+func (n namer) ruleset(id uint32) string { return optional(n.Rulesets, id&^cRulesetWide) }
 
 func (n namer) nexthop(id uint32) string {
 	switch id {

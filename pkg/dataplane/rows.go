@@ -153,6 +153,21 @@ type ServiceRow struct {
 	Class    uint32 `json:"class"`
 }
 
+// ServiceRulesRow is an entry of service_rules.
+type ServiceRulesRow struct {
+	Ruleset  string `json:"ruleset" key:"true"`
+	Protocol string `json:"protocol" key:"true"`
+	Port     string `json:"port" key:"true"`
+	Rules    string `json:"rules"` // ordinals in the set
+}
+
+// PeerRulesRow is an entry of peer_rules.
+type PeerRulesRow struct {
+	Ruleset string `json:"ruleset" key:"true"`
+	Class   uint32 `json:"class" key:"true"`
+	Rules   string `json:"rules"` // ordinals in the set
+}
+
 // VerdictRow is an entry of verdicts.
 type VerdictRow struct {
 	Ruleset string `json:"ruleset" key:"true"`

@@ -4,6 +4,8 @@ package dataplane
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/eniplane/eniplane/pkg/compile"
 )
@@ -18,10 +20,36 @@ type HostFacts struct {
 // the value is one of the two halves.
 type Content map[string][]byte
 
-// Tables is what the maps of one host must hold for one revision, by the name of the map.
+// Tables is what the maps of one host must hold for one revision: of the tables in SetTables what the sets
+// say, of the others the contents, by the name of the map.
 type Tables struct {
 	Revision uint64
 	Contents map[string]Content
+	Sets     map[SetID]Set
+}
+
+// All returns the contents of all tables, the sets laid out. Two entries with one key are an error: the
+// state would not mean what it says.
+func (t *Tables) All() (map[string]Content, error) {
+	all := maps.Clone(t.Contents)
+	for _, name := range SetTables() {
+		all[name] = Content{}
+	}
+	for _, set := range t.Sets {
+		entries, err := set.Entries()
+		if err != nil {
+			return nil, fmt.Errorf("lay out revision %d: %w", t.Revision, err)
+		}
+		for name, list := range entries {
+			for _, e := range list {
+				if _, twice := all[name][string(e.Key)]; twice {
+					return nil, fmt.Errorf("lay out revision %d: table %s: two entries with key %x", t.Revision, name, e.Key)
+				}
+				all[name][string(e.Key)] = e.Value
+			}
+		}
+	}
+	return all, nil
 }
 
 // Kind says how a revision gets into a table.
@@ -44,15 +72,26 @@ func TableKinds() map[string]Kind {
 		bpfMapVteps:    Plain, bpfMapRoutes4: Plain, bpfMapRoutes6: Plain,
 		bpfMapPolicies: Plain, bpfMapAddrs4: Plain, bpfMapAddrs6: Plain, bpfMapGroups: Plain,
 		bpfMapServices: Plain, bpfMapVerdicts: Plain,
+		bpfMapServiceRules: Plain, bpfMapPeerRules: Plain,
 	}
 }
 
 // Encode lays out a compiled state as the contents of the maps. Two entries with one key are an
 // error: the state would not mean what it says.
 func Encode(st *compile.State, facts HostFacts) (*Tables, error) {
-	e := encoder{tables: &Tables{Revision: st.Revision, Contents: map[string]Content{}}}
+	e := encoder{
+		tables: &Tables{Revision: st.Revision, Contents: map[string]Content{}, Sets: map[SetID]Set{}},
+		wide:   map[uint32]bool{},
+	}
 	for name := range TableKinds() {
-		e.tables.Contents[name] = Content{}
+		if !slices.Contains(SetTables(), name) {
+			e.tables.Contents[name] = Content{}
+		}
+	}
+	for i := range st.Rulesets {
+		if rs := &st.Rulesets[i]; rs.Wide() {
+			e.wide[rs.ID] = true
+		}
 	}
 	if err := e.host(&st.Host, facts); err != nil {
 		return nil, err
@@ -65,11 +104,8 @@ func Encode(st *compile.State, facts HostFacts) (*Tables, error) {
 	e.macs(st.MACs)
 	e.vteps(st.VTEPs)
 	e.eips(st.EIPs)
-	e.routes(st.Routes)
 	e.policies(st.Policies)
-	for i := range st.Rulesets {
-		e.ruleset(&st.Rulesets[i])
-	}
+	e.sets(st)
 	if e.err != nil {
 		return nil, fmt.Errorf("encode revision %d: %w", st.Revision, e.err)
 	}
@@ -79,6 +115,7 @@ func Encode(st *compile.State, facts HostFacts) (*Tables, error) {
 // encoder fills the tables; the first error sticks.
 type encoder struct {
 	tables *Tables
+	wide   map[uint32]bool // rule sets by id
 	err    error
 }
 
@@ -86,6 +123,14 @@ func (e *encoder) fail(format string, args ...any) {
 	if e.err == nil {
 		e.err = fmt.Errorf(format, args...)
 	}
+}
+
+// rulesetID is the id by which the programs know a rule set.
+func (e *encoder) rulesetID(id uint32) uint32 {
+	if e.wide[id] {
+		return id | cRulesetWide
+	}
+	return id
 }
 
 func (e *encoder) put(table, key string, value []byte) {

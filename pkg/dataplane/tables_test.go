@@ -69,6 +69,14 @@ func fullState() *compile.State {
 			},
 			Verdicts: []compile.Verdict{{Peer: 1, Service: 1, Allow: true, Rule: 1}, {Peer: 2, Service: 3, Rule: 2}},
 			Rules:    []compile.Rule{{ID: 51, Name: "web/https"}, {ID: 52, Name: "web/ingress[1]"}},
+		}, {
+			ID:           22,
+			Peers:        []compile.PeerClass{{Prefix: netip.MustParsePrefix("10.7.0.0/16"), Class: 1}},
+			Services:     []compile.ServiceClass{{Protocol: 6, Port: 443, Bits: 24, Class: 1}},
+			PeerRules:    []compile.RuleSet{{2}},
+			ServiceRules: []compile.RuleSet{{3, 1 << 63}},
+			Verdicts:     []compile.Verdict{{Service: 1, Allow: true, Rule: 1}, {Service: 2, Rule: 2}},
+			Rules:        []compile.Rule{{ID: 51, Name: "web/https"}, {ID: 52, Name: "web/ingress[1]"}},
 		}},
 	}
 }
@@ -80,7 +88,7 @@ var fullNames = compile.Names{
 	Subnets:   map[uint32]string{3: "red-web"},
 	GroupSets: map[uint32][]string{41: {"db", "web"}},
 	Tables:    map[uint32]string{31: "red-public"},
-	Rulesets:  map[uint32]string{21: "sg web,ssh ingress", 23: "nacl red-web ingress"},
+	Rulesets:  map[uint32]string{21: "sg web,ssh ingress", 23: "nacl red-web ingress", 22: "sg wide egress"},
 	Rules:     map[uint32]compile.RuleName{51: {Key: "sg/web@web ingress name https", Direction: "ingress", Name: "web/https"}},
 	Hosts:     map[string]string{"192.0.2.2": "host-b"},
 }
@@ -89,7 +97,11 @@ var fullNames = compile.Names{
 func decodeAll(t *testing.T, tables *Tables) map[string][]any {
 	t.Helper()
 	all := map[string][]any{}
-	for name, content := range tables.Contents {
+	contents, err := tables.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range contents {
 		var keys []string
 		for key := range content {
 			keys = append(keys, key)
@@ -119,7 +131,7 @@ func TestEncodeDecode(t *testing.T) {
 		"host_conf": {HostRow{VTEP: "192.0.2.1", VXLANIfindex: 4, OverlayMTU: 1450, GatewayMAC: "02:00:5e:00:00:01"}},
 		"enis": {ENIRow{
 			Index: 1, ENI: "web-0", VPC: "red", Subnet: "red-web", MAC: "02:00:00:00:01:10", Incarnation: 11, Generation: 12,
-			NextHop: 5, SGIn: "sg web,ssh ingress", SGOut: "22", NACLIn: "nacl red-web ingress", NACLOut: "0", Routes: "red-public", Allowed: "24", Policy: "26",
+			NextHop: 5, SGIn: "sg web,ssh ingress", SGOut: "sg wide egress", NACLIn: "nacl red-web ingress", NACLOut: "0", Routes: "red-public", Allowed: "24", Policy: "26",
 			Flows: 13, Keep: true, Timeouts: "tcp 61s, udp 31s/62s",
 		}},
 		"nexthops": {
@@ -152,7 +164,7 @@ func TestEncodeDecode(t *testing.T) {
 			PolicyRow{Policy: "24", Route: 4, Kind: "internet"},
 		},
 		"routes6": {RouteRow{Table: "red-public", Prefix: "::/0", Kind: "blackhole"}},
-		"addrs4":  {PeerRow{Ruleset: "sg web,ssh ingress", Prefix: "192.0.2.0/28", Class: 1}},
+		"addrs4":  {PeerRow{Ruleset: "sg wide egress", Prefix: "10.7.0.0/16", Class: 1}, PeerRow{Ruleset: "sg web,ssh ingress", Prefix: "192.0.2.0/28", Class: 1}},
 		"addrs6":  {PeerRow{Ruleset: "sg web,ssh ingress", Prefix: "fd00::/64", Class: 2}},
 		"groups":  {GroupRow{Ruleset: "sg web,ssh ingress", Groups: "db,web", Class: 3}},
 		"services": {
@@ -166,7 +178,11 @@ func TestEncodeDecode(t *testing.T) {
 		"verdicts": {
 			VerdictRow{Ruleset: "sg web,ssh ingress", Peer: 1, Service: 1, Order: 1, Allow: true, Rule: "web/https"},
 			VerdictRow{Ruleset: "sg web,ssh ingress", Peer: 2, Service: 3, Order: 2, Rule: "52"},
+			VerdictRow{Ruleset: "sg wide egress", Service: 1, Order: 1, Allow: true, Rule: "web/https"},
+			VerdictRow{Ruleset: "sg wide egress", Service: 2, Order: 2, Rule: "52"},
 		},
+		"service_rules": {ServiceRulesRow{Ruleset: "sg wide egress", Protocol: "tcp", Port: "443", Rules: "1,2,128"}},
+		"peer_rules":    {PeerRulesRow{Ruleset: "sg wide egress", Class: 1, Rules: "2"}},
 	}
 	if diff := cmp.Diff(want, decodeAll(t, tables)); diff != "" {
 		t.Errorf("rows (-want +got):\n%s", diff)
@@ -188,14 +204,20 @@ func TestEncodeBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	contents, err := tables.All()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, want := range []struct{ table, key, value string }{
 		{"endpoints4", "\x07\x00\x00\x00\x0a\x00\x01\x0a", "\x01\x00\x00\x00\x05\x00\x00\x00\x29\x00\x00\x00"},
 		{"services", "\x38\x00\x00\x00\x15\x00\x00\x00\x06\x01\xbb\x00", "\x04\x00\x00\x00"},
 		{"nexthops", "\x06\x00\x00\x00", "\x02\x00\x00\x00\xc0\x00\x02\x02\x03\x00\x00\x00\x07\x00\x00\x00\x03\x00\x00\x00\x02\x00\x00\x00\x02\x10\x00\x00\x02\x00\x00\x00"},
+		{"verdicts", "\x15\x00\x00\x00\x02\x00\x00\x00\x03\x00\x00\x00", "\x04\x00\x00\x00\x34\x00\x00\x00"},
+		{"peer_rules", "\x16\x00\x00\x80\x01\x00\x00\x00", "\x02" + strings.Repeat("\x00", 127)},
 		{"routes4", "\x30\x00\x00\x00\x1f\x00\x00\x00\x0a\x00\x00\x00", "\x01\x00\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00"},
 		{"policies", "\x18\x00\x00\x00\x08\x00\x00\x00", "\x02\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"},
 	} {
-		if got := string(tables.Contents[want.table][want.key]); got != want.value {
+		if got := string(contents[want.table][want.key]); got != want.value {
 			t.Errorf("table %s key %x: %x, want %x", want.table, want.key, got, want.value)
 		}
 	}
@@ -209,11 +231,34 @@ func TestEncodeRefuses(t *testing.T) {
 		"the internet's next hop":        func(st *compile.State) { st.NextHops[0].Index = cNexthopInternet },
 		"an IPv6 VTEP":                   func(st *compile.State) { st.VTEPs[0].Addr = netip.MustParseAddr("fd00::1") },
 		"no VTEP of the host":            func(st *compile.State) { st.Host.VTEP = netip.Addr{} },
+		"two rule sets with one id":      func(st *compile.State) { st.Rulesets = append(st.Rulesets, st.Rulesets[0]) },
+		"two runs of a route table":      func(st *compile.State) { st.Routes = append(st.Routes, st.Routes[0]) },
 		"an EIP across families":         func(st *compile.State) { st.EIPs[0].Private = st.EIPs[1].Private },
 	} {
 		st := fullState()
 		spoil(st)
 		if _, err := Encode(st, HostFacts{}); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// What only the sets can get wrong is said when they are laid out.
+func TestLayOutRefuses(t *testing.T) {
+	for name, spoil := range map[string]func(*compile.State){
+		"a verdict of no rule":   func(st *compile.State) { st.Rulesets[0].Verdicts[0].Rule = 0 },
+		"a verdict beyond rules": func(st *compile.State) { st.Rulesets[0].Verdicts[0].Rule = 3 },
+		"a service of no class":  func(st *compile.State) { st.Rulesets[1].Services[0].Class = 2 },
+		"two prefixes alike":     func(st *compile.State) { st.Rulesets[0].Peers = append(st.Rulesets[0].Peers, st.Rulesets[0].Peers[0]) },
+	} {
+		st := fullState()
+		spoil(st)
+		tables, err := Encode(st, HostFacts{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if _, err := tables.All(); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

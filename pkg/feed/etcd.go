@@ -118,6 +118,7 @@ type etcdRun struct {
 	failure string     // the last update, if it was an error
 	heard   int        // how often the feed answered
 	told    *etcd.Status
+	mute    string // why it could not be told
 }
 
 // restore offers the last good revision, so that an agent works while the feed is gone.
@@ -177,11 +178,7 @@ func (r *etcdRun) session() error {
 	look := time.NewTicker(r.look)
 	defer look.Stop()
 	reporter := store.Reporter(r.Host)
-	if r.told != nil { // by another session, whose lease ends
-		if err := reporter.Put(ctx, r.told); err != nil {
-			return err
-		}
-	}
+	r.tell(ctx, reporter) // what another session told ends with its lease
 	for {
 		select {
 		case <-ctx.Done():
@@ -189,20 +186,36 @@ func (r *etcdRun) session() error {
 		case err := <-ended:
 			return err
 		case r.told = <-r.reports:
-			err = reporter.Put(ctx, r.told)
+			r.tell(ctx, reporter)
 		case <-marks:
 			err = r.read(ctx, store)
 		case <-look.C:
 			// What the watch may have missed, and whether anybody still answers.
 			err = r.read(ctx, store)
-			if err == nil && r.told != nil && reporter.Lost() {
-				err = reporter.Put(ctx, r.told)
+			if reporter.Lost() {
+				r.tell(ctx, reporter)
 			}
 		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// tell writes the last status that there is. That it cannot be written is said and tried again, but whoever can read
+// the feed goes on reading it.
+func (r *etcdRun) tell(ctx context.Context, reporter *etcd.Reporter) {
+	if r.told == nil {
+		return
+	}
+	text := ""
+	if err := reporter.Put(ctx, r.told); err != nil {
+		text = err.Error()
+		if text != r.mute && ctx.Err() == nil {
+			r.send(Update{Err: err})
+		}
+	}
+	r.mute = text
 }
 
 // read brings the view up to date and offers what has changed.
@@ -240,7 +253,8 @@ func (r *etcdRun) read(ctx context.Context, store *etcd.Store) error {
 func (r *etcdRun) revision(view *etcd.View, held map[api.Reference]string) (*Revision, error) {
 	var good etcd.Documents
 	var records map[string]*etcd.Records
-	if last := r.lastGood(); last != nil {
+	last := r.lastGood()
+	if last != nil {
 		good, records = last.documents, last.records
 	}
 	s, err := settle(view.Documents(), good, held)
@@ -249,7 +263,9 @@ func (r *etcdRun) revision(view *etcd.View, held map[api.Reference]string) (*Rev
 	}
 	place := view.Place()
 	rev := &Revision{
-		Objects: s.objects, Place: &place, documents: s.documents, records: view.Records(), Forced: true, // held is what is not
+		Objects: s.objects, Place: &place, documents: s.documents, records: view.Records(),
+		// What must wait is held already. Without a last good revision nothing was: then the agent may know more.
+		Forced: last != nil && last.Place != nil || view.Force == view.Mark.Revision,
 	}
 	for ref, why := range s.kept {
 		rev.Kept = append(rev.Kept, ref.String()+": "+why)

@@ -162,6 +162,7 @@ type wire struct {
 	to       string
 	mu       sync.Mutex
 	stalled  bool
+	delay    time.Duration // of each piece of data, each way
 	conns    []net.Conn
 }
 
@@ -201,8 +202,9 @@ func (w *wire) copy(to, from net.Conn) {
 	for {
 		n, err := from.Read(buf)
 		w.mu.Lock()
-		stalled := w.stalled
+		stalled, delay := w.stalled, w.delay
 		w.mu.Unlock()
+		time.Sleep(delay)
 		if err != nil || stalled && n == 0 {
 			break
 		}
@@ -224,6 +226,13 @@ func (w *wire) cut() {
 		_ = c.Close()
 	}
 	w.conns = nil
+}
+
+// slow makes the way long.
+func (w *wire) slow(delay time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.delay = delay
 }
 
 // stall swallows everything, as a network does that is partitioned, or lets it through again.

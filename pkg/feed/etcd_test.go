@@ -158,6 +158,58 @@ func TestEtcdDisconnected(t *testing.T) {
 	b.until("a change after a cut", at(n))
 }
 
+// TestEtcdSlow: over a long way a large change set comes whole.
+func TestEtcdSlow(t *testing.T) {
+	t.Parallel()
+	b := newEtcdBench(t, etcdtest.Options{})
+	w := newWire(t, b.cluster.Members[0].URL)
+	w.slow(100 * time.Millisecond)
+	b.urls = "http://" + w.listener.Addr().String()
+	b.commit(etcd.Options{}, exampleText(t))
+	b.start()
+	b.until("the example", at(1))
+	n := b.commit(etcd.Options{}, manyENIs(100))
+	if r := b.until("a large change set", at(n)); r.Objects.ENIs["many-99"] == nil || r.Objects.ENIs["many-0"] == nil {
+		t.Error("the change set is not whole")
+	}
+}
+
+// TestEtcdStatusDenied: an agent that may not write its status says so, and goes on with the feed.
+func TestEtcdStatusDenied(t *testing.T) {
+	t.Parallel()
+	b := newEtcdBench(t, etcdtest.Options{})
+	b.commit(etcd.Options{}, exampleText(t))
+	ctx := context.Background()
+	for _, do := range []func() error{
+		func() error { _, err := b.client.RoleAdd(ctx, "reader"); return err },
+		func() error {
+			_, err := b.client.RoleGrantPermission(ctx, "reader", testPrefix+"/", clientv3.GetPrefixRangeEnd(testPrefix+"/"), clientv3.PermissionType(clientv3.PermRead))
+			return err
+		},
+		func() error { _, err := b.client.UserAdd(ctx, "reader", "r"); return err },
+		func() error { _, err := b.client.UserGrantRole(ctx, "reader", "reader"); return err },
+		func() error { _, err := b.client.UserAdd(ctx, "root", "root"); return err },
+		func() error { _, err := b.client.UserGrantRole(ctx, "root", "root"); return err },
+		func() error { _, err := b.client.AuthEnable(ctx); return err },
+	} {
+		must(t, do())
+	}
+	user := filepath.Join(t.TempDir(), "user")
+	must(t, os.WriteFile(user, []byte("reader:r\n"), 0o600))
+	must(t, os.WriteFile(user+".root", []byte("root:root\n"), 0o600))
+	b.files.User = user + ".root"
+	b.store = b.connect()
+	b.files.User = user
+	b.start()
+	b.until("the example", at(1))
+	b.source.(Reporter).Report(&etcd.Status{Host: "host-a", Revision: 1})
+	if u := b.next(); u.Err == nil || !strings.Contains(u.Err.Error(), "write the status") || !strings.Contains(u.Err.Error(), "permission denied") {
+		t.Errorf("got %+v (%v)", u.Revision, u.Err)
+	}
+	n := b.commit(etcd.Options{}, fmt.Sprintf(officeList, "192.0.2.1/32"))
+	b.until("a change", at(n))
+}
+
 // TestEtcdRestored: the cluster comes back with an older state, and goes on from there. The host takes it, but deletes wait.
 func TestEtcdRestored(t *testing.T) {
 	t.Parallel()

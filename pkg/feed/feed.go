@@ -33,6 +33,14 @@ type Revision struct {
 	records   map[string]*etcd.Records
 }
 
+// HowToForce says how to tell that the deletes of this revision are meant.
+func (r *Revision) HowToForce() string {
+	if r.Place != nil {
+		return "run enictl apply --force"
+	}
+	return fmt.Sprintf("write %s into the file FORCE of the feed", r.ForceKey())
+}
+
 // ForceKey is what the file FORCE must hold for this revision.
 func (r *Revision) ForceKey() string {
 	if r.Marked {

@@ -113,8 +113,7 @@ func (s *settler) grow(errs []*api.Error) bool {
 	for _, e := range errs {
 		ref := referenceOf(e.File)
 		if _, ok := s.kept[ref]; !ok && ref.Name != "" {
-			_, text, _ := strings.Cut(e.Error(), ref.Name+": ")
-			s.keep(ref, text)
+			s.keep(ref, strings.TrimPrefix(e.Path+": "+e.Msg, ": "))
 			continue
 		}
 		// As it was it does not go with something new: with what it refers to, if that can be told.

@@ -214,9 +214,13 @@ func (q *Quick) Apply(st *compile.State, closed map[string]bool) error {
 	if err != nil {
 		return err
 	}
+	contents, err := tables.All()
+	if err != nil {
+		return err
+	}
 	slot := q.slot ^ 1
 	for name, kind := range dataplane.TableKinds() {
-		if err := q.replace(name, kind == dataplane.Slotted, tables.Contents[name], int(slot)); err != nil {
+		if err := q.replace(name, kind == dataplane.Slotted, contents[name], int(slot)); err != nil {
 			return err
 		}
 	}

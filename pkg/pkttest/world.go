@@ -27,6 +27,8 @@ type Setup struct {
 	Underlay Underlay
 	Uplink   MAC            // of every uplink
 	Knobs    map[string]any // volatile const of the object
+
+	WideRules bool // every rule set is searched instead of looked up
 }
 
 // World is one host: a network namespace with its devices, the loaded programs, and maps that hold
@@ -169,7 +171,7 @@ func (w *World) makeDevices(t testing.TB) error {
 
 // compile makes the next revision.
 func (w *World) compile(objects *api.Objects) (*compile.State, error) {
-	in := compile.Input{Objects: objects, Host: w.setup.Host, Revision: 1, Previous: w.state, IDs: w.ids}
+	in := compile.Input{Objects: objects, Host: w.setup.Host, Revision: 1, Previous: w.state, IDs: w.ids, WideRules: w.setup.WideRules}
 	if w.state != nil {
 		in.Revision = w.state.Revision + 1
 	}
@@ -208,9 +210,13 @@ func (w *World) Apply(st *compile.State) error {
 	if err != nil {
 		return err
 	}
+	contents, err := tables.All()
+	if err != nil {
+		return err
+	}
 	var errs []error
 	for name, kind := range dataplane.TableKinds() {
-		errs = append(errs, w.replace(name, kind, tables.Contents[name]))
+		errs = append(errs, w.replace(name, kind, contents[name]))
 	}
 	for _, e := range st.ENIs {
 		errs = append(errs, w.ready(e))

@@ -148,15 +148,17 @@ func TestCases(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = p.q.Do(func() error {
-				diff, err := p.replay(c)
-				if diff != "" {
-					t.Error(diff)
+			for _, p.wide = range []bool{false, true} {
+				err = p.q.Do(func() error {
+					diff, err := p.replay(c)
+					if diff != "" {
+						t.Errorf("wide rule sets: %v\n%s", p.wide, diff)
+					}
+					return err
+				})
+				if err != nil {
+					t.Error(err)
 				}
-				return err
-			})
-			if err != nil {
-				t.Error(err)
 			}
 		})
 	}

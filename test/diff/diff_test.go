@@ -142,18 +142,19 @@ var (
 
 // fuzz plays a world of its own; what differs is shrunk and reported.
 func (p *player) fuzz(t *testing.T, seed uint64) error {
+	p.wide = seed%2 == 1
 	c, diff, err := p.random(seed)
 	if err != nil {
 		return fmt.Errorf("seed %d: %w", seed, err)
 	}
 	if diff != "" {
 		if os.Getenv(envShrink) == "0" {
-			t.Errorf("seed %d: model and programs differ:\n%s", seed, diff)
+			t.Errorf("seed %d: model and programs (wide rule sets: %v) differ:\n%s", seed, p.wide, diff)
 			return nil
 		}
 		c, diff = p.shrink(c, diff)
-		t.Errorf("seed %d: model and programs differ:\n%s\n%s\nThis case is in %s: move it to test/diff/testdata when it is understood.",
-			seed, diff, c, keepCase(seed, c))
+		t.Errorf("seed %d: model and programs (wide rule sets: %v) differ:\n%s\n%s\nThis case is in %s: move it to test/diff/testdata when it is understood.",
+			seed, p.wide, diff, c, keepCase(seed, c))
 	}
 	return nil
 }

@@ -108,6 +108,7 @@ type player struct {
 	now    time.Duration
 	state  *compile.State
 	ids    *compile.IDs
+	wide   bool // all rule sets are
 	shut   map[string]bool
 	sent   int
 	seen   map[seen]int  // what became of the packets
@@ -141,7 +142,7 @@ func (p *player) start(o *api.Objects) error {
 }
 
 func (p *player) apply(o *api.Objects) error {
-	in := compile.Input{Objects: o, Host: hosts[0], Revision: 1, Previous: p.state, IDs: p.ids}
+	in := compile.Input{Objects: o, Host: hosts[0], Revision: 1, Previous: p.state, IDs: p.ids, WideRules: p.wide}
 	if p.state != nil {
 		in.Revision = p.state.Revision + 1
 	}

@@ -107,6 +107,23 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// Rules decide the same if their sets are wide.
+func TestRowsOfWideRules(t *testing.T) {
+	s := setup(nil)
+	s.WideRules = true
+	w, all := NewWorld(t, s), stages()
+	for _, stage := range []string{"sg", "nacl", "hits", "mode", "spoof"} {
+		t.Run(stage, func(t *testing.T) {
+			for _, v := range variants(all[stage]) {
+				if v.xdp {
+					continue
+				}
+				t.Run(v.name(), func(t *testing.T) { w.Run(t, &v.row, v.family, false) })
+			}
+		})
+	}
+}
+
 // unreachable lists the reasons that no row can provoke, and why.
 var unreachable = map[dataplane.Reason]string{
 	dataplane.ReasonContinue:   "no outcome: it counts what came in, in every row",

@@ -159,8 +159,8 @@ func (s *Store) changeSet(ctx context.Context, p *Position, docs Documents, opts
 		set.mark.Views, set.mark.Many = nil, true
 	}
 	set.mark.Logs = max(set.mark.Logs, 1)
-	if set.mark.Revision > keptLogs {
-		set.mark.Logs = max(set.mark.Logs, set.mark.Revision-keptLogs)
+	if set.mark.Revision > s.keptLogs {
+		set.mark.Logs = max(set.mark.Logs, set.mark.Revision-s.keptLogs)
 	}
 	return set, nil
 }

@@ -25,7 +25,12 @@ import (
 // open connects to a feed below a prefix of the test's own.
 func open(t *testing.T, c *etcdtest.Cluster) *etcd.Store {
 	t.Helper()
-	config, err := etcd.ParseSource(c.URLs() + "/" + strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")))
+	return openAt(t, c, "/"+strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")))
+}
+
+func openAt(t *testing.T, c *etcdtest.Cluster, prefix string) *etcd.Store {
+	t.Helper()
+	config, err := etcd.ParseSource(c.URLs() + prefix)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +238,7 @@ func TestLargeChangeSet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const enis = 3000
+	const enis = 1500
 	small := len(read(t, s).ENIs)
 	stop, looked := make(chan struct{}), make(chan string, 1)
 	go func() {
@@ -292,6 +297,106 @@ func TestLargeChangeSet(t *testing.T) {
 	}
 	if got := len(read(t, s).ENIs); got != small+enis {
 		t.Errorf("%d ENIs, want %d", got, small+enis)
+	}
+}
+
+// TestWriterDies: one that dies before the commit has changed nothing; one that dies after it has changed everything, and the
+// next one finishes its work.
+func TestWriterDies(t *testing.T) {
+	c := etcdtest.Start(t, etcdtest.Options{})
+	s := open(t, c)
+	commit(t, s, put(t, example(t)))
+	small, prefix := len(read(t, s).ENIs), "/"+strings.ToLower(t.Name())
+	for _, tt := range []struct {
+		step   string
+		staged bool
+		enis   int
+	}{
+		{"commit", false, small},
+		{"put in place", true, small + 400},
+		{"finish", true, small + 450},
+	} {
+		t.Run(tt.step, func(t *testing.T) {
+			ctx := context.Background()
+			dying := openAt(t, c, prefix)
+			dying.DieBefore(tt.step)
+			if _, err := dying.Commit(ctx, etcd.Options{}, put(t, bigSet(t, max(400, tt.enis-small)))); err == nil {
+				t.Fatal("the writer did not die")
+			}
+			p, err := s.Position(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := len(read(t, s).ENIs); got != tt.enis {
+				t.Errorf("%d ENIs, want %d", got, tt.enis)
+			}
+			if p.Staged != tt.staged {
+				t.Errorf("staged is %t: the test does not test what it should", p.Staged)
+			}
+			v, err := s.View(ctx, "host-a", nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, ok := contents(v)["record big/big-000399"]; ok != (tt.enis > small) {
+				t.Errorf("the view shows the last record: %t", ok)
+			}
+			commit(t, s, put(t, fmt.Sprintf("apiVersion: eniplane.io/v1alpha1\nkind: PrefixList\nmetadata: {name: office}\nspec: {entries: [192.0.2.%d/32]}\n", len(tt.step))))
+			followed(t, s, v)
+			if got := len(read(t, s).ENIs); got != tt.enis {
+				t.Errorf("after the next commit: %d ENIs, want %d", got, tt.enis)
+			}
+		})
+	}
+	// What the first one left goes with the next large change set.
+	commit(t, s, put(t, bigSet(t, 500)))
+	r, err := c.Client(t).Get(context.Background(), prefix+"/staged/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil || r.Count != 0 {
+		t.Errorf("%d staged keys are left, %v", r.Count, err)
+	}
+}
+
+// TestLongDocument: the largest prefix list of the contract fits.
+func TestLongDocument(t *testing.T) {
+	s := open(t, etcdtest.Start(t, etcdtest.Options{}))
+	var b strings.Builder
+	b.WriteString("apiVersion: eniplane.io/v1alpha1\nkind: PrefixList\nmetadata: {name: office}\nspec:\n  entries:\n")
+	for i := range api.MaxPrefixesPerENI - 10 {
+		fmt.Fprintf(&b, "  - 2001:db8:%x:%x::/64\n", (i*40503)&0xffff, i>>8^(i*2654435761)&0xffff)
+	}
+	commit(t, s, put(t, example(t)))
+	v, err := s.View(context.Background(), "host-a", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(t, s, put(t, b.String()))
+	v = followed(t, s, v)
+	if got := len(contents(v)["PrefixList/office"]); got < 2<<20 {
+		t.Errorf("the list has %d bytes", got)
+	}
+}
+
+// TestManyChangeSets: logs that are too old go, and who is that far behind lists.
+func TestManyChangeSets(t *testing.T) {
+	c := etcdtest.Start(t, etcdtest.Options{})
+	s := open(t, c)
+	commit(t, s, put(t, example(t)))
+	v, err := s.View(context.Background(), "host-a", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := func(i int) string {
+		return fmt.Sprintf("apiVersion: eniplane.io/v1alpha1\nkind: PrefixList\nmetadata: {name: office}\nspec: {entries: [192.0.%d.%d/32]}\n", i>>8, i&255)
+	}
+	s.KeepLogs(10)
+	for i := range 30 {
+		commit(t, s, put(t, list(i)))
+	}
+	if logs, commits := keys(t, c, s, "/views/vpcs/red/log/"), keys(t, c, s, "/commits/"); logs != 11 || commits != 11 {
+		t.Errorf("%d logs and %d commits are kept", logs, commits)
+	}
+	v = followed(t, s, v)
+	if v.Other {
+		t.Error("the view is said to be of another history")
 	}
 }
 

@@ -23,6 +23,7 @@ func (s *Store) stage(ctx context.Context, p *Position, set *changeSet, finals [
 	if err := s.putAll(ctx, append(aside, logs...)); err != nil {
 		return errors.Join(err, s.discard(ctx, set))
 	}
+	s.step("commit")
 	set.mark.Staged = true
 	if err := s.setMark(ctx, p, &set.mark, s.pruneStaged(set.mark.ID)); err != nil {
 		if errors.Is(err, errRace) {
@@ -30,6 +31,7 @@ func (s *Store) stage(ctx context.Context, p *Position, set *changeSet, finals [
 		}
 		return err // it may have been committed: the next writer finds out
 	}
+	s.step("put in place")
 	now, err := s.Position(ctx)
 	if err != nil {
 		return err
@@ -50,6 +52,7 @@ func (s *Store) pruneStaged(keep string) []clientv3.Op {
 
 // discard removes what was staged for a commit that did not come.
 func (s *Store) discard(ctx context.Context, set *changeSet) error {
+	ctx = context.WithoutCancel(ctx) // whoever gives up tidies up, too
 	ops := []clientv3.Op{clientv3.OpDelete(s.stagedParts(set.mark.ID), clientv3.WithPrefix())}
 	for view := range set.views {
 		ops = append(ops, clientv3.OpDelete(s.log(view, set.mark.Revision)+"/"+set.mark.ID+"/", clientv3.WithPrefix()))
@@ -98,6 +101,7 @@ func (s *Store) finish(ctx context.Context, p *Position) error {
 	if err := s.putAll(ctx, ops, same); err != nil {
 		return ignoreRace(err)
 	}
+	s.step("finish")
 	mark := p.Mark
 	mark.Staged = false
 	err = s.setMark(ctx, p, &mark, []clientv3.Op{clientv3.OpDelete(s.stagedParts(p.ID), clientv3.WithPrefix())})

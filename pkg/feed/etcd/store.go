@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -21,8 +22,8 @@ import (
 const (
 	dialTimeout    = 5 * time.Second
 	requestTimeout = 10 * time.Second
-	markTimeout    = 3 * time.Second // for one small key: then nobody is there
-	keepAlive      = 5 * time.Second // without a word, then the member is asked whether it lives
+	markTimeout    = 3 * time.Second  // for one small key: then nobody is there
+	keepAlive      = 10 * time.Second // without a word, then the member is asked whether it lives; it bears no more
 	keepAliveWait  = 3 * time.Second
 )
 
@@ -37,13 +38,16 @@ type Store struct {
 	layout
 	client *clientv3.Client
 	source string // for errors
+
+	keptLogs uint64       // see keptLogs
+	step     func(string) // called before each step of a large change set, for tests that stop there
 }
 
 // Open connects to a feed. It returns without waiting for a member unless a user has to be logged in.
 func Open(ctx context.Context, c *Config) (*Store, error) {
 	conf := clientv3.Config{
 		Endpoints: c.Endpoints, DialTimeout: dialTimeout, Context: ctx, Logger: zap.NewNop(),
-		DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: keepAliveWait, PermitWithoutStream: true,
+		DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: keepAliveWait,
 		DialOptions: []grpc.DialOption{grpc.WithUserAgent("eniplane")},
 	}
 	var err error
@@ -59,7 +63,10 @@ func Open(ctx context.Context, c *Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to feed etcd:%s%s: %w", strings.Join(c.Endpoints, ","), c.Prefix, plainError(err))
 	}
-	return &Store{layout: layout{c.Prefix}, client: client, source: "etcd:" + strings.Join(c.Endpoints, ",") + c.Prefix}, nil
+	return &Store{
+		layout: layout{c.Prefix}, client: client, source: "etcd:" + strings.Join(c.Endpoints, ",") + c.Prefix,
+		keptLogs: keptLogs, step: func(string) {},
+	}, nil
 }
 
 // Close ends the connection.
@@ -205,8 +212,20 @@ func documentOf(p pair) Document {
 // NewDocument makes a document of a text that holds its identity.
 func NewDocument(text []byte) Document { return documentOf(pair{value: text}) }
 
+// compactedRetries is how often a reading begins again because its moment was compacted meanwhile.
+const compactedRetries = 3
+
 // Read returns all objects at a moment.
 func (s *Store) Read(ctx context.Context) (*Position, Documents, error) {
+	for attempt := 1; ; attempt++ {
+		p, docs, err := s.readOnce(ctx)
+		if !errors.Is(err, rpctypes.ErrCompacted) || attempt == compactedRetries {
+			return p, docs, err
+		}
+	}
+}
+
+func (s *Store) readOnce(ctx context.Context) (*Position, Documents, error) {
 	p, err := s.Position(ctx)
 	if err != nil {
 		return nil, nil, err

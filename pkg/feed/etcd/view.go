@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/eniplane/eniplane/pkg/api"
@@ -60,6 +61,16 @@ var errStale = errors.New("the view cannot be followed")
 // View reads what a host is sent. last is what it had before, nil if nothing; keep names VPCs that it shall be sent
 // in any case.
 func (s *Store) View(ctx context.Context, host string, last *View, keep []string) (*View, error) {
+	for attempt := 1; ; attempt++ {
+		v, err := s.viewOnce(ctx, host, last, keep)
+		// What was the present a moment ago may be compacted now.
+		if !errors.Is(err, rpctypes.ErrCompacted) || attempt == compactedRetries {
+			return v, err
+		}
+	}
+}
+
+func (s *Store) viewOnce(ctx context.Context, host string, last *View, keep []string) (*View, error) {
 	p, err := s.Position(ctx)
 	if err != nil {
 		return nil, err
