@@ -13,3 +13,7 @@ enum xdp_scope {
 };
 /* Answering and delivering need devices that take XDP frames; not every one does (veth). */
 volatile const __u32 xdp_owns = XDP_OWNS_OVERLAY;
+
+/* Places of a ring of half-open flows: how many of them an ENI may have per opening direction. The
+ * loader makes the map half_open for it. */
+volatile const __u32 half_open_slots = 4096;

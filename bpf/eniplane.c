@@ -5,6 +5,7 @@
  * slot is empty, ports and the VXLAN device drop and the uplink, which is the host's too, passes.
  */
 #include "port.h"
+#include "sweep.h"
 #include "toobig.h"
 #include "uplink.h"
 
@@ -140,4 +141,20 @@ int stub_uplink_xdp(struct xdp_md *ctx)
 {
 	bpf_tail_call(ctx, &progs_xdp, PROGRAM_UPLINK);
 	return XDP_PASS;
+}
+
+/* Run by the loader, not by packets: starts the sweep of the flow tables. */
+SEC("tcx/ingress")
+int sweep_start(struct __sk_buff *skb)
+{
+	(void)skb;
+	return sweep_start_timer();
+}
+
+/* Run by tests: a whole pass at once. */
+SEC("tcx/ingress")
+int sweep_all(struct __sk_buff *skb)
+{
+	(void)skb;
+	return sweep_turn(flow_now(), SWEEP_WHOLE);
 }

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The flow table: find, insert, touch, advance. No packet, no context, any hook. `v6` is always a
+ * The flow table: find, touch, advance; flow_insert.h: insert, evict. No packet, no context, any hook. `v6` is always a
  * literal, so one text serves both tables.
  *
  * Who may write what:
  *  - a slot is rewritten only after its control word was claimed (busy) by compare-and-swap, and
- *    claimed only when it holds the same key or its deadline is FLOW_GRACE in the past;
+ *    claimed only when it holds the same key, its deadline is FLOW_GRACE in the past, or it is
+ *    half-open and its place in the ring was taken (flow_ring.h);
  *  - a key is inserted only under the lock word of its first set, so no key is stored twice;
  *  - a hit takes no lock: it copies, and looks whether the version changed meanwhile;
  *  - counters are added to, deadlines stored, by whoever has found the flow.
- * Nothing that has not expired is ever displaced.
+ * Nothing established that has not expired is ever displaced.
  */
 #pragma once
 
-#include "flow_slot.h"
+#include "flow_due.h"
 #include "reason.h"
 
 enum flow_tries {
@@ -145,25 +146,30 @@ static __always_inline enum reason flow_find(const void *key, __u32 now, struct 
 }
 
 /* Keeps the flow alive from now on. Writes only what moves the deadline by half a second. */
-static __always_inline void flow_refresh(struct flow_ref *ref, __u32 state, __u32 now,
-					 const struct flow_idle *idle)
+static __always_inline void flow_refresh(struct flow_ref *ref, const void *key, __u32 state,
+					 __u32 now, const struct flow_idle *idle, const bool v6)
 {
 	__u32 deadline = now + flow_timeout(ref->class, state, idle);
+	__u32 old = flow_load(ref->expires);
 
-	if (deadline - flow_load(ref->expires) + 1 > 2 &&
-	    (flow_load(ref->control) ^ ref->seen) >> FLOW_VERSION_SHIFT == 0)
+	if (deadline - old + 1 > 2 &&
+	    (flow_load(ref->control) ^ ref->seen) >> FLOW_VERSION_SHIFT == 0) {
 		flow_store(ref->expires, deadline);
+		if (deadline < old)
+			flow_hurry(key, deadline, v6);
+	}
 }
 
 /* Counts a packet of the flow and keeps the flow alive. */
-static __always_inline void flow_touch(struct flow_ref *ref, __u32 now, __u32 dir, __u32 packets,
-				       __u32 bytes, const struct flow_idle *idle)
+static __always_inline void flow_touch(struct flow_ref *ref, const void *key, __u32 now, __u32 dir,
+				       __u32 packets, __u32 bytes, const struct flow_idle *idle,
+				       const bool v6)
 {
 	struct flow_body *body = ref->body;
 
 	__sync_fetch_and_add(&body->packets[dir & 1], packets);
 	__sync_fetch_and_add(&body->bytes[dir & 1], bytes);
-	flow_refresh(ref, ref->seen >> FLOW_STATE_SHIFT & FLOW_STATE_MASK, now, idle);
+	flow_refresh(ref, key, ref->seen >> FLOW_STATE_SHIFT & FLOW_STATE_MASK, now, idle, v6);
 }
 
 /*
@@ -188,185 +194,4 @@ static __always_inline bool flow_advance(struct flow_ref *ref, __u32 state, __u3
 		}
 	}
 	return false;
-}
-
-static __always_inline bool flow_lock(__u32 *lock)
-{
-#pragma clang loop unroll(disable)
-	for (__u32 n = 0; n < FLOW_LOCK_TRIES; n++) {
-		if (!__sync_val_compare_and_swap(lock, 0, 1))
-			return true;
-	}
-	return false;
-}
-
-/* Rewrites slot i, claimed. If a found flow goes on, so do its age and counters. */
-static __always_inline void flow_write(struct flow_line *line, __u32 i, const void *key,
-				       const struct flow *flow, __u32 now, const bool v6)
-{
-	const __u32 key_words = (v6 ? sizeof(struct flow_key6) : sizeof(struct flow_key4)) / 4;
-	const __u32 nat_words = v6 ? 4 : 1;
-	const __u32 *from = key, *nat = (const __u32 *)flow->nat;
-	void *slot = flow_slot(line, i, v6);
-	struct flow_body *body = flow_body(slot, v6);
-	__u32 *to = slot + offsetof(struct flow_slot4, key), *to_nat = flow_nat(slot, v6);
-
-#pragma clang loop unroll(full)
-	for (__u32 n = 0; n < key_words; n++)
-		to[n] = from[n];
-#pragma clang loop unroll(full)
-	for (__u32 n = 0; n < nat_words; n++)
-		to_nat[n] = nat[n];
-	if (!flow->seen) {
-		body->opened = now;
-		body->packets[DIR_OUT] = body->packets[DIR_IN] = 0;
-		body->bytes[DIR_OUT] = body->bytes[DIR_IN] = 0;
-		body->packets[flow->dir & 1] = flow->packets;
-		body->bytes[flow->dir & 1] = flow->bytes;
-		flow_seq(body)[flow->dir & 1] = flow->opening;
-		flow_seq(body)[~flow->dir & 1] = 0; /* not what another flow left here */
-	}
-	body->eni = flow->eni;
-	body->incarnation = flow->incarnation;
-	body->generation = flow->generation;
-	body->nexthop = flow->nexthop;
-	body->nexthop_generation = flow->nexthop_generation;
-	body->rule = flow->rule;
-	body->reason = flow->reason;
-}
-
-/* The slot of a set that has the key, alive or not, as a set of slots; or none. */
-static __always_inline __u64 flow_own(struct flow_line *line, __u32 tag, const void *key,
-				      const bool v6)
-{
-	__u64 slots = flow_match(*(volatile __u64 *)&line->tags, tag);
-
-#pragma clang loop unroll(disable)
-	for (__u32 n = 0; n < FLOW_WAYS; n++) {
-		if (!slots || !flow_differs(flow_slot(line, flow_lowest(slots), v6), key, v6))
-			break;
-		slots &= slots - 1;
-	}
-	return slots & -slots;
-}
-
-/* The slots of a set that may be taken: never used, or dead for so long that no packet that found
- * them alive is still on its way. */
-static __always_inline bool flow_is_free(const __u32 *expires, __u32 now)
-{
-	return flow_load(expires) + FLOW_GRACE <= now;
-}
-
-static __always_inline __u64 flow_free(struct flow_line *line, __u32 now)
-{
-	__u64 slots = 0;
-
-#pragma clang loop unroll(full)
-	for (__u32 i = 0; i < FLOW_WAYS; i++) {
-		__u64 used = (__u64)now - flow_load(&line->expires[i]) - FLOW_GRACE;
-
-		slots |= (~used >> 63) << (8 * i + 7);
-	}
-	return slots;
-}
-
-/*
- * Makes one of the slots ours and writes the flow there. `own`: it is the slot that has the key,
- * tried again while its state changes; otherwise any of the slots will do that is free.
- */
-static __always_inline enum reason flow_take(struct flow_line *line, __u64 slots, bool own,
-					     const struct flow_choice *choice, const void *key,
-					     const struct flow *flow, __u32 now,
-					     struct flow_ref *ref, const struct flow_idle *idle,
-					     const bool v6)
-{
-	__u64 home = slots & 0x80ULL << 8 * choice->home;
-
-#pragma clang loop unroll(disable)
-	for (__u32 n = 0; n < FLOW_WAYS; n++) {
-		__u32 i = flow_lowest(home ?: slots), old, new;
-		__u32 *control = flow_slot(line, i, v6), *expires = &line->expires[i];
-
-		if (!slots)
-			return REASON_FLOW_FULL;
-		old = flow_load(control) & ~FLOW_BUSY;
-		if (__sync_val_compare_and_swap(control, old, old | FLOW_BUSY) == old) {
-			/* Since we looked, the slot may have gone to another key. */
-			if (own ? !flow_differs(control, key, v6) &&
-					    (!flow->seen || flow->seen == old) :
-				  flow_is_free(expires, now)) {
-				flow_write(line, i, key, flow, now, v6);
-				new = flow_control((old >> FLOW_VERSION_SHIFT) + 1, flow->state,
-						   flow->flags);
-				flow_refer(ref, line, i, new, *(const __u32 *)key, v6);
-				flow_store(expires,
-					   now + flow_timeout(ref->class, flow->state, idle));
-				__sync_lock_test_and_set(control, new);
-				*((volatile __u8 *)&line->tags + i) = choice->tag;
-				return REASON_CONTINUE;
-			}
-			__sync_lock_test_and_set(control, old);
-		}
-		slots &= ~(0x80ULL << 8 * i) | -(__u64)own;
-		home = 0;
-	}
-	return REASON_FLOW_BUSY;
-}
-
-/* Under the lock of the first set: the key's own slot, or a free one: of the first set unless it
- * fills up, then of the emptier one. */
-static __always_inline enum reason flow_put(struct flow_line *first, struct flow_line *second,
-					    const struct flow_choice *choice, const void *key,
-					    const struct flow *flow, __u32 now,
-					    struct flow_ref *ref, const struct flow_idle *idle,
-					    const bool v6)
-{
-	struct flow_line *line = first;
-	__u64 slots = flow_own(first, choice->tag, key, v6), other;
-	bool own = true;
-
-	if (!slots) {
-		line = second;
-		slots = flow_own(second, choice->tag, key, v6);
-	}
-	if (!slots && flow->seen)
-		return REASON_FLOW_BUSY;
-	if (!slots) {
-		own = false;
-		slots = flow_free(second, now);
-		other = flow_free(first, now);
-		if (flow_count(other) > FLOW_WAYS - FLOW_FIRST_FILL ||
-		    flow_count(other) >= flow_count(slots)) {
-			line = first;
-			slots = other;
-		}
-	}
-	return flow_take(line, slots, own, choice, key, flow, now, ref, idle, v6);
-}
-
-/*
- * Stores a flow under a key: CONTINUE, FLOW_FULL, or FLOW_BUSY (drop the packet). With flow->seen 0
- * it is a new connection, counted from 0, that takes the place of one with the same key. Otherwise
- * it is a flow that was found and judged anew: stored only if nobody has changed it meanwhile, so
- * that no state is lost; FLOW_BUSY if somebody has. `ref` is set with CONTINUE only.
- */
-static __always_inline enum reason flow_insert(const void *key, const struct flow *flow, __u32 now,
-					       struct flow_ref *ref, const struct flow_idle *idle,
-					       const bool v6)
-{
-	struct flow_line *first, *second;
-	struct flow_choice choice;
-	enum reason reason;
-
-	if (!flow_hash(key, &choice, v6))
-		return REASON_FLOW_FULL;
-	first = flow_set(choice.first, v6);
-	second = flow_set(choice.second, v6);
-	if (!first || !second)
-		return REASON_FLOW_FULL;
-	if (!flow_lock(&first->lock))
-		return REASON_FLOW_BUSY;
-	reason = flow_put(first, second, &choice, key, flow, now, ref, idle, v6);
-	__sync_lock_test_and_set(&first->lock, 0);
-	return reason;
 }

@@ -39,6 +39,16 @@ struct flow_ref {
 	__u32 class; /* enum flow_class */
 };
 
+/* What an insert has done. */
+struct flow_stored {
+	__u32 slot; /* number in the table */
+	__u32 deadline;
+	__u32 opens; /* it became half-open, and has a place in the ring: */
+	__u32 opener; /* enum direction */
+	__u32 place;
+	__u32 evicts; /* who had it, as in the map half_open; 0 = nobody */
+};
+
 /* Both choices of a key. */
 struct flow_choice {
 	__u32 first;
@@ -208,9 +218,10 @@ static __always_inline void flow_state_of(__u32 control, struct flow *flow)
 	flow->flags = control >> FLOW_FLAGS_SHIFT & FLOW_FLAGS_MASK;
 }
 
-static __always_inline __u32 flow_control(__u32 version, __u32 state, __u32 flags)
+static __always_inline __u32 flow_control(__u32 version, __u32 state, __u32 flags, __u32 color)
 {
-	return version << FLOW_VERSION_SHIFT | (flags & FLOW_FLAGS_MASK) << FLOW_FLAGS_SHIFT |
+	return version << FLOW_VERSION_SHIFT | (color & 1) << FLOW_COLOR_SHIFT |
+	       (flags & FLOW_FLAGS_MASK) << FLOW_FLAGS_SHIFT |
 	       (state & FLOW_STATE_MASK) << FLOW_STATE_SHIFT;
 }
 

@@ -323,6 +323,25 @@ __noinline int owns6(struct judge *j)
 	return j && judge_owns(j, true);
 }
 
+/* Does the local address lie in the ENI's VPC? */
+static __always_inline bool judge_inside(const struct judge *j, const bool v6)
+{
+	const struct live *device;
+	const struct eni_conf *conf = eni_ready(j->slot, j->eni, &device);
+
+	return conf && route_inside(route_find(conf->routes, j->local, v6));
+}
+
+__noinline int inside4(struct judge *j)
+{
+	return j && judge_inside(j, false);
+}
+
+__noinline int inside6(struct judge *j)
+{
+	return j && judge_inside(j, true);
+}
+
 __noinline int source4(struct judge *j)
 {
 	return j ? judge_source(j, false) : REASON_HELPER;

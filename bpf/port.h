@@ -18,14 +18,14 @@ static __always_inline enum reason port_fragment(struct pkt *p, const struct eni
 
 /* What crosses to a peer comes from an address of the VPC, an error too. */
 static __always_inline enum reason port_abroad(const struct pkt *p, const struct eni_conf *conf,
-					       const struct work *w, const bool v6)
+					       struct work *w, const bool v6)
 {
 	const struct nexthop *nh = nexthop_find(w->flow.nexthop);
 
-	if (!nh || nh->kind == NH_INTERNET || nh->vni == conf->vni ||
-	    route_inside(route_find(conf->routes, p->src, v6)))
+	if (!nh || nh->kind == NH_INTERNET || nh->vni == conf->vni)
 		return REASON_CONTINUE;
-	return REASON_NOT_PEERED;
+	addr_copy(w->judge.local, p->src, v6);
+	return (v6 ? inside6(&w->judge) : inside4(&w->judge)) ? REASON_CONTINUE : REASON_NOT_PEERED;
 }
 
 /* An ICMP error is about a packet from the VPC, from the internet or in transit. */
@@ -60,24 +60,28 @@ static __always_inline enum reason port_error(struct pkt *p, const struct eni_co
 static __always_inline enum reason port_flow(struct pkt *p, const struct eni_conf *conf,
 					     struct work *w, const bool v6)
 {
-	bool transit = eni_forwards(conf) && !is_own(p, w, p->src, v6);
-	__u32 scope = transit ? p->eni : conf->vni;
 	enum reason reason;
 
 	if (p->fragment == FRAGMENT_LATER)
 		return port_fragment(p, conf, w, v6);
 	if (icmp_error(p, v6))
 		return port_error(p, conf, w, v6);
-	if (transit)
+	if (eni_forwards(conf) && !is_own(p, w, p->src, v6)) {
 		TRY(spoof_foreign(conf, p->src, v6));
-	reason = track_flow(p, w, scope, transit ? CLASS_TRANSIT : 0, v6);
-	if (reason == REASON_NO_FLOW && !transit)
-		reason = track_flow(p, w, scope, CLASS_INTERNET, v6);
+		reason = track_flow(p, w, p->eni, CLASS_TRANSIT, v6);
+		if (reason != REASON_NO_FLOW)
+			return reason;
+		return track_open(p, w, p->eni, CLASS_TRANSIT, 0, v6);
+	}
+	reason = track_flow(p, w, conf->vni, 0, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
-	if (!transit && !is_own(p, w, p->src, v6))
+	reason = track_flow(p, w, conf->vni, CLASS_INTERNET, v6);
+	if (reason != REASON_NO_FLOW)
+		return reason;
+	if (!is_own(p, w, p->src, v6))
 		return REASON_SPOOFED_IP;
-	return track_open(p, w, scope, transit ? CLASS_TRANSIT : 0, 0, v6);
+	return track_open(p, w, conf->vni, 0, 0, v6);
 }
 
 /* To a neighbour's EIP on this host: both addresses are translated in one go. */

@@ -69,9 +69,10 @@ enum reason {
 	REASON_TCP_WINDOW = 43, /* RST far from what its sender last sent, or a blind ACK */
 
 	REASON_FLOW_JUDGE_LIMIT = 44, /* too many flows of the ENI to be judged again at once */
+	REASON_FLOW_QUOTA = 45, /* the ENI has as many flows as it may have */
 
-	REASON_NOT_PEERED = 45, /* to or from another VPC without routes on both sides */
-	REASON_NO_TRANSIT = 46, /* addressed to another, and this ENI does not forward */
+	REASON_NOT_PEERED = 46, /* to or from another VPC without routes on both sides */
+	REASON_NO_TRANSIT = 47, /* addressed to another, and this ENI does not forward */
 
 	REASON_LAST,
 };

@@ -6,7 +6,7 @@
 #pragma once
 
 #include "budget.h"
-#include "flow.h"
+#include "flow_insert.h"
 #include "judge.h"
 #include "parse.h"
 
@@ -123,6 +123,8 @@ struct work {
 	struct flow flow; /* a copy of the packet's flow, or the one to be made */
 	struct flow_key4 key4; /* the flow that is looked for */
 	struct flow_key6 key6;
+	struct flow_quota quota; /* of store */
+	struct flow_stored stored;
 	struct judge judge;
 };
 
@@ -355,7 +357,8 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 		return REASON_CONTINUE;
 	}
 	TRY(flow_step(w, &ref));
-	flow_touch(&ref, w->now, w->dir, w->packets, w->bytes, &w->idle);
+	flow_touch(&ref, v6 ? (void *)&w->key6 : (void *)&w->key4, w->now, w->dir, w->packets,
+		   w->bytes, &w->idle, v6);
 	return REASON_CONTINUE;
 }
 
@@ -369,14 +372,38 @@ __noinline int hit6(struct work *w)
 	return w ? flow_hit(w, true) : REASON_HELPER;
 }
 
+/* How many flows the ENI may have. */
+static __always_inline bool work_quota(struct work *w)
+{
+	struct flow_quota *quota = &w->quota;
+	const struct enis *both = bpf_map_lookup_elem(&enis, &w->eni);
+	const struct host_confs *host;
+	const struct eni_conf *conf;
+	__u32 zero = 0;
+
+	host = bpf_map_lookup_elem(&host_conf, &zero);
+	if (!both || !host)
+		return false;
+	conf = &both->v[w->slot & 1];
+	quota->limit = conf->max_flows;
+	quota->half_open = conf->half_open;
+	quota->guaranteed = host->v[w->slot & 1].flow_share;
+	if (quota->guaranteed > quota->limit)
+		quota->guaranteed = quota->limit;
+	quota->pool = host->v[w->slot & 1].flow_pool;
+	return true;
+}
+
 /* Stores w->flow under its key. */
 static __always_inline enum reason work_store(struct work *w, const bool v6)
 {
-	struct flow_ref ref;
-
+	w->stored.evicts = 0;
+	if (!work_quota(w))
+		return REASON_HELPER;
 	if (v6)
-		return flow_insert(&w->key6, &w->flow, w->now, &ref, &w->idle, true);
-	return flow_insert(&w->key4, &w->flow, w->now, &ref, &w->idle, false);
+		return flow_insert(&w->key6, &w->flow, w->now, &w->stored, &w->idle, &w->quota,
+				   true);
+	return flow_insert(&w->key4, &w->flow, w->now, &w->stored, &w->idle, &w->quota, false);
 }
 
 __noinline int store4(struct work *w)
@@ -387,6 +414,22 @@ __noinline int store4(struct work *w)
 __noinline int store6(struct work *w)
 {
 	return w ? work_store(w, true) : REASON_HELPER;
+}
+
+/* A half-open flow makes way for the one just stored. */
+__noinline int evict(struct work *w)
+{
+	__u32 slot, opener;
+
+	if (!w)
+		return REASON_HELPER;
+	slot = (w->stored.evicts & ~FLOW_RING6) - 1;
+	opener = w->stored.opener;
+	if (w->stored.evicts & FLOW_RING6)
+		flow_evict(slot, w->eni, w->flows, opener, w->stored.place, true);
+	else
+		flow_evict(slot, w->eni, w->flows, opener, w->stored.place, false);
+	return REASON_CONTINUE;
 }
 
 /* May the stale flow be judged again now? A function of its own: it is asked in many places. */
@@ -415,7 +458,11 @@ static __always_inline enum reason track_find(const struct pkt *p, struct work *
 
 static __always_inline enum reason track_store(struct work *w, const bool v6)
 {
-	return v6 ? store6(w) : store4(w);
+	enum reason reason = v6 ? store6(w) : store4(w);
+
+	if (w->stored.evicts)
+		evict(w);
+	return reason;
 }
 
 /* May a packet without a flow make one? */

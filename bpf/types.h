@@ -62,7 +62,9 @@ struct eni_conf {
 	__u32 allowed; /* rule set whose addresses the ENI may send from; 0 = none */
 	__u32 policy_from; /* policy routes (route.h): rule set of the sources; */
 	__u32 policy_to; /* of destinations and services; 0 = none */
-	__u32 flows; /* which flows are its: the incarnation until a cut, then a number as new */
+	__u32 flows; /* which flows are its: the incarnation until a cut, then a greater number */
+	__u32 max_flows; /* how many flows it may have */
+	__u32 half_open; /* of them half-open, per opening direction; at most half_open_slots */
 	struct flow_idle idle;
 	__u8 mac[6];
 	__u8 pad[2];
@@ -87,6 +89,8 @@ struct host_conf {
 	__u8 vtep[4];
 	__u32 vxlan_ifindex;
 	__u32 overlay_mtu; /* largest inner IP packet that the underlay carries */
+	__u32 flow_share; /* so many flows are guaranteed to an ENI whose max_flows is not less */
+	__u32 flow_pool; /* so many may all ENIs have beyond what is guaranteed to each */
 	__u8 gateway_mac[6];
 	__u8 pad[2];
 };

@@ -53,7 +53,7 @@ func (l *Loader) apply(ctx context.Context, st *compile.State, report *Report) e
 	if err != nil {
 		return err
 	}
-	if err := l.newRules(st); err != nil {
+	if err := errors.Join(l.findOrphans(tables), l.newRules(st)); err != nil {
 		return err
 	}
 	if err := l.engine.prepare(p); err != nil {
@@ -93,7 +93,11 @@ func (l *Loader) settle(report *Report, p *plan, ports []*port, fresh []uint32, 
 	if err := l.openPorts(report, ports, all); err != nil {
 		return err
 	}
-	return l.engine.clean(p)
+	if err := l.engine.clean(p); err != nil {
+		return err
+	}
+	l.endOrphans()
+	return nil
 }
 
 // openPorts makes what may be READY so and reports on every ENI.

@@ -25,6 +25,9 @@ const overlayHeaders = 20 + 8 + 8 + 14
 // the guards hold stays.
 func (l *Loader) base(report *Report, st *compile.State) (devices, dataplane.HostFacts, error) {
 	facts := dataplane.HostFacts{}
+	if err := l.flowFacts(&facts); err != nil {
+		return nil, facts, err
+	}
 	all, err := listDevices()
 	if err != nil {
 		return nil, facts, err

@@ -176,7 +176,7 @@ func addENI(st *compile.State, index, incarnation uint32) {
 	hop := 10 + index
 	st.ENIs = append(st.ENIs, compile.ENI{
 		Name: name, Device: device, Index: index, Incarnation: incarnation, Generation: 1,
-		VNI: 7, Subnet: 1, NextHop: hop, MAC: mac, SGIn: 3, SGOut: 3, Routes: 2,
+		Flows: incarnation, MaxFlows: 100, VNI: 7, Subnet: 1, NextHop: hop, MAC: mac, SGIn: 3, SGOut: 3, Routes: 2,
 	})
 	st.NextHops = append(st.NextHops, compile.NextHop{Index: hop, ENI: name, Local: index, Generation: 1, VNI: 7, MAC: mac})
 	st.Endpoints = append(st.Endpoints, compile.Endpoint{VNI: 7, Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(incarnation)}), NextHop: hop})

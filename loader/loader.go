@@ -47,6 +47,7 @@ type Loader struct {
 	closers []func() error
 	engine  engine
 	guard   guard
+	sweep   sweeper
 
 	mu      sync.Mutex
 	state   *compile.State      // that was applied last; nil before the first Apply
@@ -94,7 +95,7 @@ func (l *Loader) open(ctx context.Context, maxFlows uint32) error {
 	if l.maps, err = openMaps(l.place, spec, maxFlows, l.log); err != nil {
 		return err
 	}
-	if err := prepareFlows(l.maps); err != nil {
+	if err := prepareFlows(l.maps, maxFlows); err != nil {
 		return err
 	}
 	if l.slots, err = loadPrograms(spec, l.maps); err != nil {
@@ -105,6 +106,9 @@ func (l *Loader) open(ctx context.Context, maxFlows uint32) error {
 		return err
 	}
 	if err := l.openTables(); err != nil {
+		return err
+	}
+	if err := l.startSweep(); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {

@@ -104,38 +104,53 @@ func compatible(path string, m *ebpf.Map, ms *ebpf.MapSpec) error {
 		ms.Type, ms.KeySize, ms.ValueSize, ms.MaxEntries, ms.Flags)
 }
 
-// sizeFlows sets the size of the flow tables: what was asked for, else what is pinned, else the
-// default. A pinned table of another size than asked for is refused: it holds live flows.
+// sizeFlows sets the size of the flow tables and of what belongs to them: what was asked for, else what is pinned,
+// else the default. A pinned table of another size than asked for is refused: it holds live flows.
 func sizeFlows(p place, spec *ebpf.CollectionSpec, maxFlows uint32) error {
-	for _, name := range []string{dataplane.MapFlows4, dataplane.MapFlows6} {
-		ms := spec.Maps[name]
-		if ms == nil {
-			return fmt.Errorf("the BPF object has no map %s", name)
-		}
-		ms.MaxEntries = flowtable.Sets(cmp.Or(maxFlows, DefaultMaxFlows))
-		path := filepath.Join(p.maps(), dataplane.PinnedName(name))
-		m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("open map %s: %w", path, err)
-		}
-		pinned := m.MaxEntries()
-		_ = m.Close()
-		if maxFlows != 0 && pinned != ms.MaxEntries {
-			return fmt.Errorf("flow table %s has %d sets and live flows are in it, but %d flows were asked for, which needs %d: leave --max-flows out, or enictl teardown this host first", path, pinned, maxFlows, ms.MaxEntries)
-		}
-		ms.MaxEntries = pinned
+	if maxFlows > flowtable.MostFlows {
+		return fmt.Errorf("--max-flows %d is more than a flow table can hold (at most %d)", maxFlows, flowtable.MostFlows)
 	}
+	asked := cmp.Or(maxFlows, DefaultMaxFlows)
+	for name, due := range map[string]string{dataplane.MapFlows4: dataplane.MapFlowDue4, dataplane.MapFlows6: dataplane.MapFlowDue6} {
+		pinned, err := p.pinnedEntries(name)
+		if err != nil {
+			return err
+		}
+		sets := flowtable.Sets(asked)
+		if maxFlows != 0 && pinned != 0 && pinned != sets {
+			return fmt.Errorf("flow table %s has %d sets and live flows are in it, but %d flows were asked for, which needs %d: leave --max-flows out, or enictl teardown this host first",
+				filepath.Join(p.maps(), dataplane.PinnedName(name)), pinned, maxFlows, sets)
+		}
+		spec.Maps[name].MaxEntries = cmp.Or(pinned, sets)
+		spec.Maps[due].MaxEntries = flowtable.DueLines(cmp.Or(pinned, sets))
+	}
+	pinned, err := p.pinnedEntries(dataplane.MapHalfOpen)
+	if err != nil {
+		return err
+	}
+	spec.Maps[dataplane.MapHalfOpen].MaxEntries = cmp.Or(pinned, flowtable.RingEntries(flowtable.HalfOpen(asked)))
 	return nil
 }
 
+// pinnedEntries returns max_entries of a pinned map, 0 if it is not pinned.
+func (p place) pinnedEntries(name string) (uint32, error) {
+	path := filepath.Join(p.maps(), dataplane.PinnedName(name))
+	m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("open map %s: %w", path, err)
+	}
+	entries := m.MaxEntries()
+	return entries, m.Close()
+}
+
 // prepareFlows makes the flow tables usable: each needs a random seed before the first packet.
-func prepareFlows(maps *dataplane.Maps) error {
-	tables := maps.Map(dataplane.MapFlowTables)
-	if err := flowtable.Prepare(tables, maps.Map(dataplane.MapFlows4), flowtable.IPv4); err != nil {
+func prepareFlows(maps *dataplane.Maps, maxFlows uint32) error {
+	tables, asked := maps.Map(dataplane.MapFlowTables), cmp.Or(maxFlows, DefaultMaxFlows)
+	if err := flowtable.Prepare(tables, maps.Map(dataplane.MapFlows4), flowtable.IPv4, asked); err != nil {
 		return err
 	}
-	return flowtable.Prepare(tables, maps.Map(dataplane.MapFlows6), flowtable.IPv6)
+	return flowtable.Prepare(tables, maps.Map(dataplane.MapFlows6), flowtable.IPv6, asked)
 }

@@ -19,6 +19,9 @@ func loadPrograms(spec *ebpf.CollectionSpec, maps *dataplane.Maps) (*ebpf.Collec
 	for _, name := range dataplane.PinnedMaps(spec) {
 		replacements[name] = maps.Map(name)
 	}
+	if err := dataplane.SetRings(spec, maps.Map(dataplane.MapHalfOpen)); err != nil {
+		return nil, err
+	}
 	programs, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
 	var rejected *ebpf.VerifierError
 	if errors.As(err, &rejected) {

@@ -29,6 +29,9 @@ func (l *Loader) reconcile(ctx context.Context, report *Report) error {
 	if err := fillSlots(l.slots, l.maps); err != nil {
 		return err
 	}
+	if err := l.keepSweeping(report); err != nil {
+		return err
+	}
 	all, facts, err := l.base(report, l.state)
 	if err != nil || l.state == nil {
 		return err

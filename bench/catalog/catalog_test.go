@@ -13,6 +13,7 @@ import (
 
 	"github.com/eniplane/eniplane/bench"
 	"github.com/eniplane/eniplane/bench/catalog"
+	"github.com/eniplane/eniplane/bench/wire"
 	"github.com/eniplane/eniplane/pkg/testroot"
 )
 
@@ -37,12 +38,17 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// Each quick scenario works, at its smallest. Nothing is held against a clock.
+// Each quick scenario works, at its smallest. Nothing is held against a clock. Those of package wire, whose processes
+// are this binary again, run in its own tests.
 func TestSmoke(t *testing.T) {
 	testroot.Require(t)
 	useEnid(t)
+	theirs := map[string]bool{}
+	for _, s := range wire.Scenarios() {
+		theirs[s.Name] = true
+	}
 	for _, s := range catalog.Scenarios() {
-		if !s.Quick {
+		if !s.Quick || theirs[s.Name] {
 			continue
 		}
 		t.Run(s.Name, func(t *testing.T) {

@@ -111,7 +111,7 @@ func TestFill(t *testing.T) {
 		if err := m.Fill(Traffic{Peer: Overlay, Family: pkttest.V4, TCP: true, Flows: 1 << 9, Remotes: 10}, dataplane.In); err != nil {
 			return err
 		}
-		table, err := flowtable.Open(h.Maps().Map(dataplane.MapFlows4), flowtable.IPv4, false)
+		table, err := flowtable.Open(h.Maps().Map(dataplane.MapFlows4), nil, flowtable.IPv4)
 		if err != nil {
 			return err
 		}

@@ -10,7 +10,6 @@ import (
 	"github.com/eniplane/eniplane/bench"
 	"github.com/eniplane/eniplane/bench/host"
 	"github.com/eniplane/eniplane/bench/region"
-	"github.com/eniplane/eniplane/pkg/api"
 	"github.com/eniplane/eniplane/pkg/dataplane"
 )
 
@@ -42,7 +41,7 @@ func OnHost(ctx context.Context, r *bench.Run, cases []region.Case, maxFlows uin
 			return err
 		}
 		defer release()
-		if err := h.Install(ctx, openWide(region.Build(cases))); err != nil {
+		if err := h.Install(ctx, region.Build(cases)); err != nil {
 			return err
 		}
 		m, err := Open(h, r.Seed)
@@ -52,9 +51,6 @@ func OnHost(ctx context.Context, r *bench.Run, cases []region.Case, maxFlows uin
 		return errors.Join(fn(&Bench{Run: r, Meter: m, ctx: ctx}), m.Close())
 	})
 }
-
-// openWide leaves the number of flows to the table.
-func openWide(o *api.Objects) *api.Objects { return o }
 
 // packets is how many make one round.
 func (b *Bench) packets() int {

@@ -60,6 +60,9 @@ func (m *Meter) Load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 			spec.Maps[name].MaxEntries = found.MaxEntries()
 		}
 	}
+	if err := dataplane.SetRings(spec, live[dataplane.MapHalfOpen]); err != nil {
+		return nil, err
+	}
 	programs, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: live})
 	if err != nil {
 		return nil, fmt.Errorf("load changed programs: %w", err)

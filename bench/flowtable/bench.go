@@ -78,7 +78,7 @@ func one(ctx context.Context, r *bench.Run, family flowtable.Family, measure fun
 		return err
 	}
 	defer t.driver.Close()
-	if err := flowtable.Prepare(t.driver.Map("flow_tables"), t.driver.Map(t.name("flows")), family); err != nil {
+	if err := flowtable.Prepare(t.driver.Map("flow_tables"), t.driver.Map(t.name("flows")), family, t.max); err != nil {
 		return err
 	}
 	return measure(t, ctx)
@@ -194,7 +194,7 @@ func (t *table) lists(ctx context.Context) error {
 			return err
 		}
 	}
-	own, err := flowtable.Open(t.driver.Map(t.name("flows")), t.family, false)
+	own, err := flowtable.Open(t.driver.Map(t.name("flows")), nil, t.family)
 	if err != nil {
 		return err
 	}

@@ -98,7 +98,7 @@ func (a *Agent) WaitReady(ctx context.Context) error {
 		case <-a.done:
 			return fmt.Errorf("the agent ended: %w\n%s", a.end, a.tail())
 		case <-ctx.Done():
-			return fmt.Errorf("the agent is not ready: %w (%v)\n%s", ctx.Err(), err, a.tail())
+			return fmt.Errorf("the agent is not ready: %w (%w)\n%s", ctx.Err(), err, a.tail())
 		case <-time.After(time.Millisecond):
 		}
 	}

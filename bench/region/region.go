@@ -155,6 +155,7 @@ func (b *builder) eni(name, subnet string, mac api.MAC, instance, device string,
 	e := &api.ENI{
 		Metadata: meta(name), Subnet: b.name("%s", subnet), MAC: mac, SourceDestCheck: true,
 		OnPolicyChange: api.Reevaluate, Timeouts: api.DefaultTimeouts(),
+		Limits:     api.Limits{Flows: api.MaxFlowsPerENI},
 		Attachment: &api.Attachment{Instance: instance, Index: index, Device: device},
 	}
 	b.o.ENIs[name] = e

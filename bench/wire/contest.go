@@ -46,11 +46,19 @@ type entrant struct {
 }
 
 // freshFor is how long flows stay as they were opened: conntrack forgets UDP after 30 s, and then knows it one-way only.
-const freshFor = 15 * time.Second
+// Open vSwitch forgets it after 60.
+const (
+	freshFor        = 15 * time.Second
+	freshForProcess = 45 * time.Second
+)
 
 // refresh opens all flows if that is long ago.
 func (e *entrant) refresh(ctx context.Context) error {
-	if _, bare := e.site.running.(*floored); bare || e.site.closed || time.Since(e.fresh) < freshFor {
+	limit := freshFor
+	if e.traffic.process {
+		limit = freshForProcess
+	}
+	if _, bare := e.site.running.(*floored); bare || e.site.closed || time.Since(e.fresh) < limit {
 		return nil // a floor knows no flows
 	}
 	if err := e.traffic.establish(ctx); err != nil {
@@ -90,7 +98,7 @@ func newContest(ctx context.Context, r *bench.Run, p plan, k kind, subjects []pe
 			r.Missing(subject.Name(), c.params(), "%s", unable.Reason)
 			continue
 		}
-		if n := len(c.entrants); err != nil && n > 0 && c.entrants[n-1].isProcess() && ctx.Err() == nil {
+		if n := len(c.entrants); err != nil && n > 0 && c.entrants[n-1].name == subject.Name() && c.entrants[n-1].isProcess() && ctx.Err() == nil {
 			c.drop(c.entrants[n-1], err)
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/eniplane/eniplane/pkg/api"
+	"github.com/eniplane/eniplane/pkg/feed"
 	"github.com/eniplane/eniplane/pkg/feed/etcd"
 )
 
@@ -16,10 +17,10 @@ func newApplyCommand(a *app) *cobra.Command {
 	var paths []string
 	var force, dryRun bool
 	c := &cobra.Command{
-		Use: "apply -f FILE|DIR [--force]", Short: "Create or change objects of a feed in etcd, all or none",
-		Long: "Create or change objects of a feed in etcd. All files together are one change set: it is written if the feed\n" +
+		Use: "apply -f FILE|DIR [--force]", Short: "Create or change objects of a feed, all or none",
+		Long: "Create or change objects of a feed. All files together are one change set: it is written if the feed\n" +
 			"as a whole is valid with it, also when others write at the same time, and agents see all of it or nothing.\n" +
-			"With --force, agents also carry out the deletes that they hold back because of --max-delete-ratio; it needs no -f.",
+			"In etcd with --force, agents also carry out the deletes that they hold back because of --max-delete-ratio; it needs no -f.",
 		Example: "  enictl apply --feed etcd:https://10.0.0.1:2379/prod -f objects.yaml --wait",
 		Args:    args(cobra.NoArgs),
 	}
@@ -62,8 +63,8 @@ func newDeleteCommand(a *app) *cobra.Command {
 	var paths []string
 	var force bool
 	c := &cobra.Command{
-		Use: "delete KIND NAME.. | -f FILE|DIR", Short: "Delete objects of a feed in etcd, all or none",
-		Long: "Delete objects of a feed in etcd. What others still refer to is not deleted. A host that would lose more than\n" +
+		Use: "delete KIND NAME.. | -f FILE|DIR", Short: "Delete objects of a feed, all or none",
+		Long: "Delete objects of a feed. What others still refer to is not deleted. A host that would lose more than\n" +
 			"--max-delete-ratio of its ENIs keeps them until `enictl apply --force`, or with --force here.",
 		Args: func(_ *cobra.Command, got []string) error {
 			if len(paths) == 0 && len(got) < 2 || len(paths) > 0 && len(got) > 0 {
@@ -126,7 +127,7 @@ func (a *app) named(got, paths []string) ([]api.Reference, error) {
 func newDiffCommand(a *app) *cobra.Command {
 	var paths []string
 	c := &cobra.Command{
-		Use: "diff -f FILE|DIR", Short: "Show what apply would change in a feed in etcd",
+		Use: "diff -f FILE|DIR", Short: "Show what apply would change in a feed",
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(paths) == 0 {
@@ -135,6 +136,13 @@ func newDiffCommand(a *app) *cobra.Command {
 			change, err := a.applied(paths)
 			if err != nil {
 				return err
+			}
+			if path, ok := strings.CutPrefix(a.feed, dirScheme); ok {
+				r, err := feed.ChangeDir(path, true, change)
+				if err != nil {
+					return err
+				}
+				return a.printDiff(r.Changes)
 			}
 			return a.withStore(cmd.Context(), func(s *etcd.Store) error {
 				r, err := s.Commit(cmd.Context(), etcd.Options{DryRun: true}, change)

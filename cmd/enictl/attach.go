@@ -13,7 +13,7 @@ import (
 )
 
 func newENICommand(a *app) *cobra.Command {
-	return group("eni", "Attach, detach and move ENIs of a feed in etcd",
+	return group("eni", "Attach, detach and move ENIs of a feed",
 		newAttachCommand(a, "attach", "Attach an ENI that is attached nowhere", attach),
 		newDetachCommand(a),
 		newAttachCommand(a, "migrate", "Move an ENI from its instance to another one, with its IPs, EIPs and groups", migrate))
@@ -116,7 +116,7 @@ func move(d *etcd.Draft, e *api.ENI, to place) error {
 }
 
 func newEIPCommand(a *app) *cobra.Command {
-	return group("eip", "Bind and release EIPs of a feed in etcd", newAssociateCommand(a), newDisassociateCommand(a))
+	return group("eip", "Bind and release EIPs of a feed", newAssociateCommand(a), newDisassociateCommand(a))
 }
 
 func newAssociateCommand(a *app) *cobra.Command {

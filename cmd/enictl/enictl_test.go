@@ -130,7 +130,8 @@ func TestExitCodes(t *testing.T) {
 		{"get eni --feed k8s:x", exitUsage, "not supported by this version"},
 		{"get eni --feed etcd:http://x:1", exitUsage, "names no prefix"},
 		{"apply -f x --feed dir:FEED", exitError, "no such file"},
-		{"eni detach web-0 --feed dir:FEED", exitUsage, "edit its files"},
+		{"eni detach web-0 --feed dir:FEED --wait", exitUsage, "need a feed in etcd"},
+		{"sync --feed dir:FEED", exitUsage, "no host tells its status"},
 		{"eni detach web-0", exitUsage, "--feed is required"},
 		{"eni attach web-0", exitUsage, "--instance and --device are required"},
 		{"eip associate x", exitUsage, "--eni is required"},
@@ -219,14 +220,17 @@ revision  7 (0123456789ab), applied 2026-01-02T03:03:05Z
 feed      dir:/feed, nothing usable for 1m0s: syntax
 uplinks   uplink0
 enis      1 Ready, 1 Waiting, 0 Degraded
+flows     160 of 1000, 60 of 500 borrowed beyond what is guaranteed
+limit     ENI web-0 has all 100 flows that it may have and opens no more (FLOW_QUOTA): raise its limits.flows
+limit     ENI db-0 has 60 of the 65 flows that it may have
 problem   uplink uplink0 is down
 foreign   other (id 5) runs before ours at tcx ingress of uplink0
 error     2026-01-02T03:04:05Z first line
           second line
 
-ENI    STATE    DEVICE     REASON              INDEX  IFINDEX
-db-0   Waiting  eni-db-0   no device eni-db-0  2      0
-web-0  Ready    eni-web-0  -                   1      9
+ENI    STATE    DEVICE     REASON              INDEX  IFINDEX  FLOWS
+db-0   Waiting  eni-db-0   no device eni-db-0  2      0        60/65
+web-0  Ready    eni-web-0  -                   1      9        100/100
 
 EIP           ENI    PRIVATE-IP  ANNOUNCED
 203.0.113.10  web-0  10.0.1.10   yes

@@ -75,6 +75,13 @@ func (f *fakeMaps) EndFlows(match func(dataplane.Flow) bool) (int, error) {
 	return len(f.ended), nil
 }
 
+func (f *fakeMaps) FlowQuota() (*dataplane.FlowQuota, error) {
+	return &dataplane.FlowQuota{Flows: 160, Max: 1000, Borrowed: 60, Pool: 500, ENIs: []dataplane.ENIFlows{
+		{ENI: 1, Flows: 100, Limit: 100, Guaranteed: 50, HalfOpen: 16},
+		{ENI: 2, Flows: 60, Limit: 65, Guaranteed: 50, HalfOpen: 16},
+	}}, nil
+}
+
 func (f *fakeMaps) RuleHits(id uint32) (uint64, error) { return uint64(id) * 100, nil }
 
 func (f *fakeMaps) Close() error { f.closed++; return nil }

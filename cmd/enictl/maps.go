@@ -21,6 +21,7 @@ type pinnedMaps interface {
 	Dump(name string, names compile.Names, fn func(row any) error) error
 	Counters(fn func(dataplane.Counter) bool, enis ...uint32) error
 	Flows(fn func(dataplane.Flow) bool) error
+	FlowQuota() (*dataplane.FlowQuota, error)
 	RuleHits(id uint32) (uint64, error)
 	EndFlows(match func(dataplane.Flow) bool) (ended int, err error)
 	Close() error

@@ -46,7 +46,7 @@ func newRootCommand(a *app) *cobra.Command {
 	flags.StringVar(&a.host, "host", "", "host to look at; not needed if the directories hold only one")
 	flags.StringVar(&a.bpffs, "bpffs", dataplane.DefaultBPFFS, "where the agents pin")
 	flags.StringVar(&a.stateDir, "state-dir", dataplane.DefaultStateDir, "where the agents keep their state")
-	flags.StringVar(&a.feed, "feed", "", "the feed to change, or to read instead of the last good revision: dir:PATH (read only) or etcd:http(s)://HOST:PORT[,..]/PREFIX")
+	flags.StringVar(&a.feed, "feed", "", "the feed to change, or to read instead of the last good revision: dir:PATH or etcd:http(s)://HOST:PORT[,..]/PREFIX")
 	flags.StringVar(&a.etcd.CA, "etcd-ca", "", "file of the authorities that sign the members of etcd (default those of the system)")
 	flags.StringVar(&a.etcd.Cert, "etcd-cert", "", "file of the own certificate for etcd")
 	flags.StringVar(&a.etcd.Key, "etcd-key", "", "file of its key")

@@ -23,6 +23,8 @@ type hostStatus struct {
 	AgentRunning bool    `json:"agentRunning"`
 	InForce      uint64  `json:"inForce"`        // the revision that the programs judge by; 0 = none
 	FeedAge      float64 `json:"feedAgeSeconds"` // how long the feed has given nothing usable
+
+	Flows *flowStatus `json:"flows,omitempty"` // as the programs count them
 }
 
 func newStatusCommand(a *app) *cobra.Command {
@@ -56,8 +58,10 @@ func (a *app) status() error {
 		age = max(age, a.now().Sub(s.Updated))
 	}
 	s.FeedAge = age.Seconds()
-	err = a.withMaps(true, func(m pinnedMaps, _ compile.Names) (err error) {
-		s.InForce, _, err = m.Active()
+	err = a.withMaps(true, func(m pinnedMaps, names compile.Names) (err error) {
+		if s.InForce, _, err = m.Active(); err == nil {
+			s.Flows, err = readFlowStatus(m, names)
+		}
 		return err
 	})
 	if err != nil {
@@ -83,6 +87,12 @@ func (a *app) printStatus(s *hostStatus) error {
 	line("feed", "%s", feedLine(s))
 	line("uplinks", "%s", dash(strings.Join(s.Uplinks, ", ")))
 	line("enis", "%s", phaseCounts(s.ENIs))
+	if s.Flows != nil {
+		line("flows", "%s", s.Flows)
+		for _, text := range s.Flows.limits() {
+			line("limit", "%s", text)
+		}
+	}
 	for _, p := range s.Problems {
 		line("problem", "%s", p)
 	}
@@ -111,7 +121,7 @@ func (a *app) printStatus(s *hostStatus) error {
 	}
 	if len(s.ENIs) > 0 {
 		fmt.Fprintln(a.out)
-		if err := a.table(eniRows(s.ENIs)); err != nil {
+		if err := a.table(eniRows(s.ENIs, s.Flows)); err != nil {
 			return err
 		}
 	}
@@ -164,11 +174,11 @@ func phaseCounts(enis []agent.ENIStatus) string {
 		n[loader.Ready], n[loader.Waiting], n[loader.Degraded])
 }
 
-func eniRows(enis []agent.ENIStatus) list {
-	l := list{columns: columns("ENI", "STATE", "DEVICE", "REASON", "|", "INDEX", "IFINDEX")}
+func eniRows(enis []agent.ENIStatus, flows *flowStatus) list {
+	l := list{columns: columns("ENI", "STATE", "DEVICE", "REASON", "|", "INDEX", "IFINDEX", "FLOWS")}
 	for _, e := range enis {
 		l.rows = append(l.rows, row{name: e.Name, cells: []string{
-			e.Name, string(e.Phase), e.Device, dash(e.Reason), fmt.Sprint(e.Index), fmt.Sprint(e.Ifindex),
+			e.Name, string(e.Phase), e.Device, dash(e.Reason), fmt.Sprint(e.Index), fmt.Sprint(e.Ifindex), flows.of(e.Name),
 		}})
 	}
 	return l

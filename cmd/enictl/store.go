@@ -14,11 +14,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/eniplane/eniplane/pkg/api"
+	"github.com/eniplane/eniplane/pkg/feed"
 	"github.com/eniplane/eniplane/pkg/feed/etcd"
 )
 
 // etcdScheme begins a --feed that verbs can change.
 const etcdScheme = "etcd:"
+
+// dirScheme begins a --feed that is a directory.
+const dirScheme = "dir:"
 
 // openStore connects to the feed in etcd that --feed names.
 func (a *app) openStore(ctx context.Context) (*etcd.Store, error) {
@@ -42,8 +46,8 @@ func (a *app) withStore(ctx context.Context, do func(*etcd.Store) error) error {
 	switch {
 	case a.feed == "":
 		return usagef("--feed is required: etcd:https://HOST:PORT/PREFIX")
-	case strings.HasPrefix(a.feed, "dir:"):
-		return usagef("--feed %s is a directory, which this verb does not change: edit its files, and REVISION last", a.feed)
+	case strings.HasPrefix(a.feed, dirScheme):
+		return usagef("--feed %s is a directory, where no host tells its status (use enictl status on each host)", a.feed)
 	}
 	s, err := a.openStore(ctx)
 	if err != nil {
@@ -83,6 +87,16 @@ func (a *app) writes(c *cobra.Command) *writer {
 
 // commit changes the feed and says what came of it.
 func (w *writer) commit(ctx context.Context, opts etcd.Options, change func(*etcd.Draft) error) error {
+	if path, ok := strings.CutPrefix(w.feed, dirScheme); ok {
+		if w.wait || opts.Force {
+			return usagef("--wait and --force need a feed in etcd; deletes in a directory are released by its file FORCE")
+		}
+		result, err := feed.ChangeDir(path, opts.DryRun, change)
+		if err != nil {
+			return err
+		}
+		return w.printChanges(result, opts)
+	}
 	return w.withStore(ctx, func(s *etcd.Store) error {
 		opts.By = whoami()
 		limited, cancel := context.WithTimeout(ctx, w.timeout)
@@ -124,7 +138,7 @@ func (w *writer) printChanges(r *etcd.Result, opts etcd.Options) error {
 	switch {
 	case opts.Force:
 		fmt.Fprintf(w.err, "revision %d; deletes that waited up to here are released\n", r.Revision)
-	default:
+	case r.Revision != 0: // else of a directory without REVISION
 		fmt.Fprintf(w.err, "revision %d\n", r.Revision)
 	}
 	return nil

@@ -104,6 +104,7 @@ func decodeENI(m *mapping) Object {
 		AllowedAddresses: list(m.get("allowedAddresses"), (*field).prefix),
 		OnPolicyChange:   Reevaluate,
 		Timeouts:         m.get("timeouts").timeouts(),
+		Limits:           m.get("limits").limits(),
 	}
 	groups := m.need("securityGroups")
 	e.SecurityGroups = filled(groups, "security group", once((*field).name))
@@ -117,7 +118,6 @@ func decodeENI(m *mapping) Object {
 		e.OnPolicyChange = f.policyChange()
 	}
 	e.PolicyRoutes = policyRoutes(m.get("policyRoutes"))
-	m.unsupported("limits")
 	return e
 }
 
@@ -183,6 +183,21 @@ func (f *field) timeouts() Timeouts {
 	seconds("udpStream", &t.UDPStream, 60, 180)
 	m.done()
 	return t
+}
+
+// limits returns the defaults for what is not given.
+func (f *field) limits() Limits {
+	l := DefaultLimits()
+	m := f.mapping()
+	if m == nil {
+		return l
+	}
+	if f := m.get("flows"); f != nil {
+		l.Flows = int(f.number(1, MaxFlowsPerENI))
+	}
+	m.unsupported("newFlowsPerSecond", "packetsPerSecond", "ingressMbps", "egressMbps")
+	m.done()
+	return l
 }
 
 func decodeEIP(m *mapping) Object {

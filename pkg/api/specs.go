@@ -192,6 +192,9 @@ func (e *ENI) spec() tree {
 	if timeouts := e.Timeouts.tree(); len(timeouts) > 0 {
 		t.put("timeouts", timeouts)
 	}
+	if e.Limits != DefaultLimits() {
+		t.put("limits", tree{{"flows", e.Limits.Flows}})
+	}
 	t.putList("policyRoutes", policyRouteTrees(e.PolicyRoutes))
 	return t
 }

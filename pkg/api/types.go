@@ -194,6 +194,7 @@ type ENI struct {
 	AllowedAddresses []netip.Prefix
 	OnPolicyChange   PolicyChange
 	Timeouts         Timeouts
+	Limits           Limits
 	PolicyRoutes     []PolicyRoute // sorted by priority
 
 	// Elsewhere is the host of an ENI of which only an endpoint record is known here: not its instance,
@@ -229,6 +230,17 @@ type Timeouts struct {
 
 // DefaultTimeouts are those of an ENI that names none.
 func DefaultTimeouts() Timeouts { return Timeouts{TCPEstablished: 7440, UDP: 30, UDPStream: 180} }
+
+// Limits say how much an ENI may use of its host.
+type Limits struct {
+	Flows int // live connections
+}
+
+// MaxFlowsPerENI is the largest Limits.Flows; a host for fewer flows gives no more than it has.
+const MaxFlowsPerENI = 1 << 30
+
+// DefaultLimits are those of an ENI that names none.
+func DefaultLimits() Limits { return Limits{Flows: 65536} }
 
 // EIP is a public address, bound to a private IP or reserved.
 type EIP struct {

@@ -78,7 +78,9 @@ func TestENIs(t *testing.T) {
 		eni("udp timeout too long", "extra", "  timeouts: {udp: 61} #HERE", `ENI/e: spec.timeouts.udp: "61" is not a number of 30 to 60`),
 		eni("udp stream timeout too short", "extra", "  timeouts: {udpStream: 59} #HERE", `ENI/e: spec.timeouts.udpStream: "59" is not a number of 60 to 180`),
 		eni("udp stream timeout too long", "extra", "  timeouts: {udpStream: 181} #HERE", `ENI/e: spec.timeouts.udpStream: "181" is not a number of 60 to 180`),
-		eni("limits", "extra", "  limits: {flows: 30} #HERE", "ENI/e: spec.limits: is not supported by this version (remove it)"),
+		eni("limits", "extra", "  limits: {flows: 30, ingressMbps: 5} #HERE", "ENI/e: spec.limits.ingressMbps: is not supported by this version (remove it)"),
+		eni("no flows", "extra", "  limits: {flows: 0} #HERE", "ENI/e: spec.limits.flows: \"0\" is not a number of 1 to 1073741824"),
+		eni("unknown limit", "extra", "  limits: {flow: 3} #HERE", "ENI/e: spec.limits.flow: is not a field of spec.limits (did you mean flows?)"),
 	})
 }
 

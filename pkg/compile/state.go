@@ -49,7 +49,8 @@ type ENI struct {
 	Incarnation uint32 // one (UID, Epoch); never reused
 	Generation  uint32 // grows when Content changes
 	Content     [32]byte
-	Flows       uint32 // which flows are its: Incarnation until a cut, then a number as new
+	Flows       uint32 // which flows are its: Incarnation until a cut, then a greater number
+	MaxFlows    uint32 // how many flows it may have
 
 	VNI     uint32
 	Subnet  uint32

@@ -75,6 +75,9 @@ func collect(structs map[string]*btf.Struct, t btf.Type) {
 	case *btf.Array:
 		collect(structs, t.Type)
 	case *btf.Struct:
+		if t.Name == "bpf_timer" { // the kernel's, which nobody else reads or writes
+			return
+		}
 		structs[t.Name] = t
 		for _, m := range t.Members {
 			collect(structs, m.Type)

@@ -114,6 +114,8 @@ type bpfEnis struct {
 		PolicyFrom  uint32
 		PolicyTo    uint32
 		Flows       uint32
+		MaxFlows    uint32
+		HalfOpen    uint32
 		Idle        struct {
 			_              structs.HostLayout
 			TcpEstablished uint32
@@ -123,6 +125,11 @@ type bpfEnis struct {
 		Mac [6]uint8
 		Pad [2]uint8
 	}
+}
+
+type bpfFlowDueLine struct {
+	_   structs.HostLayout
+	Due [16]uint32
 }
 
 type bpfFlowSet4 struct {
@@ -158,7 +165,8 @@ type bpfFlowSet4 struct {
 			Rule              uint32
 			Opened            uint32
 			Reason            uint8
-			Pad               [3]uint8
+			Pad               uint8
+			Place             uint16
 			Packets           [2]uint64
 			Bytes             [2]uint64
 		}
@@ -197,7 +205,8 @@ type bpfFlowSet6 struct {
 			Rule              uint32
 			Opened            uint32
 			Reason            uint8
-			Pad               [3]uint8
+			Pad               uint8
+			Place             uint16
 			Packets           [2]uint64
 			Bytes             [2]uint64
 		}
@@ -205,11 +214,22 @@ type bpfFlowSet6 struct {
 }
 
 type bpfFlowTable struct {
-	_     structs.HostLayout
-	Seed  uint64
-	Words [10]uint32
-	Sets  uint32
-	Pad   [3]uint32
+	_        structs.HostLayout
+	Seed     uint64
+	Words    [10]uint32
+	Sets     uint32
+	MaxFlows uint32
+	Pad      [2]uint32
+}
+
+type bpfFlowUsage struct {
+	_          structs.HostLayout
+	Held       [2]uint64
+	Color      uint32
+	Guaranteed uint32
+	Ring       uint32
+	Opened     [2]uint32
+	Pad        [7]uint32
 }
 
 type bpfFragmentAsk struct {
@@ -268,6 +288,8 @@ type bpfHostConfs struct {
 		Vtep         [4]uint8
 		VxlanIfindex uint32
 		OverlayMtu   uint32
+		FlowShare    uint32
+		FlowPool     uint32
 		GatewayMac   [6]uint8
 		Pad          [2]uint8
 	}
@@ -439,6 +461,44 @@ type bpfServiceKey struct {
 	Pad       uint8
 }
 
+type bpfSweepState struct {
+	_        structs.HostLayout
+	Borrowed int64
+	Pad      [7]uint64
+	Asked    uint32
+	Done     uint32
+	Full     uint32
+	Answers  uint32
+	Unsure   uint32
+	Passes   uint32
+	Turns    uint32
+	Running  uint32
+	Family   uint32
+	Line     uint32
+	Begun    uint32
+	Pad2     [5]uint32
+}
+
+type bpfSweepTimer struct {
+	_     structs.HostLayout
+	Timer struct {
+		_ structs.HostLayout
+		_ [16]byte
+	}
+}
+
+type bpfSweepTurn struct {
+	_        structs.HostLayout
+	Now      uint32
+	Full     uint32
+	Unsure   uint32
+	Begin    uint32
+	Done     uint32
+	Budget   int32
+	Slot     uint32
+	Borrowed int32
+}
+
 type bpfTooBig struct {
 	_         structs.HostLayout
 	Pad       [2]uint8
@@ -535,6 +595,22 @@ type bpfWork struct {
 		LocalPort  uint16
 		RemotePort uint16
 	}
+	Quota struct {
+		_          structs.HostLayout
+		Limit      uint32
+		Guaranteed uint32
+		Pool       uint32
+		HalfOpen   uint32
+	}
+	Stored struct {
+		_        structs.HostLayout
+		Slot     uint32
+		Deadline uint32
+		Opens    uint32
+		Opener   uint32
+		Place    uint32
+		Evicts   uint32
+	}
 	Judge struct {
 		_             structs.HostLayout
 		Slot          uint32
@@ -576,12 +652,17 @@ const (
 	bpfMapEndpoints4     = "endpoints4"
 	bpfMapEndpoints6     = "endpoints6"
 	bpfMapEnis           = "enis"
+	bpfMapFlowDue4       = "flow_due4"
+	bpfMapFlowDue6       = "flow_due6"
+	bpfMapFlowSweep      = "flow_sweep"
 	bpfMapFlowTables     = "flow_tables"
+	bpfMapFlowUsage      = "flow_usage"
 	bpfMapFlows4         = "flows4"
 	bpfMapFlows6         = "flows6"
 	bpfMapFragmentAsks   = "fragment_asks"
 	bpfMapFragments      = "fragments"
 	bpfMapGroups         = "groups"
+	bpfMapHalfOpen       = "half_open"
 	bpfMapHostConf       = "host_conf"
 	bpfMapJudgeTurns     = "judge_turns"
 	bpfMapLive           = "live"
@@ -601,6 +682,8 @@ const (
 	bpfMapScratches      = "scratches"
 	bpfMapServiceRules   = "service_rules"
 	bpfMapServices       = "services"
+	bpfMapSweepTimers    = "sweep_timers"
+	bpfMapSweepTurns     = "sweep_turns"
 	bpfMapTooBigs        = "too_bigs"
 	bpfMapUplinks        = "uplinks"
 	bpfMapVerdicts       = "verdicts"
@@ -611,9 +694,12 @@ const (
 	bpfProgStubUplink    = "stub_uplink"
 	bpfProgStubUplinkXdp = "stub_uplink_xdp"
 	bpfProgStubVxlan     = "stub_vxlan"
+	bpfProgSweepAll      = "sweep_all"
+	bpfProgSweepStart    = "sweep_start"
 	bpfProgUplink        = "uplink"
 	bpfProgUplinkXdp     = "uplink_xdp"
 	bpfProgVxlan         = "vxlan"
+	bpfVarHalfOpenSlots  = "half_open_slots"
 	bpfVarXdpOwns        = "xdp_owns"
 )
 
@@ -664,6 +750,8 @@ type bpfProgramSpecs struct {
 	StubUplink    *ebpf.ProgramSpec `ebpf:"stub_uplink"`
 	StubUplinkXdp *ebpf.ProgramSpec `ebpf:"stub_uplink_xdp"`
 	StubVxlan     *ebpf.ProgramSpec `ebpf:"stub_vxlan"`
+	SweepAll      *ebpf.ProgramSpec `ebpf:"sweep_all"`
+	SweepStart    *ebpf.ProgramSpec `ebpf:"sweep_start"`
 	Uplink        *ebpf.ProgramSpec `ebpf:"uplink"`
 	UplinkXdp     *ebpf.ProgramSpec `ebpf:"uplink_xdp"`
 	Vxlan         *ebpf.ProgramSpec `ebpf:"vxlan"`
@@ -684,12 +772,17 @@ type bpfMapSpecs struct {
 	Endpoints4   *ebpf.MapSpec `ebpf:"endpoints4"`
 	Endpoints6   *ebpf.MapSpec `ebpf:"endpoints6"`
 	Enis         *ebpf.MapSpec `ebpf:"enis"`
+	FlowDue4     *ebpf.MapSpec `ebpf:"flow_due4"`
+	FlowDue6     *ebpf.MapSpec `ebpf:"flow_due6"`
+	FlowSweep    *ebpf.MapSpec `ebpf:"flow_sweep"`
 	FlowTables   *ebpf.MapSpec `ebpf:"flow_tables"`
+	FlowUsage    *ebpf.MapSpec `ebpf:"flow_usage"`
 	Flows4       *ebpf.MapSpec `ebpf:"flows4"`
 	Flows6       *ebpf.MapSpec `ebpf:"flows6"`
 	FragmentAsks *ebpf.MapSpec `ebpf:"fragment_asks"`
 	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
 	Groups       *ebpf.MapSpec `ebpf:"groups"`
+	HalfOpen     *ebpf.MapSpec `ebpf:"half_open"`
 	HostConf     *ebpf.MapSpec `ebpf:"host_conf"`
 	JudgeTurns   *ebpf.MapSpec `ebpf:"judge_turns"`
 	Live         *ebpf.MapSpec `ebpf:"live"`
@@ -709,6 +802,8 @@ type bpfMapSpecs struct {
 	Scratches    *ebpf.MapSpec `ebpf:"scratches"`
 	ServiceRules *ebpf.MapSpec `ebpf:"service_rules"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
+	SweepTimers  *ebpf.MapSpec `ebpf:"sweep_timers"`
+	SweepTurns   *ebpf.MapSpec `ebpf:"sweep_turns"`
 	TooBigs      *ebpf.MapSpec `ebpf:"too_bigs"`
 	Uplinks      *ebpf.MapSpec `ebpf:"uplinks"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
@@ -720,7 +815,8 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	XdpOwns *ebpf.VariableSpec `ebpf:"xdp_owns"`
+	HalfOpenSlots *ebpf.VariableSpec `ebpf:"half_open_slots"`
+	XdpOwns       *ebpf.VariableSpec `ebpf:"xdp_owns"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -754,12 +850,17 @@ type bpfMaps struct {
 	Endpoints4   *ebpf.Map `ebpf:"endpoints4"`
 	Endpoints6   *ebpf.Map `ebpf:"endpoints6"`
 	Enis         *ebpf.Map `ebpf:"enis"`
+	FlowDue4     *ebpf.Map `ebpf:"flow_due4"`
+	FlowDue6     *ebpf.Map `ebpf:"flow_due6"`
+	FlowSweep    *ebpf.Map `ebpf:"flow_sweep"`
 	FlowTables   *ebpf.Map `ebpf:"flow_tables"`
+	FlowUsage    *ebpf.Map `ebpf:"flow_usage"`
 	Flows4       *ebpf.Map `ebpf:"flows4"`
 	Flows6       *ebpf.Map `ebpf:"flows6"`
 	FragmentAsks *ebpf.Map `ebpf:"fragment_asks"`
 	Fragments    *ebpf.Map `ebpf:"fragments"`
 	Groups       *ebpf.Map `ebpf:"groups"`
+	HalfOpen     *ebpf.Map `ebpf:"half_open"`
 	HostConf     *ebpf.Map `ebpf:"host_conf"`
 	JudgeTurns   *ebpf.Map `ebpf:"judge_turns"`
 	Live         *ebpf.Map `ebpf:"live"`
@@ -779,6 +880,8 @@ type bpfMaps struct {
 	Scratches    *ebpf.Map `ebpf:"scratches"`
 	ServiceRules *ebpf.Map `ebpf:"service_rules"`
 	Services     *ebpf.Map `ebpf:"services"`
+	SweepTimers  *ebpf.Map `ebpf:"sweep_timers"`
+	SweepTurns   *ebpf.Map `ebpf:"sweep_turns"`
 	TooBigs      *ebpf.Map `ebpf:"too_bigs"`
 	Uplinks      *ebpf.Map `ebpf:"uplinks"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
@@ -799,12 +902,17 @@ func (m *bpfMaps) Close() error {
 		m.Endpoints4,
 		m.Endpoints6,
 		m.Enis,
+		m.FlowDue4,
+		m.FlowDue6,
+		m.FlowSweep,
 		m.FlowTables,
+		m.FlowUsage,
 		m.Flows4,
 		m.Flows6,
 		m.FragmentAsks,
 		m.Fragments,
 		m.Groups,
+		m.HalfOpen,
 		m.HostConf,
 		m.JudgeTurns,
 		m.Live,
@@ -824,6 +932,8 @@ func (m *bpfMaps) Close() error {
 		m.Scratches,
 		m.ServiceRules,
 		m.Services,
+		m.SweepTimers,
+		m.SweepTurns,
 		m.TooBigs,
 		m.Uplinks,
 		m.Verdicts,
@@ -836,7 +946,8 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	XdpOwns *ebpf.Variable `ebpf:"xdp_owns"`
+	HalfOpenSlots *ebpf.Variable `ebpf:"half_open_slots"`
+	XdpOwns       *ebpf.Variable `ebpf:"xdp_owns"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.
@@ -848,6 +959,8 @@ type bpfPrograms struct {
 	StubUplink    *ebpf.Program `ebpf:"stub_uplink"`
 	StubUplinkXdp *ebpf.Program `ebpf:"stub_uplink_xdp"`
 	StubVxlan     *ebpf.Program `ebpf:"stub_vxlan"`
+	SweepAll      *ebpf.Program `ebpf:"sweep_all"`
+	SweepStart    *ebpf.Program `ebpf:"sweep_start"`
 	Uplink        *ebpf.Program `ebpf:"uplink"`
 	UplinkXdp     *ebpf.Program `ebpf:"uplink_xdp"`
 	Vxlan         *ebpf.Program `ebpf:"vxlan"`
@@ -860,6 +973,8 @@ func (p *bpfPrograms) Close() error {
 		p.StubUplink,
 		p.StubUplinkXdp,
 		p.StubVxlan,
+		p.SweepAll,
+		p.SweepStart,
 		p.Uplink,
 		p.UplinkXdp,
 		p.Vxlan,

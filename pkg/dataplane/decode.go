@@ -69,7 +69,7 @@ func hostRow(_ namer, _ *uint32, s *bpfHostConfs) any {
 	if v.VxlanIfindex == 0 {
 		return nil
 	}
-	return HostRow{VTEP: addr4(v.Vtep), VXLANIfindex: v.VxlanIfindex, OverlayMTU: v.OverlayMtu, GatewayMAC: macText(v.GatewayMac)}
+	return HostRow{VTEP: addr4(v.Vtep), VXLANIfindex: v.VxlanIfindex, OverlayMTU: v.OverlayMtu, GatewayMAC: macText(v.GatewayMac), FlowShare: v.FlowShare, FlowPool: v.FlowPool}
 }
 
 func eniRow(n namer, k *uint32, s *bpfEnis) any {
@@ -85,6 +85,7 @@ func eniRow(n namer, k *uint32, s *bpfEnis) any {
 		SourceCheck: v.Flags&cENINoSourceCheck == 0,
 		Flows:       v.Flows, Keep: v.Flags&cENIKeep != 0,
 		Timeouts: fmt.Sprintf("tcp %ds, udp %ds/%ds", v.Idle.TcpEstablished, v.Idle.Udp, v.Idle.UdpStream),
+		MaxFlows: v.MaxFlows, HalfOpen: v.HalfOpen,
 	}
 	if v.Flags&cENINACL != 0 {
 		row.NACLIn, row.NACLOut = pick(n.Rulesets, v.NaclIn&^cRulesetWide), pick(n.Rulesets, v.NaclOut&^cRulesetWide)

@@ -9,7 +9,7 @@ import (
 	"github.com/eniplane/eniplane/pkg/compile"
 )
 
-func (e *encoder) host(h *compile.HostConf, facts HostFacts) error {
+func (e *encoder) host(h *compile.HostConf, facts HostFacts, quotas quotas) error {
 	if !h.VTEP.Is4() {
 		return fmt.Errorf("host %s: vtep %v is not an IPv4 address", h.Name, h.VTEP)
 	}
@@ -20,11 +20,12 @@ func (e *encoder) host(h *compile.HostConf, facts HostFacts) error {
 	half.VxlanIfindex = facts.VXLANIfindex
 	half.OverlayMtu = facts.OverlayMTU
 	half.GatewayMac = h.GatewayMAC
+	half.FlowShare, half.FlowPool = quotas.share, quotas.pool
 	e.put(bpfMapHostConf, keyOf(&key), bytesOf(half))
 	return nil
 }
 
-func (e *encoder) eni(eni *compile.ENI) {
+func (e *encoder) eni(eni *compile.ENI, quotas quotas) {
 	if eni.Index == 0 || eni.Index >= cMaxENIs {
 		e.fail("ENI %s: index %d is not in 1-%d", eni.Name, eni.Index, cMaxENIs-1)
 		return
@@ -48,6 +49,7 @@ func (e *encoder) eni(eni *compile.ENI) {
 	half.Routes, half.Allowed = eni.Routes, eni.Allowed
 	half.PolicyFrom, half.PolicyTo = eni.PolicyFrom, eni.PolicyTo
 	half.Flows = eni.Flows
+	half.MaxFlows, half.HalfOpen = quotas.limit(eni), quotas.halfOpen(eni)
 	half.Idle.TcpEstablished, half.Idle.Udp, half.Idle.UdpStream = eni.Idle.TCPEstablished, eni.Idle.UDP, eni.Idle.UDPStream
 	half.Mac = eni.MAC
 	e.put(bpfMapEnis, keyOf(&eni.Index), bytesOf(half))

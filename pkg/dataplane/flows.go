@@ -63,8 +63,8 @@ func (m *Maps) eachFlow(writable bool, visit flowVisitor) error {
 	if err != nil {
 		return err
 	}
-	for family, name := range []string{flowtable.IPv4: MapFlows4, flowtable.IPv6: MapFlows6} {
-		goOn, err := m.eachFlowOf(flowtable.Family(family), name, writable, now, visit)
+	for _, family := range []flowtable.Family{flowtable.IPv4, flowtable.IPv6} {
+		goOn, err := m.eachFlowOf(family, writable, now, visit)
 		if err != nil || !goOn {
 			return err
 		}
@@ -72,8 +72,8 @@ func (m *Maps) eachFlow(writable bool, visit flowVisitor) error {
 	return nil
 }
 
-func (m *Maps) eachFlowOf(family flowtable.Family, name string, writable bool, now uint32, visit flowVisitor) (goOn bool, err error) {
-	table, err := flowtable.Open(m.byName[name], family, writable)
+func (m *Maps) eachFlowOf(family flowtable.Family, writable bool, now uint32, visit flowVisitor) (goOn bool, err error) {
+	table, err := m.FlowTable(family, writable)
 	if err != nil {
 		return false, err
 	}
@@ -84,6 +84,18 @@ func (m *Maps) eachFlowOf(family flowtable.Family, name string, writable bool, n
 		return goOn && err == nil
 	})
 	return goOn, err
+}
+
+// FlowTable maps a flow table. A writable one can end flows.
+func (m *Maps) FlowTable(family flowtable.Family, writable bool) (*flowtable.Table, error) {
+	flows, due := m.byName[MapFlows4], m.byName[MapFlowDue4]
+	if family == flowtable.IPv6 {
+		flows, due = m.byName[MapFlows6], m.byName[MapFlowDue6]
+	}
+	if !writable {
+		due = nil
+	}
+	return flowtable.Open(flows, due, family)
 }
 
 func newFlow(family flowtable.Family, f *flowtable.Flow, now uint32) Flow {

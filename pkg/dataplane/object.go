@@ -29,6 +29,12 @@ const (
 	MapFlowTables = bpfMapFlowTables
 	MapFlows4     = bpfMapFlows4
 	MapFlows6     = bpfMapFlows6
+	MapFlowDue4   = bpfMapFlowDue4
+	MapFlowDue6   = bpfMapFlowDue6
+	MapFlowUsage  = bpfMapFlowUsage
+	MapFlowSweep  = bpfMapFlowSweep
+	MapHalfOpen   = bpfMapHalfOpen
+	MapSweepTimer = bpfMapSweepTimers
 	MapProgsTC    = bpfMapProgsTc
 	MapProgsXDP   = bpfMapProgsXdp
 )
@@ -40,6 +46,15 @@ const (
 	StubUplink    = bpfProgStubUplink
 	StubUplinkXDP = bpfProgStubUplinkXdp
 )
+
+// Programs that packets never run.
+const (
+	SweepStart = bpfProgSweepStart // starts the timer of the sweep, or gives it the text of this version
+	SweepAll   = bpfProgSweepAll   // a whole pass of the sweep at once, for tests
+)
+
+// KnobHalfOpen is the constant that says how many places the rings in MapHalfOpen have.
+const KnobHalfOpen = bpfVarHalfOpenSlots
 
 // Slot is a place in one of the two program arrays and the program that belongs there.
 type Slot struct {

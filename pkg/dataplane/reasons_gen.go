@@ -51,8 +51,9 @@ const (
 	ReasonStrayNd        Reason = 42 // neighbour discovery that comes from beyond the subnet
 	ReasonTCPWindow      Reason = 43 // RST far from what its sender last sent, or a blind ACK
 	ReasonFlowJudgeLimit Reason = 44 // too many flows of the ENI to be judged again at once
-	ReasonNotPeered      Reason = 45 // to or from another VPC without routes on both sides
-	ReasonNoTransit      Reason = 46 // addressed to another, and this ENI does not forward
+	ReasonFlowQuota      Reason = 45 // the ENI has as many flows as it may have
+	ReasonNotPeered      Reason = 46 // to or from another VPC without routes on both sides
+	ReasonNoTransit      Reason = 47 // addressed to another, and this ENI does not forward
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -101,6 +102,7 @@ var reasonTable = [...]struct{ name, help string }{
 	{"STRAY_ND", "neighbour discovery that comes from beyond the subnet"},
 	{"TCP_WINDOW", "RST far from what its sender last sent, or a blind ACK"},
 	{"FLOW_JUDGE_LIMIT", "too many flows of the ENI to be judged again at once"},
+	{"FLOW_QUOTA", "the ENI has as many flows as it may have"},
 	{"NOT_PEERED", "to or from another VPC without routes on both sides"},
 	{"NO_TRANSIT", "addressed to another, and this ENI does not forward"},
 }

@@ -17,6 +17,8 @@ type HostRow struct {
 	VXLANIfindex uint32 `json:"vxlanIfindex"`
 	OverlayMTU   uint32 `json:"overlayMTU"`
 	GatewayMAC   string `json:"gatewayMAC"`
+	FlowShare    uint32 `json:"flowShare"` // guaranteed to each ENI
+	FlowPool     uint32 `json:"flowPool"`  // to be borrowed
 }
 
 // ENIRow is an entry of enis.
@@ -40,6 +42,8 @@ type ENIRow struct {
 	Flows       uint32 `json:"flows"` // incarnation of its flows
 	Keep        bool   `json:"keep"`  // onPolicyChange: keep
 	Timeouts    string `json:"timeouts"`
+	MaxFlows    uint32 `json:"maxFlows"`
+	HalfOpen    uint32 `json:"halfOpen"` // of them, per opening direction
 }
 
 // LiveRow is an entry of live.

@@ -14,6 +14,8 @@ import (
 type HostFacts struct {
 	VXLANIfindex uint32
 	OverlayMTU   uint32 // largest inner IP packet that the underlay carries
+	MaxFlows     uint32 // for which the flow tables were made
+	HalfOpen     uint32 // half-open flows that an ENI may have per opening direction: places of a ring
 }
 
 // Content is what a map must hold: key to value, both as the kernel sees them. In a slotted table
@@ -93,11 +95,12 @@ func Encode(st *compile.State, facts HostFacts) (*Tables, error) {
 			e.wide[rs.ID] = true
 		}
 	}
-	if err := e.host(&st.Host, facts); err != nil {
+	quotas := newQuotas(st.ENIs, facts)
+	if err := e.host(&st.Host, facts, quotas); err != nil {
 		return nil, err
 	}
 	for i := range st.ENIs {
-		e.eni(&st.ENIs[i])
+		e.eni(&st.ENIs[i], quotas)
 	}
 	e.nexthops(st.NextHops)
 	e.endpoints(st.Endpoints)

@@ -19,6 +19,7 @@ import (
 type Maps interface {
 	Counters(fn func(dataplane.Counter) bool, enis ...uint32) error
 	Usage(fn func(Usage) bool) error
+	FlowQuota() (*dataplane.FlowQuota, error)
 }
 
 // Snapshot is what the agent knows and the maps do not say.
@@ -45,6 +46,7 @@ func NewCollector(m Maps, snapshot func() Snapshot, build Build) *Collector {
 type descs struct {
 	packets, bytes, dropPackets, dropBytes      *prometheus.Desc
 	flows, mapEntries, mapMax                   *prometheus.Desc
+	counted, maxFlows, borrowed, pool, atLimit  *prometheus.Desc
 	revision, feedAge, applyErrors, enis, build *prometheus.Desc
 }
 
@@ -60,6 +62,11 @@ func newDescs() descs {
 		dropPackets: d("eni_drop_packets_total", "Dropped packets by reason.", "reason", "direction"),
 		dropBytes:   d("eni_drop_bytes_total", "Bytes of dropped packets by reason.", "reason", "direction"),
 		flows:       d("eni_flows", "Live flows by address family.", "family"),
+		counted:     d("eni_flows_counted", "Flows that count for an ENI of this host."),
+		maxFlows:    d("eni_flows_limit", "Flows that all ENIs of this host may have together."),
+		borrowed:    d("eni_flows_borrowed", "Flows of ENIs beyond what is guaranteed to each."),
+		pool:        d("eni_flows_borrowable", "Flows that ENIs may have together beyond what is guaranteed to each."),
+		atLimit:     d("eni_enis_at_flow_limit", "ENIs that can open no more flows."),
 		mapEntries:  d("eni_map_entries", "Entries of a BPF map.", "map"),
 		mapMax:      d("eni_map_max_entries", "Entries that a BPF map can hold.", "map"),
 		revision:    d("eni_feed_revision", "Revision of the feed in force; 0 = none."),
@@ -76,6 +83,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	d := newDescs()
 	for _, desc := range []*prometheus.Desc{
 		d.packets, d.bytes, d.dropPackets, d.dropBytes, d.flows, d.mapEntries, d.mapMax,
+		d.counted, d.maxFlows, d.borrowed, d.pool, d.atLimit,
 		d.revision, d.feedAge, d.applyErrors, d.enis, d.build,
 	} {
 		ch <- desc
@@ -88,6 +96,27 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.collectAgent(d, ch)
 	c.collectCounters(d, ch)
 	c.collectUsage(d, ch)
+	c.collectQuota(d, ch)
+}
+
+func (c *Collector) collectQuota(d descs, ch chan<- prometheus.Metric) {
+	q, err := c.maps.FlowQuota()
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(d.counted, fmt.Errorf("read the flows of the ENIs: %w", err))
+		return
+	}
+	atLimit := 0
+	for i := range q.ENIs {
+		if q.AtLimit(&q.ENIs[i]) {
+			atLimit++
+		}
+	}
+	for desc, v := range map[*prometheus.Desc]float64{
+		d.counted: float64(q.Flows), d.maxFlows: float64(q.Max), d.borrowed: float64(q.Borrowed),
+		d.pool: float64(q.Pool), d.atLimit: float64(atLimit),
+	} {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v)
+	}
 }
 
 func (c *Collector) collectAgent(d descs, ch chan<- prometheus.Metric) {

@@ -21,8 +21,11 @@ import (
 type fakeMaps struct {
 	counters []dataplane.Counter
 	usage    []Usage
+	quota    dataplane.FlowQuota
 	err      error
 }
+
+func (f *fakeMaps) FlowQuota() (*dataplane.FlowQuota, error) { return &f.quota, f.err }
 
 func (f *fakeMaps) Counters(fn func(dataplane.Counter) bool, _ ...uint32) error {
 	for _, c := range f.counters {
@@ -92,6 +95,9 @@ func TestCollector(t *testing.T) {
 			{ENI: 2, Direction: dataplane.In, Reason: dataplane.ReasonSpoofedMAC, Packets: 2, Bytes: 200},
 		},
 		usage: []Usage{{Map: "endpoints4", Entries: 3, MaxEntries: 100}, {Map: "flows4", Entries: 7, MaxEntries: 1000}},
+		quota: dataplane.FlowQuota{Flows: 12, Max: 100, Borrowed: 5, Pool: 60, ENIs: []dataplane.ENIFlows{
+			{ENI: 1, Flows: 10, Limit: 10, Guaranteed: 5}, {ENI: 2, Flows: 2, Limit: 10, Guaranteed: 5},
+		}},
 	}
 	got, code := scrape(t, m, Snapshot{
 		Revision: 42, FeedAge: 1.5, ApplyErrors: 3, ENIs: map[string]int{"Ready": 2, "Waiting": 0},
@@ -110,6 +116,11 @@ func TestCollector(t *testing.T) {
 		`eni_drop_bytes_total{direction="in",reason="SPOOFED_MAC"}`:  "200",
 		`eni_drop_packets_total{direction="in",reason="SG_DENIED"}`:  "0",
 		`eni_flows{family="ipv4"}`:                                   "7",
+		`eni_flows_counted`:                                          "12",
+		`eni_flows_limit`:                                            "100",
+		`eni_flows_borrowed`:                                         "5",
+		`eni_flows_borrowable`:                                       "60",
+		`eni_enis_at_flow_limit`:                                     "1",
 		`eni_map_entries{map="endpoints4"}`:                          "3",
 		`eni_map_max_entries{map="endpoints4"}`:                      "100",
 		`eni_feed_revision`:                                          "42",

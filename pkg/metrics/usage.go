@@ -86,7 +86,7 @@ func countFlows(m *dataplane.Maps) ([]Usage, error) {
 	}
 	var all []Usage
 	for family, name := range []string{flowtable.IPv4: dataplane.MapFlows4, flowtable.IPv6: dataplane.MapFlows6} {
-		table, err := flowtable.Open(m.Map(name), flowtable.Family(family), false)
+		table, err := m.FlowTable(flowtable.Family(family), false)
 		if err != nil {
 			return nil, err
 		}

@@ -38,6 +38,7 @@ type flowKey struct {
 
 // flow is a connection.
 type flow struct {
+	key       flowKey
 	eni       string
 	life      int
 	opener    Direction // of the packets of the side that opened it
@@ -45,6 +46,7 @@ type flow struct {
 	sender    identity  // the ENI to which it led last: so it does as long as nobody owns the remote address
 	foreign   bool      // because nobody owned it
 	state     State
+	place     int  // in the ring of half-open flows
 	answered  bool // half-open, or once so: the other side was heard
 	refused   bool // it was closed while it was half-open
 	admitted  bool // by the security groups, under onPolicyChange: keep
@@ -96,12 +98,15 @@ func (m *Model) extend(f *flow, key flowKey, now time.Duration) {
 // slack is how far from its time a flow may expire.
 const slack = time.Second
 
-func (m *Model) expire(now time.Duration) {
+// Expire ends the flows whose time is over, and tells whether there were any.
+func (m *Model) Expire(now time.Duration) bool {
+	before := len(m.flows)
 	for key, f := range m.flows {
 		if f.diesLate <= now {
 			delete(m.flows, key)
 		}
 	}
+	return len(m.flows) < before
 }
 
 // Unsure tells whether it is not defined at this time whether some flow is still there.
@@ -145,7 +150,7 @@ type Flow struct {
 
 // Flows lists what is alive, sorted.
 func (m *Model) Flows(now time.Duration) []Flow {
-	m.expire(now)
+	m.Expire(now)
 	var all []Flow
 	for k, f := range m.flows {
 		if f.life != m.lives[f.eni].number {
@@ -274,6 +279,9 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 	}
 	if f.state == Blocked {
 		f.revive(&r.p)
+		if f.state == Opening {
+			r.enterRing(e, f)
+		}
 		r.extend(f, key, r.now)
 	}
 	f.admitted = e.OnPolicyChange == api.Keep
@@ -331,8 +339,11 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 	if !key.internet && !r.isSomewhere(r.objs.ENIs[v.peer]) {
 		return nil, NoNextHop
 	}
+	if reason := r.admit(e, key); reason != goOn {
+		return nil, reason
+	}
 	f := &flow{
-		eni: e.Name, life: r.lives[e.Name].number, opener: r.dir, opening: p.service(), sender: r.identity(v.peer),
+		key: key, eni: e.Name, life: r.lives[e.Name].number, opener: r.dir, opening: p.service(), sender: r.identity(v.peer),
 		state: Opening, fin: map[Direction]bool{}, seq: map[Direction]uint32{r.dir: p.seq},
 		rule: v.rule, peer: v.peer, nat: v.nat, foreign: v.foreign, admitted: e.OnPolicyChange == api.Keep,
 		packets: map[Direction]int{r.dir: r.wire.packets}, bytes: map[Direction]int{r.dir: r.wire.bytes},
@@ -340,6 +351,7 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 	}
 	r.extend(f, key, r.now)
 	r.flows[key] = f
+	r.enterRing(e, f)
 	r.out.Rule, r.out.Way = v.rule, key.way(v)
 	return f, goOn
 }

@@ -49,6 +49,7 @@ const (
 
 	NoFlow        Reason = "NO_FLOW"
 	TCPWindow     Reason = "TCP_WINDOW"
+	FlowQuota     Reason = "FLOW_QUOTA"
 	ICMPUnrelated Reason = "ICMP_UNRELATED"
 
 	TooBig    Reason = "TOO_BIG"
@@ -93,6 +94,8 @@ type Host struct {
 	OverlayMTU int                // largest inner IP packet
 	PortMTU    int                // of every port
 	Uplinks    map[string]api.MAC // by device
+	MaxFlows   int                // of all ENIs together
+	HalfOpen   int                // of them, per ENI and opening direction, if it may have twice as many flows
 	// Route is the host's own routing: the device to an address, "" if there is none.
 	Route func(dst netip.Addr) string
 	// FragmentSlot is where an ENI remembers the first fragment of a packet. What is remembered there before is
@@ -162,6 +165,7 @@ type Model struct {
 	known    map[string]int // ENI of a VPC that is here, or of a peer of one: the revision since when
 	unready  map[string]bool
 	flows    map[flowKey]*flow
+	rings    map[ringOf]*ring
 	firsts   map[fragmentSlot]*firstSeen
 }
 
@@ -177,7 +181,7 @@ type life struct {
 // New returns a host without flows, on which all ENIs are ready.
 func New(objs *api.Objects, host Host) *Model {
 	m := &Model{
-		host: host, lives: map[string]life{}, unready: map[string]bool{}, flows: map[flowKey]*flow{},
+		host: host, lives: map[string]life{}, unready: map[string]bool{}, flows: map[flowKey]*flow{}, rings: map[ringOf]*ring{},
 		firsts: map[fragmentSlot]*firstSeen{},
 	}
 	m.Set(objs)
@@ -227,7 +231,7 @@ func (m *Model) ready(e *api.ENI) bool { return !m.unready[e.Name] }
 
 // Packet lets a frame come in. The frame is not changed.
 func (m *Model) Packet(from Port, frame []byte, now time.Duration) Outcome {
-	m.expire(now)
+	m.Expire(now)
 	r := &run{Model: m, from: from, now: now, p: packet{frame: slices.Clone(frame)}, wire: segments(frame, from.GSO)}
 	switch from.Kind {
 	case AtPort:

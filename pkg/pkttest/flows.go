@@ -21,7 +21,7 @@ func (w *World) flows(later time.Duration) ([]Flow, error) {
 	now += uint32(later / flowtable.Ticks(1))
 	var flows []Flow
 	for name, family := range flowMaps() {
-		table, err := flowtable.Open(w.coll.Maps[name], family, false)
+		table, err := flowtable.Open(w.coll.Maps[name], nil, family)
 		if err != nil {
 			return nil, err
 		}
@@ -69,7 +69,7 @@ const testSets = 64
 func (w *World) prepareFlows() error {
 	tables := w.coll.Maps[flowTablesMap]
 	for name, family := range flowMaps() {
-		if err := flowtable.Prepare(tables, w.coll.Maps[name], family); err != nil {
+		if err := flowtable.Prepare(tables, w.coll.Maps[name], family, MaxFlows); err != nil {
 			return fmt.Errorf("prepare %s: %w", name, err)
 		}
 	}
@@ -103,9 +103,61 @@ func (w *World) LockFlowTables() error {
 	return nil
 }
 
+// MaxFlows is for how many flows the hosts of the tests are made: more than any has room for.
+const MaxFlows = 1 << 20
+
+// testPlaces is the size of the rings of half-open flows.
+const testPlaces = 64
+
+// sizeFlows makes all that belongs to flow tables of so many sets.
+func sizeFlows(spec *ebpf.CollectionSpec, sets uint32) error {
+	for name := range flowMaps() {
+		spec.Maps[name].MaxEntries = sets
+	}
+	for _, name := range []string{dataplane.MapFlowDue4, dataplane.MapFlowDue6} {
+		spec.Maps[name].MaxEntries = flowtable.DueLines(sets)
+	}
+	spec.Maps[dataplane.MapHalfOpen].MaxEntries = flowtable.RingEntries(testPlaces)
+	return spec.Variables[dataplane.KnobHalfOpen].Set(uint32(testPlaces))
+}
+
+// Sweep runs a whole pass of the sweep as it would be after this time; a full one looks at everything.
+func (w *World) Sweep(later time.Duration, full bool) error {
+	if err := w.unit.give(nil, w.base.Host.VTEP, later); err != nil {
+		return err
+	}
+	return sweep(w.coll, full)
+}
+
+func sweep(coll *ebpf.Collection, full bool) error {
+	if full {
+		state, err := flowtable.OpenSweep(coll.Maps[dataplane.MapFlowSweep])
+		if err != nil {
+			return err
+		}
+		state.Ask()
+		if err := state.Close(); err != nil {
+			return err
+		}
+	}
+	code, err := coll.Programs[dataplane.SweepAll].Run(&ebpf.RunOptions{Data: make([]byte, 14)})
+	if err != nil || code != 1 {
+		return fmt.Errorf("sweep the flow tables: code %d: %w", code, err)
+	}
+	return nil
+}
+
+// flowMemory lists the maps that know of flows.
+func flowMemory() []string {
+	return []string{
+		dataplane.MapFlows4, dataplane.MapFlows6, dataplane.MapFlowDue4, dataplane.MapFlowDue6,
+		dataplane.MapFlowUsage, dataplane.MapFlowSweep,
+	}
+}
+
 // clearFlows ends all flows, so that rows do not meet.
 func (w *World) clearFlows() error {
-	for name := range flowMaps() {
+	for _, name := range flowMemory() {
 		if err := clearMap(w.coll.Maps[name]); err != nil {
 			return fmt.Errorf("clear %s: %w", name, err)
 		}

@@ -38,7 +38,7 @@ type Quick struct {
 	offsets unit
 	counts  mapped
 	before  []byte // of counts, as after the last packet
-	flowMem map[flowtable.Family]mapped
+	flowMem []mapped
 	tables  map[flowtable.Family]*flowtable.Table
 	state   *compile.State
 	lastENI uint32 // highest index since the last Reset
@@ -47,6 +47,8 @@ type Quick struct {
 	hooks   map[string]quickHook
 	delta   []Count
 	hits    hitCounters
+	usage   mapped
+	facts   dataplane.HostFacts
 }
 
 // quickHook is a loaded program.
@@ -78,8 +80,8 @@ func NewQuick(t testing.TB, setup QuickSetup) *Quick {
 	q := &Quick{
 		ns: testroot.Netns(t), devices: map[string]uint32{}, names: map[uint32]string{},
 		written: map[string]map[string][2][]byte{}, ports: map[uint32]bool{}, lives: map[uint32]bool{},
-		flowMem: map[flowtable.Family]mapped{}, tables: map[flowtable.Family]*flowtable.Table{},
-		test: &testRun{}, hooks: map[string]quickHook{},
+		tables: map[flowtable.Family]*flowtable.Table{},
+		test:   &testRun{}, hooks: map[string]quickHook{},
 	}
 	if err := q.ns.Do(func() error { return errors.Join(q.load(t, setup), q.makeDevices(t, setup)) }); err != nil {
 		t.Fatalf("build a quick host: %+v", err)
@@ -106,8 +108,8 @@ func (q *Quick) load(t testing.TB, setup QuickSetup) error {
 	for _, m := range spec.Maps {
 		m.Pinning = ebpf.PinNone
 	}
-	for name := range flowMaps() {
-		spec.Maps[name].MaxEntries = setup.Sets
+	if err := sizeFlows(spec, setup.Sets); err != nil {
+		return err
 	}
 	counters := spec.Maps[dataplane.MapCounters]
 	counters.Type, counters.Flags, counters.MaxEntries = ebpf.Array, unix.BPF_F_MMAPABLE, quickENIs*2*reasonsPerSide
@@ -122,10 +124,10 @@ func (q *Quick) load(t testing.TB, setup QuickSetup) error {
 	if q.offsets, err = openUnit(q.coll); err != nil {
 		return err
 	}
-	return q.mapMemory(t, setup.Sets)
+	return q.mapMemory(t)
 }
 
-func (q *Quick) mapMemory(t testing.TB, sets uint32) (err error) {
+func (q *Quick) mapMemory(t testing.TB) (err error) {
 	if q.unit, err = mapMap(t, q.coll.Maps[unitMap], q.offsets.size); err != nil {
 		return err
 	}
@@ -136,15 +138,23 @@ func (q *Quick) mapMemory(t testing.TB, sets uint32) (err error) {
 	if q.hits.memory, err = mapMap(t, q.coll.Maps[dataplane.MapRuleHits], compile.MaxRuleIDs*8); err != nil {
 		return err
 	}
+	for _, name := range flowMemory() {
+		m := q.coll.Maps[name]
+		mem, err := mapMap(t, m, int(m.ValueSize()*m.MaxEntries()))
+		if err != nil {
+			return err
+		}
+		q.flowMem = append(q.flowMem, mem)
+		if name == dataplane.MapFlowUsage {
+			q.usage = mem
+		}
+	}
 	for name, family := range flowMaps() {
 		m := q.coll.Maps[name]
-		if q.flowMem[family], err = mapMap(t, m, int(m.ValueSize()*sets)); err != nil {
+		if err := flowtable.Prepare(q.coll.Maps[flowTablesMap], m, family, MaxFlows); err != nil {
 			return err
 		}
-		if err := flowtable.Prepare(q.coll.Maps[flowTablesMap], m, family); err != nil {
-			return err
-		}
-		if q.tables[family], err = flowtable.Open(m, family, false); err != nil {
+		if q.tables[family], err = flowtable.Open(m, nil, family); err != nil {
 			return err
 		}
 		t.Cleanup(func() { _ = q.tables[family].Close() })
@@ -196,6 +206,7 @@ func (q *Quick) makeDevices(t testing.TB, setup QuickSetup) error {
 	for name, index := range q.devices {
 		q.names[index] = name
 	}
+	q.facts = dataplane.HostFacts{VXLANIfindex: q.devices[VXLANDevice], OverlayMTU: 1450, MaxFlows: MaxFlows, HalfOpen: testPlaces}
 	return setup.Underlay.connect(int(q.devices[setup.Uplinks[0]]))
 }
 
@@ -205,12 +216,19 @@ func (q *Quick) Reset() {
 		clear(mem)
 	}
 	q.state, q.lastENI = nil, 0
+	q.facts.MaxFlows, q.facts.HalfOpen = MaxFlows, testPlaces
+}
+
+// Limit makes the next revisions be those of a host for so many flows, with so many half-open ones of an ENI and
+// opening direction.
+func (q *Quick) Limit(maxFlows, halfOpen int) {
+	q.facts.MaxFlows, q.facts.HalfOpen = uint32(maxFlows), uint32(min(halfOpen, testPlaces))
 }
 
 // Apply brings a state into force: into the slot that does not count, which then counts. The other slot keeps what
 // was in force before.
 func (q *Quick) Apply(st *compile.State, closed map[string]bool) error {
-	tables, err := dataplane.Encode(st, dataplane.HostFacts{VXLANIfindex: q.devices[VXLANDevice], OverlayMTU: 1450})
+	tables, err := dataplane.Encode(st, q.facts)
 	if err != nil {
 		return err
 	}
@@ -426,6 +444,23 @@ func (q *Quick) nameOf(index uint32) string {
 		}
 	}
 	return ""
+}
+
+// Sweep runs a whole pass of the sweep at this time; a full one looks at everything.
+func (q *Quick) Sweep(now time.Duration, full bool) error {
+	q.give(QuickPacket{Now: now})
+	return sweep(q.coll, full)
+}
+
+// Flows returns how many flows count for an ENI.
+func (q *Quick) Flows(e *compile.ENI) int {
+	n := 0
+	for color := range uint32(2) {
+		if held := binary.LittleEndian.Uint64(q.usage[e.Index*64+color*8:]); uint32(held>>32) == e.Flows {
+			n += int(uint32(held))
+		}
+	}
+	return n
 }
 
 // EachFlow calls fn with each flow alive at `now`.

@@ -121,8 +121,8 @@ func (w *World) load(t testing.TB) error {
 	for _, m := range spec.Maps {
 		m.Pinning = ebpf.PinNone
 	}
-	for name := range flowMaps() {
-		spec.Maps[name].MaxEntries = testSets
+	if err := sizeFlows(spec, testSets); err != nil {
+		return err
 	}
 	w.coll, err = ebpf.NewCollection(spec)
 	if err != nil {
@@ -205,7 +205,7 @@ func (w *World) Revise(change func(*api.Objects)) error {
 // Apply brings a state into force: all of it into both slots, then the next slot counts.
 func (w *World) Apply(st *compile.State) error {
 	tables, err := dataplane.Encode(st, dataplane.HostFacts{
-		VXLANIfindex: w.devices[VXLANDevice], OverlayMTU: 1450,
+		VXLANIfindex: w.devices[VXLANDevice], OverlayMTU: 1450, MaxFlows: MaxFlows, HalfOpen: testPlaces,
 	})
 	if err != nil {
 		return err

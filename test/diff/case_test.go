@@ -22,6 +22,8 @@ import (
 
 // fileCase is a case as testdata holds it.
 type fileCase struct {
+	Flows     int // limits of the host; 0 = generous
+	HalfOpen  int `yaml:"halfOpen"`
 	Revisions []string
 	Steps     []fileStep
 }
@@ -43,6 +45,9 @@ type fileStep struct {
 // String writes a case as testdata understands it, with the packets decoded in comments.
 func (c *Case) String() string {
 	var b strings.Builder
+	if c.Limits != generous {
+		fmt.Fprintf(&b, "flows: %d\nhalfOpen: %d\n", c.Limits.Flows, c.Limits.HalfOpen)
+	}
 	b.WriteString("revisions:\n")
 	for _, o := range c.Worlds {
 		text, err := api.MarshalYAML(o.All()...)
@@ -106,7 +111,10 @@ func parseCase(text []byte) (*Case, error) {
 	if err := yaml.Unmarshal(text, &f); err != nil {
 		return nil, fmt.Errorf("read case: %w", err)
 	}
-	c := &Case{}
+	c := &Case{Limits: limits{f.Flows, f.HalfOpen}}
+	if f.Flows == 0 {
+		c.Limits = generous
+	}
 	for i, text := range f.Revisions {
 		o, err := decode([]byte(text))
 		if err != nil {

@@ -32,15 +32,15 @@ const packetsPerWorld = 1500
 
 var changeEvery = []int{75, 200, 300, 400}
 
-// limits of a run.
-type limits struct {
+// effort of a run.
+type effort struct {
 	packets int64
 	until   time.Time
 	seed    uint64
 }
 
-func limitsOf(t *testing.T) limits {
-	l := limits{packets: 2_000_000, seed: 1}
+func effortOf(t *testing.T) effort {
+	l := effort{packets: 2_000_000, seed: 1}
 	for _, v := range []struct {
 		name string
 		set  func(string) error
@@ -64,7 +64,7 @@ func limitsOf(t *testing.T) limits {
 
 // Both sides agree on everything that becomes of random packets in random worlds.
 func TestDifferential(t *testing.T) {
-	l := limitsOf(t)
+	l := effortOf(t)
 	// What lives is little, what is thrown away is much.
 	before := debug.SetGCPercent(800)
 	t.Cleanup(func() { debug.SetGCPercent(before) })
@@ -125,6 +125,7 @@ func TestDifferential(t *testing.T) {
 var (
 	mustBecome = []seen{
 		{oracle.Delivered, "fragment"}, {oracle.Delivered, "error"}, {oracle.TCPWindow, ""}, {oracle.StrayND, ""},
+		{oracle.FlowQuota, ""},
 		{oracle.Delivered, "segments"}, {oracle.Answered, "segments"}, {oracle.TooBig, "segments"}, {oracle.Malformed, "segments"},
 		{oracle.Delivered, "way eni"}, {oracle.Delivered, "way vpc"}, {oracle.Delivered, "way eni by policy"},
 		{oracle.Delivered, "way vpc by policy"}, {oracle.Delivered, "way internet by policy"},
@@ -174,8 +175,8 @@ func newGen(seed uint64) gen { return gen{rand.New(rand.NewPCG(seed, 1))} }
 // random draws and plays a case, until both sides differ.
 func (p *player) random(seed uint64) (c *Case, diff string, err error) {
 	g := newGen(seed)
-	c = &Case{Worlds: []*api.Objects{g.world()}}
-	if err := p.start(c.Worlds[0]); err != nil {
+	c = &Case{Limits: g.limits(), Worlds: []*api.Objects{g.world()}}
+	if err := p.start(c); err != nil {
 		return c, "", err
 	}
 	in := newPackets(g, c.Worlds[0])

@@ -23,9 +23,19 @@ import (
 
 // Case is a story that both sides play: revisions of the feed, and packets.
 type Case struct {
+	Limits limits
 	Worlds []*api.Objects // the first one is in force at the beginning
 	Steps  []Step
 }
+
+// limits of the host.
+type limits struct {
+	Flows    int
+	HalfOpen int // per ENI and opening direction
+}
+
+// generous is more than any case needs.
+var generous = limits{pkttest.MaxFlows, 64}
 
 // Step is one packet, and what happens before it.
 type Step struct {
@@ -65,10 +75,11 @@ func newHost(t testing.TB) *pkttest.Quick {
 }
 
 // model is the same host for the reference.
-func model() oracle.Host {
+func model(l limits) oracle.Host {
 	return oracle.Host{
 		Name: hosts[0], VXLAN: pkttest.VXLANDevice, OverlayMTU: 1450, PortMTU: 1500,
-		Uplinks: map[string]api.MAC{uplinkDevice: uplinkMAC},
+		Uplinks:  map[string]api.MAC{uplinkDevice: uplinkMAC},
+		MaxFlows: l.Flows, HalfOpen: l.HalfOpen,
 		Route: func(dst netip.Addr) string {
 			for _, p := range refused {
 				if p.Contains(dst) {
@@ -133,11 +144,13 @@ func newPlayer(q *pkttest.Quick) *player {
 }
 
 // start brings the first revision into force, on an empty host.
-func (p *player) start(o *api.Objects) error {
+func (p *player) start(c *Case) error {
+	o := c.Worlds[0]
 	p.q.Reset()
+	p.q.Limit(c.Limits.Flows, c.Limits.HalfOpen)
 	p.now += time.Minute // the fragments of another case are forgotten
 	p.state, p.ids, p.shut = nil, nil, map[string]bool{}
-	p.model = oracle.New(o, model())
+	p.model = oracle.New(o, model(c.Limits))
 	return p.apply(o)
 }
 
@@ -182,16 +195,16 @@ func incarnations(st *compile.State) map[string]uint32 {
 
 // step plays one step and says how both sides differ. err is a failure of the test itself.
 func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err error) {
-	p.now += s.After
-	for p.model.Unsure(p.now) {
-		p.now += 2 * time.Second
-	}
+	p.pass(s.After)
 	if s.Revision > 0 {
 		if err := p.revise(c.Worlds[s.Revision]); err != nil {
 			return "", out, err
 		}
-		for p.model.Unsure(p.now) {
-			p.now += 2 * time.Second
+		p.pass(0)
+	}
+	if p.model.Expire(p.now) || s.Revision > 0 {
+		if err := p.q.Sweep(p.now, s.Revision > 0); err != nil {
+			return "", out, err
 		}
 	}
 	if s.Toggle != "" {
@@ -221,6 +234,14 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 		p.seen[seen{out.Reason, "way " + out.Way}]++
 	}
 	return p.compareOutcome(s, out, got) + compareHits(&out, p.q.Hits()), out, nil
+}
+
+// pass lets time pass, until it is sure which flows are still there.
+func (p *player) pass(d time.Duration) {
+	p.now += d
+	for p.model.Unsure(p.now) {
+		p.now += 2 * time.Second
+	}
 }
 
 const vxlanMark = 0xe41b0d01
@@ -346,6 +367,18 @@ func sameCounts(a, b []pkttest.Count) bool {
 	return len(a) == len(b)
 }
 
+// compareUsage says how the numbers of flows of both sides differ.
+func (p *player) compareUsage() string {
+	var b strings.Builder
+	for i := range p.state.ENIs {
+		e := &p.state.ENIs[i]
+		if want, got := p.model.Count(e.Name), p.q.Flows(e); want != got {
+			fmt.Fprintf(&b, "%s has %d flows in the model, %d count in the programs\n", e.Name, want, got)
+		}
+	}
+	return b.String()
+}
+
 // compareFlows says how the flows of both sides differ.
 func (p *player) compareFlows() string {
 	want, got := map[oracle.Flow]oracle.Flow{}, map[oracle.Flow]oracle.Flow{}
@@ -359,6 +392,7 @@ func (p *player) compareFlows() string {
 		}
 		want[identity(f)] = f
 	}
+	var lines []string
 	p.q.EachFlow(p.now, func(f *flowtable.Flow) {
 		known, ok := p.flow(f)
 		if !ok {
@@ -367,12 +401,17 @@ func (p *player) compareFlows() string {
 		if !want[identity(known)].Evaluated {
 			known.Evaluated, known.Rule = false, ""
 		}
+		if other, twice := got[identity(known)]; twice {
+			lines = append(lines, fmt.Sprintf("flow twice\n  %+v\n  %+v\n", known, other))
+		}
 		got[identity(known)] = known
 	})
-	if maps.Equal(want, got) {
+	if diff := p.compareUsage(); diff != "" {
+		return diff
+	}
+	if maps.Equal(want, got) && len(lines) == 0 {
 		return ""
 	}
-	var lines []string
 	for id, f := range want {
 		if g, ok := got[id]; g != f {
 			lines = append(lines, fmt.Sprintf("flow\n  model    %+v\n  programs %+v (%v)\n", f, g, ok))

@@ -12,7 +12,7 @@ import (
 
 // replay plays a case from the beginning and says how the sides differ, comparing flows after each packet.
 func (p *player) replay(c *Case) (string, error) {
-	if err := p.start(c.Worlds[0]); err != nil {
+	if err := p.start(c); err != nil {
 		return "", err
 	}
 	for i := range c.Steps {
@@ -75,7 +75,7 @@ func (p *player) dropSteps(c *Case, diff string) (*Case, string) {
 			if i+chunk > len(c.Steps) {
 				continue
 			}
-			smaller := &Case{Worlds: c.Worlds, Steps: slices.Concat(c.Steps[:i], c.Steps[i+chunk:])}
+			smaller := &Case{Limits: c.Limits, Worlds: c.Worlds, Steps: slices.Concat(c.Steps[:i], c.Steps[i+chunk:])}
 			c = p.try(c, &diff, smaller)
 		}
 	}
@@ -84,7 +84,7 @@ func (p *player) dropSteps(c *Case, diff string) (*Case, string) {
 			func(s *Step) { s.After = 0 }, func(s *Step) { s.Revision = 0 }, func(s *Step) { s.Toggle = "" },
 			func(s *Step) { s.Frame = nil }, func(s *Step) { s.From.GSO = 0 }, func(s *Step) { s.Linear = 0 },
 		} {
-			smaller := &Case{Worlds: c.Worlds, Steps: slices.Clone(c.Steps)}
+			smaller := &Case{Limits: c.Limits, Worlds: c.Worlds, Steps: slices.Clone(c.Steps)}
 			change(&smaller.Steps[i])
 			if fmt.Sprint(smaller.Steps[i]) != fmt.Sprint(c.Steps[i]) {
 				c = p.try(c, &diff, smaller)
@@ -102,7 +102,7 @@ func (p *player) dropWorlds(c *Case, diff string) (*Case, string) {
 			used = append(used, s.Revision)
 		}
 	}
-	smaller := &Case{Steps: slices.Clone(c.Steps)}
+	smaller := &Case{Limits: c.Limits, Steps: slices.Clone(c.Steps)}
 	number := map[int]int{}
 	for _, i := range used {
 		if _, ok := number[i]; !ok {
@@ -115,7 +115,7 @@ func (p *player) dropWorlds(c *Case, diff string) (*Case, string) {
 	}
 	c = p.try(c, &diff, smaller)
 	if len(c.Worlds) > 1 && len(c.Steps) > 0 && c.Steps[0].Revision == 1 {
-		smaller := &Case{Worlds: c.Worlds[1:], Steps: slices.Clone(c.Steps)}
+		smaller := &Case{Limits: c.Limits, Worlds: c.Worlds[1:], Steps: slices.Clone(c.Steps)}
 		for i := range smaller.Steps {
 			smaller.Steps[i].Revision = max(0, smaller.Steps[i].Revision-1)
 		}
@@ -133,7 +133,7 @@ func (p *player) dropObjects(c *Case, diff string) (*Case, string) {
 				break
 			}
 			name := list[i]
-			smaller := &Case{Worlds: slices.Clone(c.Worlds), Steps: c.Steps}
+			smaller := &Case{Limits: c.Limits, Worlds: slices.Clone(c.Worlds), Steps: c.Steps}
 			for j := range smaller.Worlds {
 				smaller.Worlds[j] = without(smaller.Worlds[j], name)
 			}
@@ -142,7 +142,7 @@ func (p *player) dropObjects(c *Case, diff string) (*Case, string) {
 				i--
 				continue
 			}
-			smaller = &Case{Worlds: slices.Clone(c.Worlds), Steps: c.Steps}
+			smaller = &Case{Limits: c.Limits, Worlds: slices.Clone(c.Worlds), Steps: c.Steps}
 			smaller.Worlds[world] = without(smaller.Worlds[world], name)
 			if next := p.try(c, &diff, smaller); next != c {
 				c = next
@@ -173,6 +173,9 @@ func simplifications(o *api.Objects) []string {
 		}
 		if e.OnPolicyChange != api.Reevaluate {
 			list = append(list, "onchange/"+n)
+		}
+		if e.Limits != api.DefaultLimits() {
+			list = append(list, "limits/"+n)
 		}
 		if e.Timeouts != api.DefaultTimeouts() {
 			list = append(list, "timeouts/"+n)
@@ -231,7 +234,7 @@ func without(before *api.Objects, what string) *api.Objects {
 		if o.Subnets[name] != nil {
 			o.Subnets[name].NetworkACL = ""
 		}
-	case "allowed", "source", "onchange", "timeouts", "member", "ip":
+	case "allowed", "source", "onchange", "limits", "timeouts", "member", "ip":
 		if e := o.ENIs[name]; e != nil {
 			withoutOfENI(o, e, kind, rest)
 		}
@@ -258,6 +261,8 @@ func withoutOfENI(o *api.Objects, e *api.ENI, kind, rest string) {
 		e.SourceDestCheck = true
 	case "onchange":
 		e.OnPolicyChange = api.Reevaluate
+	case "limits":
+		e.Limits = api.DefaultLimits()
 	case "timeouts":
 		e.Timeouts = api.DefaultTimeouts()
 	case "member":

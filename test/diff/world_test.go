@@ -247,7 +247,7 @@ func (g gen) addENI(o *api.Objects, i int) {
 	subnet := o.Subnets[pick(g, sortedKeys(o.Subnets))]
 	e := &api.ENI{
 		Metadata: meta(name), Subnet: subnet.Name, MAC: api.MAC{2, 0, 0, 0, 1, byte(0x10 + i)}, SourceDestCheck: !g.oneIn(5),
-		OnPolicyChange: g.policyChange(), Timeouts: g.timeouts(),
+		OnPolicyChange: g.policyChange(), Timeouts: g.timeouts(), Limits: g.quota(),
 	}
 	if (subnet.VPC == "blue" || subnet.VPC == "grey") && i > 0 { // MACs are of a VPC and its peers alone
 		e.MAC[5]--
@@ -290,6 +290,21 @@ func (g gen) timeouts() api.Timeouts {
 		t = api.Timeouts{TCPEstablished: pick(g, []int{60, 300, 432000}), UDP: 30 + g.IntN(31), UDPStream: 60 + g.IntN(121)}
 	}
 	return t
+}
+
+// limits of a host: sometimes so narrow that its ENIs fight for flows.
+func (g gen) limits() limits {
+	if g.oneIn(2) {
+		return generous
+	}
+	return limits{Flows: pick(g, []int{2, 12, 24, 48}), HalfOpen: pick(g, []int{1, 2, 3, 8})}
+}
+
+func (g gen) quota() api.Limits {
+	if !g.oneIn(4) {
+		return api.DefaultLimits()
+	}
+	return api.Limits{Flows: 1 + g.IntN(8)}
 }
 
 func (g gen) groups(vpc string) []string {
@@ -427,7 +442,9 @@ func (g gen) move(o *api.Objects, e *api.ENI) {
 }
 
 func (g gen) changeENI(o *api.Objects, e *api.ENI) {
-	switch g.IntN(6) {
+	switch g.IntN(7) {
+	case 6:
+		e.Limits = g.quota()
 	case 4:
 		e.OnPolicyChange = g.policyChange()
 	case 5:

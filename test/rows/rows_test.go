@@ -54,6 +54,8 @@ func stages() map[string][]Row {
 		"half-open": halfOpenRows(),
 		"blind":     blindRows(),
 		"code":      codeRows(),
+		"quota":     quotaRows(),
+		"ring":      ringRows(),
 		"budget":    budgetRows(),
 	}
 }

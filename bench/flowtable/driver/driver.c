@@ -28,8 +28,14 @@ struct run {
 	__u32 peers; /* CPUs that take each step at the same moment; 0 = alone */
 	__u32 apart; /* steps at which the others did not come */
 	__u32 delay; /* how long to hang back then, in turns of an empty loop */
-	__u32 pad;
+	__u32 quota; /* flows refused for it */
 	__u64 sum;
+	__u32 flags; /* enum flow_flag of inserted flows */
+	__u32 limit; /* struct flow_quota; 0 = none */
+	__u32 guaranteed;
+	__u32 pool;
+	__u32 half_open;
+	__u32 pad;
 };
 
 /* Where CPUs meet that take steps at the same moment. Zeroed before a run. */
@@ -51,7 +57,13 @@ struct {
 struct work {
 	struct run run;
 	__u64 chain;
+	__u32 eni;
+	struct flow_quota quota;
+	struct flow_stored stored;
 };
+
+/* Not on the stack, which the operations need. */
+MAP(driver_work, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct work, 1, 0);
 
 static __always_inline __u32 flow_number(const struct work *work, __u32 i)
 {
@@ -98,6 +110,9 @@ static __always_inline void note(struct work *work, enum reason reason, __u64 va
 	case REASON_FLOW_BUSY:
 		work->run.busy++;
 		break;
+	case REASON_FLOW_QUOTA:
+		work->run.quota++;
+		break;
 	default:
 		work->run.missing++;
 	}
@@ -120,11 +135,42 @@ enum operation {
 static __always_inline void flow_init(struct flow *flow, const struct run *run, __u32 number)
 {
 	__builtin_memset(flow, 0, sizeof(*flow));
-	flow->eni = run->mark;
+	flow->eni = run->mark % MAX_ENIS;
 	flow->incarnation = run->mark;
+	flow->flags = run->flags;
 	flow->rule = number;
 	flow->state = run->state;
 	*(__u32 *)flow->nat = ~number;
+}
+
+/* A half-open flow makes way, as it does in the packet path. */
+__noinline int evict(struct work *work)
+{
+	const struct flow_stored *to;
+	__u32 slot;
+
+	if (!work)
+		return 1;
+	to = &work->stored;
+	slot = (to->evicts & ~FLOW_RING6) - 1;
+	if (to->evicts & FLOW_RING6)
+		flow_evict(slot, work->eni, work->run.mark, to->opener, to->place, true);
+	else
+		flow_evict(slot, work->eni, work->run.mark, to->opener, to->place, false);
+	return 0;
+}
+
+static __always_inline enum reason insert(const void *key, const struct flow *flow,
+					  struct work *work, const bool v6)
+{
+	const struct run *run = &work->run;
+
+	work->eni = flow->eni;
+	work->quota.limit = run->limit ?: ~0U;
+	work->quota.guaranteed = run->limit ? run->guaranteed : ~0U;
+	work->quota.pool = run->pool;
+	work->quota.half_open = run->half_open;
+	return flow_insert(key, flow, run->now, &work->stored, &idle, &work->quota, v6);
 }
 
 static __always_inline enum reason find(const void *key, __u32 number, struct work *work,
@@ -141,18 +187,18 @@ static __always_inline enum reason find(const void *key, __u32 number, struct wo
 	if (reason != REASON_CONTINUE)
 		return reason;
 	if (flow->rule != number || *(__u32 *)flow->nat != ~number ||
-	    flow->eni != flow->incarnation)
+	    flow->eni != flow->incarnation % MAX_ENIS)
 		work->run.wrong++;
 	if (op == REWRITE) {
 		flow->generation++;
 		if (run->state)
 			flow->state = run->state;
-		return flow_insert(key, flow, run->now, ref, &idle, v6);
+		return insert(key, flow, work, v6);
 	}
 	if (op == ADVANCE && !flow_advance(ref, run->state, 0))
 		return REASON_FLOW_BUSY;
 	if (op != FIND && op != HASH_FIND)
-		flow_touch(ref, run->now, number, 1, 1500, &idle);
+		flow_touch(ref, key, run->now, number, 1, 1500, &idle, v6);
 	return reason;
 }
 
@@ -232,7 +278,7 @@ static __always_inline int step(__u32 i, struct work *work, const __u32 op, cons
 		break;
 	case INSERT:
 		flow_init(&flow, &work->run, number);
-		reason = flow_insert(&key, &flow, work->run.now, &ref, &idle, v6);
+		reason = insert(&key, &flow, work, v6);
 		break;
 	case HASH_INSERT:
 		flow_init(&flow, &work->run, number);
@@ -252,28 +298,35 @@ static __always_inline int step(__u32 i, struct work *work, const __u32 op, cons
 	{                                                                                          \
 		return work ? step(i, work, op, v6) : 1;                                           \
 	}                                                                                          \
-	static long name##_step(__u32 i, void *work)                                               \
+	static long name##_step(__u32 i, void *to)                                                 \
 	{                                                                                          \
+		struct work *work = *(struct work **)to;                                           \
+                                                                                                   \
+		work->stored.evicts = 0;                                                           \
 		name##_once(work, i);                                                              \
+		if (work->stored.evicts)                                                           \
+			evict(work);                                                               \
 		return 0;                                                                          \
 	}                                                                                          \
 	SEC("xdp") int name(struct xdp_md *ctx)                                                    \
 	{                                                                                          \
 		struct run *run = (void *)(long)ctx->data;                                         \
-		struct work work;                                                                  \
+		struct work *work;                                                                 \
+		__u32 zero = 0;                                                                    \
 		__u64 count;                                                                       \
                                                                                                    \
-		if ((void *)(run + 1) > (void *)(long)ctx->data_end)                               \
+		work = bpf_map_lookup_elem(&driver_work, &zero);                                   \
+		if (!work || (void *)(run + 1) > (void *)(long)ctx->data_end)                      \
 			return XDP_ABORTED;                                                        \
-		work.run = *run;                                                                   \
-		work.chain = 0;                                                                    \
-		count = work.run.count;                                                            \
+		work->run = *run;                                                                  \
+		work->chain = 0;                                                                   \
+		count = work->run.count;                                                           \
 		barrier_var(count); /* all 64 bits: the inlined bpf_loop compares them */          \
 		bpf_loop(count, name##_step, &work, 0);                                            \
 		run = (void *)(long)ctx->data;                                                     \
 		if ((void *)(run + 1) > (void *)(long)ctx->data_end)                               \
 			return XDP_ABORTED;                                                        \
-		*run = work.run;                                                                   \
+		*run = work->run;                                                                  \
 		return XDP_DROP;                                                                   \
 	}
 
@@ -308,11 +361,27 @@ SEC("tcx/ingress") int both_hooks(struct __sk_buff *ctx)
 		return TCX_DROP;
 	if (!flow_advance(&ref, FLOW_ESTABLISHED, 0))
 		return TCX_DROP;
-	flow_touch(&ref, flow_now(), DIR_IN, 1, ctx->len, &idle);
+	flow_touch(&ref, &key, flow_now(), DIR_IN, 1, ctx->len, &idle, false);
 	return TCX_PASS;
 }
 
-/* The sweep that the hash needs and the own table does not: deletes what has expired. */
+/* A whole pass of the sweep of the table, or a turn of one. */
+SEC("xdp") int sweep(struct xdp_md *ctx)
+{
+	struct run *run = (void *)(long)ctx->data;
+	bool done;
+
+	if ((void *)(run + 1) > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	done = sweep_turn(run->now, run->count > 1 ? SWEEP_TURN : SWEEP_WHOLE);
+	run = (void *)(long)ctx->data;
+	if ((void *)(run + 1) > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	run->ok = done;
+	return XDP_DROP;
+}
+
+/* The sweep that the hash needs before it takes anything: deletes what has expired. */
 struct bpf_map;
 
 static long sweep_step(struct bpf_map *map, const void *key, struct hash_flow4 *value, __u32 *now)

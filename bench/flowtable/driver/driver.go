@@ -9,7 +9,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -42,8 +44,15 @@ type Run struct {
 	Peers   uint32 // CPUs that take each step at the same moment; 0 = alone
 	Apart   uint32 // steps at which the others did not come
 	Delay   uint32 // how long to hang back then, in turns of an empty loop
-	Pad     uint32
+	Quota   uint32 // flows refused for it
 	Sum     uint64 // of the ENIs of the flows found
+
+	Flags      uint32 // enum flow_flag of inserted flows
+	Limit      uint32 // flows that an ENI may have, 0 = any number
+	Guaranteed uint32 // of them, with a limit
+	Pool       uint32 // flows that all ENIs may have beyond that
+	HalfOpen   uint32 // of a direction; needs LoadRings
+	Pad        uint32
 }
 
 // Driver is the loaded programs and their tables.
@@ -61,8 +70,20 @@ func Spec() (*ebpf.CollectionSpec, error) {
 }
 
 // Load loads programs of the driver, by default all, with own tables of so many sets and kernel hashes of so many
-// entries.
+// entries. Half-open flows are not limited.
 func Load(sets, hashEntries uint32, programs ...string) (*Driver, error) {
+	return load(sets, hashEntries, 0, programs)
+}
+
+// LoadRings loads programs like Load, with rings for so many half-open flows per ENI and direction.
+func LoadRings(sets, places uint32, programs ...string) (*Driver, error) {
+	return load(sets, 64, places, programs)
+}
+
+// rings is how many rings there are: two per ENI.
+const rings = 2 * 1024
+
+func load(sets, hashEntries, places uint32, programs []string) (*Driver, error) {
 	spec, err := Spec()
 	if err != nil {
 		return nil, err
@@ -75,14 +96,39 @@ func Load(sets, hashEntries uint32, programs ...string) (*Driver, error) {
 	for _, name := range []string{"flows4", "flows6"} {
 		spec.Maps[name].MaxEntries = sets
 	}
+	for _, name := range []string{"flow_due4", "flow_due6"} {
+		spec.Maps[name].MaxEntries = (sets + 15) / 16
+	}
 	for _, name := range []string{"hash4", "hash6"} {
 		spec.Maps[name].MaxEntries = hashEntries
 	}
+	if places > 0 {
+		if err := spec.Variables["half_open_slots"].Set(places); err != nil {
+			return nil, fmt.Errorf("set the size of the rings: %w", err)
+		}
+	}
+	spec.Maps["half_open"].MaxEntries = max(1, rings*places)
+	maps.DeleteFunc(spec.Maps, func(name string, _ *ebpf.MapSpec) bool { return !uses(spec, name) })
 	collection, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return nil, fmt.Errorf("load the driver: %+w", err)
 	}
 	return &Driver{collection: collection}, nil
+}
+
+// uses tells whether a map is of the flow table or some program uses it: the headers know all maps of the dataplane.
+func uses(spec *ebpf.CollectionSpec, name string) bool {
+	if strings.HasPrefix(name, "flow") || strings.HasPrefix(name, "hash") || strings.HasPrefix(name, ".") || name == "gate" || name == "driver_work" {
+		return true
+	}
+	for _, p := range spec.Programs {
+		for i := range p.Instructions {
+			if p.Instructions[i].IsLoadFromMap() && p.Instructions[i].Reference() == name {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Close frees programs and tables.

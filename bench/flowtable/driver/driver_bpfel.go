@@ -13,6 +13,123 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type driverAddrKey4 struct {
+	_    structs.HostLayout
+	Vni  uint32
+	Addr [4]uint8
+}
+
+type driverAddrKey6 struct {
+	_    structs.HostLayout
+	Vni  uint32
+	Addr [16]uint8
+}
+
+type driverClassKey struct {
+	_       structs.HostLayout
+	Ruleset uint32
+	Class   uint32
+}
+
+type driverCounter struct {
+	_       structs.HostLayout
+	Packets uint64
+	Bytes   uint64
+}
+
+type driverEipKey4 struct {
+	_    structs.HostLayout
+	Addr [4]uint8
+}
+
+type driverEipKey6 struct {
+	_    structs.HostLayout
+	Addr [16]uint8
+}
+
+type driverEipsIn4 struct {
+	_ structs.HostLayout
+	V [2]struct {
+		_     structs.HostLayout
+		Flags uint32
+		Eni   uint32
+		Addr  [4]uint8
+	}
+}
+
+type driverEipsIn6 struct {
+	_ structs.HostLayout
+	V [2]struct {
+		_     structs.HostLayout
+		Flags uint32
+		Eni   uint32
+		Addr  [16]uint8
+	}
+}
+
+type driverEipsOut4 struct {
+	_ structs.HostLayout
+	V [2]struct {
+		_     structs.HostLayout
+		Flags uint32
+		Addr  [4]uint8
+	}
+}
+
+type driverEipsOut6 struct {
+	_ structs.HostLayout
+	V [2]struct {
+		_     structs.HostLayout
+		Flags uint32
+		Addr  [16]uint8
+	}
+}
+
+type driverEndpoints struct {
+	_ structs.HostLayout
+	V [2]struct {
+		_        structs.HostLayout
+		Flags    uint32
+		Nexthop  uint32
+		GroupSet uint32
+	}
+}
+
+type driverEnis struct {
+	_ structs.HostLayout
+	V [2]struct {
+		_           structs.HostLayout
+		Flags       uint32
+		Vni         uint32
+		Subnet      uint32
+		Incarnation uint32
+		Generation  uint32
+		Nexthop     uint32
+		SgIn        uint32
+		SgOut       uint32
+		NaclIn      uint32
+		NaclOut     uint32
+		Routes      uint32
+		Allowed     uint32
+		Flows       uint32
+		MaxFlows    uint32
+		HalfOpen    uint32
+		Idle        struct {
+			_              structs.HostLayout
+			TcpEstablished uint32
+			Udp            uint32
+			UdpStream      uint32
+		}
+		Mac [6]uint8
+		Pad [2]uint8
+	}
+}
+
+type driverFlowDueLine struct {
+	_   structs.HostLayout
+	Due [16]uint32
+}
+
 type driverFlowKey4 struct {
 	_          structs.HostLayout
 	ScopeClass uint32
@@ -57,7 +174,8 @@ type driverFlowSet4 struct {
 			Rule              uint32
 			Opened            uint32
 			Reason            uint8
-			Pad               [3]uint8
+			Pad               uint8
+			Place             uint16
 			Packets           [2]uint64
 			Bytes             [2]uint64
 		}
@@ -89,7 +207,8 @@ type driverFlowSet6 struct {
 			Rule              uint32
 			Opened            uint32
 			Reason            uint8
-			Pad               [3]uint8
+			Pad               uint8
+			Place             uint16
 			Packets           [2]uint64
 			Bytes             [2]uint64
 		}
@@ -97,11 +216,28 @@ type driverFlowSet6 struct {
 }
 
 type driverFlowTable struct {
-	_     structs.HostLayout
-	Seed  uint64
-	Words [10]uint32
-	Sets  uint32
-	Pad   [3]uint32
+	_        structs.HostLayout
+	Seed     uint64
+	Words    [10]uint32
+	Sets     uint32
+	MaxFlows uint32
+	Pad      [2]uint32
+}
+
+type driverFlowUsage struct {
+	_          structs.HostLayout
+	Held       [2]uint64
+	Color      uint32
+	Guaranteed uint32
+	Ring       uint32
+	Opened     [2]uint32
+	Pad        [7]uint32
+}
+
+type driverGroupKey struct {
+	_        structs.HostLayout
+	Ruleset  uint32
+	GroupSet uint32
 }
 
 type driverHashFlow4 struct {
@@ -120,7 +256,8 @@ type driverHashFlow4 struct {
 		Rule              uint32
 		Opened            uint32
 		Reason            uint8
-		Pad               [3]uint8
+		Pad               uint8
+		Place             uint16
 		Packets           [2]uint64
 		Bytes             [2]uint64
 	}
@@ -141,9 +278,62 @@ type driverHashFlow6 struct {
 		Rule              uint32
 		Opened            uint32
 		Reason            uint8
-		Pad               [3]uint8
+		Pad               uint8
+		Place             uint16
 		Packets           [2]uint64
 		Bytes             [2]uint64
+	}
+}
+
+type driverHostConfs struct {
+	_ structs.HostLayout
+	V [2]struct {
+		_            structs.HostLayout
+		Vtep         [4]uint8
+		VxlanIfindex uint32
+		OverlayMtu   uint32
+		FlowShare    uint32
+		FlowPool     uint32
+		GatewayMac   [6]uint8
+		Pad          [2]uint8
+	}
+}
+
+type driverLive struct {
+	_           structs.HostLayout
+	Incarnation uint32
+	Ifindex     uint32
+	Mtu         uint32
+	Pad         uint32
+}
+
+type driverLpmKey4 struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Table     uint32
+	Addr      [4]uint8
+}
+
+type driverLpmKey6 struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Table     uint32
+	Addr      [16]uint8
+}
+
+type driverMacKey struct {
+	_   structs.HostLayout
+	Vni uint32
+	Mac [6]uint8
+	Pad [2]uint8
+}
+
+type driverMacs struct {
+	_ structs.HostLayout
+	V [2]struct {
+		_       structs.HostLayout
+		Flags   uint32
+		Nexthop uint32
 	}
 }
 
@@ -154,37 +344,229 @@ type driverMeetingPoint struct {
 	Moment  uint64
 }
 
+type driverNexthop struct {
+	_          structs.HostLayout
+	Kind       uint8
+	Pad        uint8
+	Eni        uint16
+	Vtep       [4]uint8
+	Generation uint32
+	Vni        uint32
+	Subnet     uint32
+	Mac        [6]uint8
+	Pad2       [2]uint8
+}
+
+type driverPort struct {
+	_           structs.HostLayout
+	Eni         uint32
+	Incarnation uint32
+}
+
+type driverRoute struct {
+	_    structs.HostLayout
+	Kind uint32
+	Arg  uint32
+}
+
+type driverRuleSet struct {
+	_     structs.HostLayout
+	Words [16]uint64
+}
+
+type driverServiceKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Ruleset   uint32
+	Protocol  uint8
+	Port      [2]uint8
+	Pad       uint8
+}
+
+type driverSweepState struct {
+	_        structs.HostLayout
+	Borrowed int64
+	Pad      [7]uint64
+	Asked    uint32
+	Done     uint32
+	Full     uint32
+	Answers  uint32
+	Unsure   uint32
+	Passes   uint32
+	Turns    uint32
+	Running  uint32
+	Family   uint32
+	Line     uint32
+	Begun    uint32
+	Pad2     [5]uint32
+}
+
+type driverSweepTimer struct {
+	_     structs.HostLayout
+	Timer struct {
+		_ structs.HostLayout
+		_ [16]byte
+	}
+}
+
+type driverSweepTurn struct {
+	_        structs.HostLayout
+	Now      uint32
+	Full     uint32
+	Unsure   uint32
+	Begin    uint32
+	Done     uint32
+	Budget   int32
+	Slot     uint32
+	Borrowed int32
+}
+
+type driverUplink struct {
+	_   structs.HostLayout
+	Mac [6]uint8
+	Pad [2]uint8
+}
+
+type driverVerdict struct {
+	_    structs.HostLayout
+	Word uint32
+	Rule uint32
+}
+
+type driverVerdictKey struct {
+	_       structs.HostLayout
+	Ruleset uint32
+	Peer    uint32
+	Service uint32
+}
+
+type driverVtepKey struct {
+	_    structs.HostLayout
+	Vni  uint32
+	Vtep [4]uint8
+}
+
+type driverWork struct {
+	_   structs.HostLayout
+	Run struct {
+		_          structs.HostLayout
+		Base       uint32
+		Mask       uint32
+		First      uint32
+		Stride     uint32
+		Count      uint32
+		Now        uint32
+		Class      uint32
+		State      uint32
+		Mark       uint32
+		Ok         uint32
+		Missing    uint32
+		Full       uint32
+		Busy       uint32
+		Wrong      uint32
+		Peers      uint32
+		Apart      uint32
+		Delay      uint32
+		Quota      uint32
+		Sum        uint64
+		Flags      uint32
+		Limit      uint32
+		Guaranteed uint32
+		Pool       uint32
+		HalfOpen   uint32
+		Pad        uint32
+	}
+	Chain uint64
+	Eni   uint32
+	Quota struct {
+		_          structs.HostLayout
+		Limit      uint32
+		Guaranteed uint32
+		Pool       uint32
+		HalfOpen   uint32
+	}
+	Stored struct {
+		_        structs.HostLayout
+		Slot     uint32
+		Deadline uint32
+		Opens    uint32
+		Opener   uint32
+		Place    uint32
+		Evicts   uint32
+	}
+	_ [4]byte
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	driverMapFlowTables   = "flow_tables"
-	driverMapFlows4       = "flows4"
-	driverMapFlows6       = "flows6"
-	driverMapGate         = "gate"
-	driverMapHash4        = "hash4"
-	driverMapHash6        = "hash6"
-	driverProgAdvance4    = "advance4"
-	driverProgAdvance6    = "advance6"
-	driverProgBothHooks   = "both_hooks"
-	driverProgEmpty4      = "empty4"
-	driverProgEmpty6      = "empty6"
-	driverProgFind4       = "find4"
-	driverProgFind6       = "find6"
-	driverProgHashFind4   = "hash_find4"
-	driverProgHashFind6   = "hash_find6"
-	driverProgHashHit4    = "hash_hit4"
-	driverProgHashHit6    = "hash_hit6"
-	driverProgHashInsert4 = "hash_insert4"
-	driverProgHashInsert6 = "hash_insert6"
-	driverProgHashSweep4  = "hash_sweep4"
-	driverProgHashSweep6  = "hash_sweep6"
-	driverProgHit4        = "hit4"
-	driverProgHit6        = "hit6"
-	driverProgInsert4     = "insert4"
-	driverProgInsert6     = "insert6"
-	driverProgRewrite4    = "rewrite4"
-	driverProgRewrite6    = "rewrite6"
+	driverMapActive        = "active"
+	driverMapAddrs4        = "addrs4"
+	driverMapAddrs6        = "addrs6"
+	driverMapCounters      = "counters"
+	driverMapDriverWork    = "driver_work"
+	driverMapEipIn4        = "eip_in4"
+	driverMapEipIn6        = "eip_in6"
+	driverMapEipOut4       = "eip_out4"
+	driverMapEipOut6       = "eip_out6"
+	driverMapEndpoints4    = "endpoints4"
+	driverMapEndpoints6    = "endpoints6"
+	driverMapEnis          = "enis"
+	driverMapFlowDue4      = "flow_due4"
+	driverMapFlowDue6      = "flow_due6"
+	driverMapFlowSweep     = "flow_sweep"
+	driverMapFlowTables    = "flow_tables"
+	driverMapFlowUsage     = "flow_usage"
+	driverMapFlows4        = "flows4"
+	driverMapFlows6        = "flows6"
+	driverMapGate          = "gate"
+	driverMapGroups        = "groups"
+	driverMapHalfOpen      = "half_open"
+	driverMapHash4         = "hash4"
+	driverMapHash6         = "hash6"
+	driverMapHostConf      = "host_conf"
+	driverMapLive          = "live"
+	driverMapMacs          = "macs"
+	driverMapNexthops      = "nexthops"
+	driverMapPeerRules     = "peer_rules"
+	driverMapPorts         = "ports"
+	driverMapProgsTc       = "progs_tc"
+	driverMapProgsXdp      = "progs_xdp"
+	driverMapRoutes4       = "routes4"
+	driverMapRoutes6       = "routes6"
+	driverMapRuleHits      = "rule_hits"
+	driverMapServiceRules  = "service_rules"
+	driverMapServices      = "services"
+	driverMapSweepTimers   = "sweep_timers"
+	driverMapSweepTurns    = "sweep_turns"
+	driverMapUplinks       = "uplinks"
+	driverMapVerdicts      = "verdicts"
+	driverMapVteps         = "vteps"
+	driverProgAdvance4     = "advance4"
+	driverProgAdvance6     = "advance6"
+	driverProgBothHooks    = "both_hooks"
+	driverProgEmpty4       = "empty4"
+	driverProgEmpty6       = "empty6"
+	driverProgFind4        = "find4"
+	driverProgFind6        = "find6"
+	driverProgHashFind4    = "hash_find4"
+	driverProgHashFind6    = "hash_find6"
+	driverProgHashHit4     = "hash_hit4"
+	driverProgHashHit6     = "hash_hit6"
+	driverProgHashInsert4  = "hash_insert4"
+	driverProgHashInsert6  = "hash_insert6"
+	driverProgHashSweep4   = "hash_sweep4"
+	driverProgHashSweep6   = "hash_sweep6"
+	driverProgHit4         = "hit4"
+	driverProgHit6         = "hit6"
+	driverProgInsert4      = "insert4"
+	driverProgInsert6      = "insert6"
+	driverProgRewrite4     = "rewrite4"
+	driverProgRewrite6     = "rewrite6"
+	driverProgSweep        = "sweep"
+	driverVarHalfOpenSlots = "half_open_slots"
+	driverVarXdpOwns       = "xdp_owns"
 )
 
 // loadDriver returns the embedded CollectionSpec for driver.
@@ -250,24 +632,63 @@ type driverProgramSpecs struct {
 	Insert6     *ebpf.ProgramSpec `ebpf:"insert6"`
 	Rewrite4    *ebpf.ProgramSpec `ebpf:"rewrite4"`
 	Rewrite6    *ebpf.ProgramSpec `ebpf:"rewrite6"`
+	Sweep       *ebpf.ProgramSpec `ebpf:"sweep"`
 }
 
 // driverMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type driverMapSpecs struct {
-	FlowTables *ebpf.MapSpec `ebpf:"flow_tables"`
-	Flows4     *ebpf.MapSpec `ebpf:"flows4"`
-	Flows6     *ebpf.MapSpec `ebpf:"flows6"`
-	Gate       *ebpf.MapSpec `ebpf:"gate"`
-	Hash4      *ebpf.MapSpec `ebpf:"hash4"`
-	Hash6      *ebpf.MapSpec `ebpf:"hash6"`
+	Active       *ebpf.MapSpec `ebpf:"active"`
+	Addrs4       *ebpf.MapSpec `ebpf:"addrs4"`
+	Addrs6       *ebpf.MapSpec `ebpf:"addrs6"`
+	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	DriverWork   *ebpf.MapSpec `ebpf:"driver_work"`
+	EipIn4       *ebpf.MapSpec `ebpf:"eip_in4"`
+	EipIn6       *ebpf.MapSpec `ebpf:"eip_in6"`
+	EipOut4      *ebpf.MapSpec `ebpf:"eip_out4"`
+	EipOut6      *ebpf.MapSpec `ebpf:"eip_out6"`
+	Endpoints4   *ebpf.MapSpec `ebpf:"endpoints4"`
+	Endpoints6   *ebpf.MapSpec `ebpf:"endpoints6"`
+	Enis         *ebpf.MapSpec `ebpf:"enis"`
+	FlowDue4     *ebpf.MapSpec `ebpf:"flow_due4"`
+	FlowDue6     *ebpf.MapSpec `ebpf:"flow_due6"`
+	FlowSweep    *ebpf.MapSpec `ebpf:"flow_sweep"`
+	FlowTables   *ebpf.MapSpec `ebpf:"flow_tables"`
+	FlowUsage    *ebpf.MapSpec `ebpf:"flow_usage"`
+	Flows4       *ebpf.MapSpec `ebpf:"flows4"`
+	Flows6       *ebpf.MapSpec `ebpf:"flows6"`
+	Gate         *ebpf.MapSpec `ebpf:"gate"`
+	Groups       *ebpf.MapSpec `ebpf:"groups"`
+	HalfOpen     *ebpf.MapSpec `ebpf:"half_open"`
+	Hash4        *ebpf.MapSpec `ebpf:"hash4"`
+	Hash6        *ebpf.MapSpec `ebpf:"hash6"`
+	HostConf     *ebpf.MapSpec `ebpf:"host_conf"`
+	Live         *ebpf.MapSpec `ebpf:"live"`
+	Macs         *ebpf.MapSpec `ebpf:"macs"`
+	Nexthops     *ebpf.MapSpec `ebpf:"nexthops"`
+	PeerRules    *ebpf.MapSpec `ebpf:"peer_rules"`
+	Ports        *ebpf.MapSpec `ebpf:"ports"`
+	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
+	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
+	Routes4      *ebpf.MapSpec `ebpf:"routes4"`
+	Routes6      *ebpf.MapSpec `ebpf:"routes6"`
+	RuleHits     *ebpf.MapSpec `ebpf:"rule_hits"`
+	ServiceRules *ebpf.MapSpec `ebpf:"service_rules"`
+	Services     *ebpf.MapSpec `ebpf:"services"`
+	SweepTimers  *ebpf.MapSpec `ebpf:"sweep_timers"`
+	SweepTurns   *ebpf.MapSpec `ebpf:"sweep_turns"`
+	Uplinks      *ebpf.MapSpec `ebpf:"uplinks"`
+	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
+	Vteps        *ebpf.MapSpec `ebpf:"vteps"`
 }
 
 // driverVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type driverVariableSpecs struct {
+	HalfOpenSlots *ebpf.VariableSpec `ebpf:"half_open_slots"`
+	XdpOwns       *ebpf.VariableSpec `ebpf:"xdp_owns"`
 }
 
 // driverObjects contains all objects after they have been loaded into the kernel.
@@ -290,22 +711,94 @@ func (o *driverObjects) Close() error {
 //
 // It can be passed to loadDriverObjects or ebpf.CollectionSpec.LoadAndAssign.
 type driverMaps struct {
-	FlowTables *ebpf.Map `ebpf:"flow_tables"`
-	Flows4     *ebpf.Map `ebpf:"flows4"`
-	Flows6     *ebpf.Map `ebpf:"flows6"`
-	Gate       *ebpf.Map `ebpf:"gate"`
-	Hash4      *ebpf.Map `ebpf:"hash4"`
-	Hash6      *ebpf.Map `ebpf:"hash6"`
+	Active       *ebpf.Map `ebpf:"active"`
+	Addrs4       *ebpf.Map `ebpf:"addrs4"`
+	Addrs6       *ebpf.Map `ebpf:"addrs6"`
+	Counters     *ebpf.Map `ebpf:"counters"`
+	DriverWork   *ebpf.Map `ebpf:"driver_work"`
+	EipIn4       *ebpf.Map `ebpf:"eip_in4"`
+	EipIn6       *ebpf.Map `ebpf:"eip_in6"`
+	EipOut4      *ebpf.Map `ebpf:"eip_out4"`
+	EipOut6      *ebpf.Map `ebpf:"eip_out6"`
+	Endpoints4   *ebpf.Map `ebpf:"endpoints4"`
+	Endpoints6   *ebpf.Map `ebpf:"endpoints6"`
+	Enis         *ebpf.Map `ebpf:"enis"`
+	FlowDue4     *ebpf.Map `ebpf:"flow_due4"`
+	FlowDue6     *ebpf.Map `ebpf:"flow_due6"`
+	FlowSweep    *ebpf.Map `ebpf:"flow_sweep"`
+	FlowTables   *ebpf.Map `ebpf:"flow_tables"`
+	FlowUsage    *ebpf.Map `ebpf:"flow_usage"`
+	Flows4       *ebpf.Map `ebpf:"flows4"`
+	Flows6       *ebpf.Map `ebpf:"flows6"`
+	Gate         *ebpf.Map `ebpf:"gate"`
+	Groups       *ebpf.Map `ebpf:"groups"`
+	HalfOpen     *ebpf.Map `ebpf:"half_open"`
+	Hash4        *ebpf.Map `ebpf:"hash4"`
+	Hash6        *ebpf.Map `ebpf:"hash6"`
+	HostConf     *ebpf.Map `ebpf:"host_conf"`
+	Live         *ebpf.Map `ebpf:"live"`
+	Macs         *ebpf.Map `ebpf:"macs"`
+	Nexthops     *ebpf.Map `ebpf:"nexthops"`
+	PeerRules    *ebpf.Map `ebpf:"peer_rules"`
+	Ports        *ebpf.Map `ebpf:"ports"`
+	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
+	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
+	Routes4      *ebpf.Map `ebpf:"routes4"`
+	Routes6      *ebpf.Map `ebpf:"routes6"`
+	RuleHits     *ebpf.Map `ebpf:"rule_hits"`
+	ServiceRules *ebpf.Map `ebpf:"service_rules"`
+	Services     *ebpf.Map `ebpf:"services"`
+	SweepTimers  *ebpf.Map `ebpf:"sweep_timers"`
+	SweepTurns   *ebpf.Map `ebpf:"sweep_turns"`
+	Uplinks      *ebpf.Map `ebpf:"uplinks"`
+	Verdicts     *ebpf.Map `ebpf:"verdicts"`
+	Vteps        *ebpf.Map `ebpf:"vteps"`
 }
 
 func (m *driverMaps) Close() error {
 	return _DriverClose(
+		m.Active,
+		m.Addrs4,
+		m.Addrs6,
+		m.Counters,
+		m.DriverWork,
+		m.EipIn4,
+		m.EipIn6,
+		m.EipOut4,
+		m.EipOut6,
+		m.Endpoints4,
+		m.Endpoints6,
+		m.Enis,
+		m.FlowDue4,
+		m.FlowDue6,
+		m.FlowSweep,
 		m.FlowTables,
+		m.FlowUsage,
 		m.Flows4,
 		m.Flows6,
 		m.Gate,
+		m.Groups,
+		m.HalfOpen,
 		m.Hash4,
 		m.Hash6,
+		m.HostConf,
+		m.Live,
+		m.Macs,
+		m.Nexthops,
+		m.PeerRules,
+		m.Ports,
+		m.ProgsTc,
+		m.ProgsXdp,
+		m.Routes4,
+		m.Routes6,
+		m.RuleHits,
+		m.ServiceRules,
+		m.Services,
+		m.SweepTimers,
+		m.SweepTurns,
+		m.Uplinks,
+		m.Verdicts,
+		m.Vteps,
 	)
 }
 
@@ -313,6 +806,8 @@ func (m *driverMaps) Close() error {
 //
 // It can be passed to loadDriverObjects or ebpf.CollectionSpec.LoadAndAssign.
 type driverVariables struct {
+	HalfOpenSlots *ebpf.Variable `ebpf:"half_open_slots"`
+	XdpOwns       *ebpf.Variable `ebpf:"xdp_owns"`
 }
 
 // driverPrograms contains all programs after they have been loaded into the kernel.
@@ -340,6 +835,7 @@ type driverPrograms struct {
 	Insert6     *ebpf.Program `ebpf:"insert6"`
 	Rewrite4    *ebpf.Program `ebpf:"rewrite4"`
 	Rewrite6    *ebpf.Program `ebpf:"rewrite6"`
+	Sweep       *ebpf.Program `ebpf:"sweep"`
 }
 
 func (p *driverPrograms) Close() error {
@@ -365,6 +861,7 @@ func (p *driverPrograms) Close() error {
 		p.Insert6,
 		p.Rewrite4,
 		p.Rewrite6,
+		p.Sweep,
 	)
 }
 

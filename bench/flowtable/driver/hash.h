@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "../../../bpf/flow.h"
+#include "../../../bpf/sweep.h"
 
 /* What an ENI lives by that says nothing. */
 static const struct flow_idle idle = {.tcp_established = 7440, .udp = 30, .udp_stream = 180};
@@ -75,7 +75,7 @@ static __always_inline enum reason hash_insert(const void *key, const struct flo
 					       const bool v6)
 {
 	struct hash_flow6 value = {
-		.control = flow_control(0, flow->state, flow->flags),
+		.control = flow_control(0, flow->state, flow->flags, 0),
 		.expires = now + flow_timeout(*(const __u32 *)key & 255, flow->state, &idle),
 		.body =
 			{

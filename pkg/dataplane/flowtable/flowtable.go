@@ -42,8 +42,8 @@ func Sets(maxFlows uint32) uint32 {
 }
 
 // Prepare gives a table its random seed, unless it has one. It must run before the first packet and in every
-// start of the agent: without a seed a table finds nothing and takes nothing.
-func Prepare(tables, flows *ebpf.Map, family Family) error {
+// start of the agent: without a seed a table finds nothing and takes nothing. maxFlows is what it was made for.
+func Prepare(tables, flows *ebpf.Map, family Family, maxFlows uint32) error {
 	var have header
 	if err := tables.Lookup(uint32(family), &have); err != nil {
 		return fmt.Errorf("read the seed of the %s flow table: %w", family, err)
@@ -55,7 +55,7 @@ func Prepare(tables, flows *ebpf.Map, family Family) error {
 		return fmt.Errorf("the %s flow table has %d sets, its seed is for %d: the maps flow_tables and flows do "+
 			"not belong together; remove both pins", family, flows.MaxEntries(), have.Sets)
 	}
-	fresh := header{Sets: flows.MaxEntries()}
+	fresh := header{Sets: flows.MaxEntries(), MaxFlows: maxFlows}
 	var random [8 + 4*len(fresh.Words)]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return fmt.Errorf("draw a seed for the %s flow table: %w", family, err)
@@ -68,6 +68,15 @@ func Prepare(tables, flows *ebpf.Map, family Family) error {
 		return fmt.Errorf("write the seed of the %s flow table: %w", family, err)
 	}
 	return nil
+}
+
+// MaxFlows returns for how many flows the tables were made, of both families together; 0 = they were not prepared.
+func MaxFlows(tables *ebpf.Map) (uint32, error) {
+	var have header
+	if err := tables.Lookup(uint32(IPv4), &have); err != nil {
+		return 0, fmt.Errorf("read the seed of the flow tables: %w", err)
+	}
+	return have.MaxFlows, nil
 }
 
 // Now returns the time on the flow clock: ticks of 2^28 ns since boot.
@@ -117,17 +126,17 @@ type place struct {
 
 // Table is a mapped flow table.
 type Table struct {
-	family   Family
-	memory   []byte
-	sets     int
-	writable bool
+	family Family
+	memory []byte
+	sets   int
+	due    []byte // of the sweep; nil = open for reading
 }
 
 // ErrReadOnly is returned by End on a table that was opened for reading.
 var ErrReadOnly = errors.New("the flow table is open for reading only")
 
-// Open maps a table. A writable one can end flows too.
-func Open(flows *ebpf.Map, family Family, writable bool) (*Table, error) {
+// Open maps a table. With `due`, the map that tells the sweep when to look, it can end flows too.
+func Open(flows, due *ebpf.Map, family Family) (*Table, error) {
 	size := unsafe.Sizeof(set4{})
 	if family == IPv6 {
 		size = unsafe.Sizeof(set6{})
@@ -136,29 +145,43 @@ func Open(flows *ebpf.Map, family Family, writable bool) (*Table, error) {
 		return nil, fmt.Errorf("open the %s flow table: its sets have %d bytes, this program knows %d: "+
 			"use the version of the agent that made it", family, flows.ValueSize(), size)
 	}
+	t := &Table{family: family, sets: int(flows.MaxEntries())}
 	protection := unix.PROT_READ
-	if writable {
+	if due != nil {
 		protection |= unix.PROT_WRITE
+		if due.MaxEntries() != DueLines(flows.MaxEntries()) {
+			return nil, fmt.Errorf("open the %s flow table: its %d sets do not belong to %d lines of the sweep",
+				family, t.sets, due.MaxEntries())
+		}
 	}
-	length := int(size) * int(flows.MaxEntries())
-	memory, err := unix.Mmap(flows.FD(), 0, length, protection, unix.MAP_SHARED)
-	if err != nil {
+	length := int(size) * t.sets
+	var err error
+	if t.memory, err = unix.Mmap(flows.FD(), 0, length, protection, unix.MAP_SHARED); err != nil {
 		return nil, fmt.Errorf("map the %s flow table: %w", family, err)
 	}
-	return &Table{family: family, memory: memory, sets: int(flows.MaxEntries()), writable: writable}, nil
+	if due == nil {
+		return t, nil
+	}
+	length = int(due.ValueSize()) * int(due.MaxEntries())
+	if t.due, err = unix.Mmap(due.FD(), 0, length, protection, unix.MAP_SHARED); err != nil {
+		return nil, errors.Join(fmt.Errorf("map the times of the %s flow table: %w", family, err), t.Close())
+	}
+	return t, nil
 }
 
 // Close ends the mapping. The table lives on.
 func (t *Table) Close() error {
-	memory := t.memory
-	t.memory, t.sets = nil, 0
-	if memory == nil {
-		return nil
+	var errs []error
+	for _, memory := range [][]byte{t.memory, t.due} {
+		if memory == nil {
+			continue
+		}
+		if err := unix.Munmap(memory); err != nil {
+			errs = append(errs, fmt.Errorf("unmap the %s flow table: %w", t.family, err))
+		}
 	}
-	if err := unix.Munmap(memory); err != nil {
-		return fmt.Errorf("unmap the %s flow table: %w", t.family, err)
-	}
-	return nil
+	t.memory, t.due, t.sets = nil, nil, 0
+	return errors.Join(errs...)
 }
 
 func (t *Table) line(set int) *line {
@@ -271,10 +294,10 @@ func (f *Flow) fill(scopeClass uint32, local, remote netip.Addr, lport, rport ui
 	f.Packets, f.Bytes = b.Packets, b.Bytes
 }
 
-// End ends a flow that Each has shown: from now on it is not found, and after a second its slot is free. It
-// reports false if the flow has ended or been rewritten meanwhile.
+// End ends a flow that Each has shown: from now on it is not found, and after a second its slot is free and does not
+// count any more. It reports false if the flow has ended or been rewritten meanwhile.
 func (t *Table) End(f *Flow, now uint32) (bool, error) {
-	if !t.writable {
+	if t.due == nil {
 		return false, ErrReadOnly
 	}
 	l := t.line(f.place.set)
@@ -287,7 +310,19 @@ func (t *Table) End(f *Flow, now uint32) (bool, error) {
 		// A new version first: packets that have found the flow already do not prolong it.
 		if atomic.CompareAndSwapUint32(control, old, old+1<<versionShift) {
 			atomic.StoreUint32(expires, now)
+			t.hurry(f.place.set, now)
 			return true, nil
+		}
+	}
+}
+
+// hurry tells the sweep of a deadline, after it was set.
+func (t *Table) hurry(set int, deadline uint32) {
+	due, tick := (*uint32)(unsafe.Pointer(&t.due[4*set])), deadline+grace
+	for {
+		old := atomic.LoadUint32(due)
+		if old != 0 && old <= tick || atomic.CompareAndSwapUint32(due, old, tick) {
+			return
 		}
 	}
 }

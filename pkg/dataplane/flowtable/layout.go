@@ -7,21 +7,25 @@ package flowtable
 const (
 	ways      = 8
 	tickShift = 28
-	grace     = 3 // ticks from the deadline of a slot to its reuse
+	grace     = 2 // ticks from the deadline of a slot to its reuse
 
 	busy         = 1
 	stateShift   = 1
 	stateMask    = 7
 	flagsShift   = 4
 	flagsMask    = 255
-	versionShift = 12
+	colorShift   = 12
+	versionShift = 13
+
+	dueSets = 16 // sets per line of flow_due4, flow_due6
 )
 
 type header struct {
-	Seed  uint64
-	Words [10]uint32
-	Sets  uint32
-	Pad   [3]uint32
+	Seed     uint64
+	Words    [10]uint32
+	Sets     uint32
+	MaxFlows uint32
+	Pad      [2]uint32
 }
 
 type line struct {
@@ -40,7 +44,8 @@ type body struct {
 	Rule              uint32
 	Opened            uint32
 	Reason            uint8
-	Pad               [3]uint8
+	Pad               uint8
+	Place             uint16
 	Packets           [2]uint64
 	Bytes             [2]uint64
 }
@@ -59,6 +64,36 @@ type key6 struct {
 	Remote     [16]uint8
 	LocalPort  uint16
 	RemotePort uint16
+}
+
+type dueLine struct {
+	Due [dueSets]uint32
+}
+
+type usage struct {
+	Held       [2]uint64
+	Color      uint32
+	Guaranteed uint32
+	Ring       uint32
+	Opened     [2]uint32
+	Pad        [7]uint32
+}
+
+type sweepState struct {
+	Borrowed int64
+	Pad      [7]uint64
+	Asked    uint32
+	Done     uint32
+	Full     uint32
+	Answers  uint32
+	Unsure   uint32
+	Passes   uint32
+	Turns    uint32
+	Running  uint32
+	Family   uint32
+	Line     uint32
+	Begun    uint32
+	Pad2     [5]uint32
 }
 
 type slot4 struct {

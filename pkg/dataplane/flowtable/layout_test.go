@@ -20,7 +20,10 @@ func TestLayout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, value := range map[string]any{"flow_tables": header{}, "flows4": set4{}, "flows6": set6{}} {
+	for name, value := range map[string]any{
+		"flow_tables": header{}, "flows4": set4{}, "flows6": set6{}, "flow_due4": dueLine{}, "flow_due6": dueLine{},
+		"flow_usage": usage{}, "flow_sweep": sweepState{},
+	} {
 		got := goLayout("", 0, reflect.TypeOf(value))
 		want := btfLayout("", 0, spec.Maps[name].Value)
 		if diff := cmp.Diff(want, got); diff != "" {

@@ -480,7 +480,7 @@ func attachNext(n int) func(*etcd.Draft) error {
 		d.Put(&api.ENI{
 			Metadata: api.Metadata{Name: fmt.Sprintf("race-%d", n)}, Subnet: "red-db", MAC: api.MAC{2, 0, 0, 0xee, 0, byte(n)},
 			IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 2, byte(100 + n - n%3/2)})}, SecurityGroups: []string{"db"}, SourceDestCheck: true,
-			OnPolicyChange: api.Reevaluate, Timeouts: api.DefaultTimeouts(),
+			OnPolicyChange: api.Reevaluate, Timeouts: api.DefaultTimeouts(), Limits: api.DefaultLimits(),
 			Attachment: &api.Attachment{Instance: "db-vm", Index: index, Device: fmt.Sprintf("race%d", n)},
 		})
 		return nil

@@ -44,6 +44,26 @@ func (d *Draft) Put(o api.Object) { d.fresh[api.ReferenceTo(o)] = o }
 // Delete removes an object.
 func (d *Draft) Delete(ref api.Reference) { d.fresh[ref] = nil }
 
+// Edit lets change work on documents that are in no store, and returns what differs if the whole is valid. New objects keep the
+// identities that they give; what gets to another place gets the epoch.
+func (d Documents) Edit(epoch uint64, change func(*Draft) error) ([]Change, error) {
+	draft, err := newDraft(d)
+	if err != nil {
+		return nil, err
+	}
+	if err := change(draft); err != nil {
+		return nil, err
+	}
+	old, err := d.Objects()
+	if err != nil {
+		old = nil
+	}
+	if _, err := draft.finish(&Mark{Revision: epoch}, old); err != nil {
+		return nil, err
+	}
+	return draft.changes(), nil
+}
+
 func newDraft(docs Documents) (*Draft, error) {
 	d := &Draft{docs: docs, objects: map[api.Reference]api.Object{}, fresh: map[api.Reference]api.Object{}}
 	// What cannot be read is no object here; that is said if it is still there at the end.
@@ -75,7 +95,7 @@ func (d *Draft) finish(mark *Mark, old *api.Objects) (*api.Objects, error) {
 		}
 		if doc, ok := d.docs[ref]; ok {
 			o.Meta().UID = doc.UID
-		} else {
+		} else if mark.ID != "" {
 			// The revision that made it; the id of the change set, because after a restore the revision may come again.
 			o.Meta().UID = fmt.Sprintf("%d-%s-%d", mark.Revision, mark.ID[:6], i)
 		}
@@ -120,7 +140,7 @@ func (d *Draft) raiseEpochs(revision uint64, old *api.Objects) {
 		epoch := revision
 		if old != nil {
 			was := old.ENIs[e.Name]
-			if was != nil && was.Attachment != nil && was.Attachment.Epoch > 0 && samePlace(was, e) && d.hostOf(e) == old.HostOf(was) {
+			if was != nil && was.Attachment != nil && samePlace(was, e) && d.hostOf(e) == old.HostOf(was) {
 				epoch = was.Attachment.Epoch
 			}
 		}

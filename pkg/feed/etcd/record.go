@@ -203,7 +203,7 @@ func (r *Record) addTo(objects *api.Objects, vpc string, taken *claims) error {
 	objects.ENIs[r.Name] = &api.ENI{
 		Metadata: api.Metadata{Name: r.Name, UID: r.UID}, Subnet: r.Subnet, MAC: r.MAC, IPs: r.IPs,
 		SecurityGroups: r.Groups, SourceDestCheck: !r.Foreign, OnPolicyChange: api.Reevaluate,
-		Timeouts: api.DefaultTimeouts(), Elsewhere: r.Host,
+		Timeouts: api.DefaultTimeouts(), Limits: api.DefaultLimits(), Elsewhere: r.Host,
 	}
 	return nil
 }
