@@ -31,3 +31,6 @@
 
 /* Since 6.16: the checksum of an IPv6 packet is not part of skb->csum's address difference. */
 #define CSUM_F_IPV6 (1ULL << 7)
+
+/* Keeps what established flows do not need out of their way. */
+#define unlikely(condition) __builtin_expect(!!(condition), 0)

@@ -69,10 +69,10 @@ __noinline int options4_xdp(struct xdp_md *x, __u32 header)
 	return options_read(x, header, true);
 }
 
-/* May the packet go on with the options that its IPv4 header of so many bytes has? */
-static __always_inline enum reason options_check(const struct pkt *p, __u32 header, const bool xdp)
+/* May the packet go on with the options that its IPv4 header has? */
+static __always_inline enum reason options_check(const struct pkt *p, const bool xdp)
 {
-	if (header == IP4_HEADER)
+	if (!unlikely(p->l4 != ETH_LEN + IP4_HEADER))
 		return REASON_CONTINUE;
-	return xdp ? options4_xdp(p->ctx, header) : options4(p->ctx, header);
+	return xdp ? options4_xdp(p->ctx, p->l4 - ETH_LEN) : options4(p->ctx, p->l4 - ETH_LEN);
 }

@@ -242,8 +242,8 @@ static __always_inline enum reason parse_ip4(struct pkt *p, const bool xdp)
 		p->fragment_id = ip->id;
 		TRY(parse_fragment(p, (where & IP4_OFFSET) * 8, where & IP4_MORE, header, false));
 	}
-	TRY(options_check(p, header, xdp));
-	return parse_l4(p, false, xdp);
+	TRY(parse_l4(p, false, xdp));
+	return options_check(p, xdp);
 }
 
 /* An IPv6 fragment header; one of a whole packet means nothing (RFC 6946). */

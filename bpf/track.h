@@ -192,6 +192,12 @@ static __always_inline bool tcp_near(__u16 a, __u16 b)
 	return (__u16)(a - b + TCP_NEAR) <= 2 * TCP_NEAR;
 }
 
+/* Half-open, and only its opener was heard. */
+static __always_inline bool tcp_unanswered(const struct flow *f)
+{
+	return f->state == FLOW_OPENING && !(f->flags & FLOW_ANSWERED);
+}
+
 /*
  * Where each direction is: where its sender has come to in small steps, or what the other side says
  * to have received, which nobody else can move. A RST from elsewhere was not sent by the peer. To a
@@ -202,18 +208,17 @@ static __always_inline enum reason tcp_follow(const struct work *w, __u16 *seq,
 					      const struct flow *f, bool opener)
 {
 	volatile __u16 *mine = &seq[w->dir & 1], *other = &seq[~w->dir & 1];
-	bool opening = f->state == FLOW_OPENING, acks = w->tcp_flags & TCP_ACK;
-	bool unanswered = opening && !(f->flags & FLOW_ANSWERED);
+	bool acks = w->tcp_flags & TCP_ACK;
 	__u16 now = *mine;
 
-	if (w->tcp_flags & TCP_RST) {
-		if (unanswered && !opener)
+	if (unlikely(w->tcp_flags & TCP_RST)) {
+		if (!opener && tcp_unanswered(f))
 			return acks && tcp_near(w->tcp_ack, *other) ? REASON_CONTINUE :
 								      REASON_TCP_WINDOW;
 		return tcp_near(w->tcp_seq, now) ? REASON_CONTINUE : REASON_TCP_WINDOW;
 	}
-	if (w->tcp_seq != now &&
-	    (unanswered || (opening && (w->tcp_flags & TCP_SYN)) || tcp_near(w->tcp_seq, now)))
+	if (w->tcp_seq != now && (tcp_near(w->tcp_seq, now) || tcp_unanswered(f) ||
+				  (f->state == FLOW_OPENING && (w->tcp_flags & TCP_SYN))))
 		*mine = w->tcp_seq;
 	if (acks && !tcp_near(w->tcp_ack, *other))
 		*other = w->tcp_ack;
@@ -252,18 +257,18 @@ static __always_inline enum reason flow_step(const struct work *w, struct flow_r
 {
 	const struct flow *f = &w->flow;
 	bool opener = (w->dir == DIR_IN) == !!(f->flags & FLOW_OPENED_BY_PEER);
+	const __u8 fins = FLOW_FIN_OUT | FLOW_FIN_IN;
 	__u8 state = f->state, flags = f->flags;
 
 	if (!opener && (flags & FLOW_REPLY_DENIED) && !(w->icmp_code & CODE_ALLOWED))
 		return REASON_NACL_DENIED;
-	if (state == FLOW_OPENING)
+	if (unlikely(state == FLOW_OPENING))
 		TRY(flow_shake(w, flow_seq(ref->body), opener, &state, &flags));
 	if (w->protocol == PROTO_TCP) {
 		TRY(tcp_follow(w, flow_seq(ref->body), f, opener));
 		if (w->tcp_flags & TCP_FIN)
 			flags |= w->dir == DIR_OUT ? FLOW_FIN_OUT : FLOW_FIN_IN;
-		if ((w->tcp_flags & TCP_RST) ||
-		    (flags & (FLOW_FIN_OUT | FLOW_FIN_IN)) == (FLOW_FIN_OUT | FLOW_FIN_IN)) {
+		if (unlikely((w->tcp_flags & TCP_RST) || (flags & fins) == fins)) {
 			flags |= state == FLOW_OPENING ? FLOW_REFUSED : 0;
 			state = FLOW_CLOSING;
 		}
@@ -325,7 +330,7 @@ static __always_inline bool icmp_code_unknown(const struct work *w)
  */
 static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 {
-	bool icmp = w->protocol == (v6 ? PROTO_ICMPV6 : PROTO_ICMP);
+	const __u8 icmp = v6 ? PROTO_ICMPV6 : PROTO_ICMP;
 	const struct nexthop *nh;
 	struct flow_ref ref;
 
@@ -338,7 +343,7 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 	if (w->protocol == PROTO_TCP && w->flow.state == FLOW_CLOSING && tcp_opens(w->tcp_flags) &&
 	    !w->related)
 		return REASON_NO_FLOW;
-	if (icmp)
+	if (unlikely(w->protocol == icmp))
 		TRY(icmp_code(w, &ref));
 	nh = nexthop_find(w->flow.nexthop);
 	w->stale = w->flow.generation != w->generation || !nh ||
@@ -352,7 +357,7 @@ static __always_inline enum reason flow_hit(struct work *w, const bool v6)
 		return w->flow.reason;
 	if (w->related)
 		return REASON_CONTINUE;
-	if (icmp && icmp_code_unknown(w)) {
+	if (unlikely(w->protocol == icmp && icmp_code_unknown(w))) {
 		w->stale = STALE_CODE;
 		return REASON_CONTINUE;
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/eniplane/eniplane/pkg/api"
 	"github.com/eniplane/eniplane/pkg/compile"
+	"github.com/eniplane/eniplane/pkg/dataplane"
 )
 
 // benchRegion is a host with one ENI of two groups, and room for more.
@@ -49,13 +50,27 @@ spec:
   attachment: {instance: vm, index: 0, device: port1}
 `
 
+// timedWord notes when a revision comes into force.
+type timedWord struct {
+	word
+	stored time.Time
+}
+
+func (w *timedWord) store(v uint64) error {
+	err := w.word.store(v)
+	w.stored = time.Now()
+	return err
+}
+
 // agentOf compiles and applies one revision after the other, as the agent does.
 type agentOf struct {
 	w        *world
 	l        *Loader
 	objects  *api.Objects
 	last     *compile.Result
+	word     *timedWord
 	compiled time.Duration
+	inForce  time.Duration // from the objects to the flip
 	applied  time.Duration
 	report   *Report
 }
@@ -69,7 +84,10 @@ func newAgentOf(b *testing.B) *agentOf {
 		b.Fatal(err)
 	}
 	w.veth("port1")
-	return &agentOf{w: w, l: w.open(), objects: objects, last: &compile.Result{State: &compile.State{}}}
+	a := &agentOf{w: w, l: w.open(), objects: objects, last: &compile.Result{State: &compile.State{}}}
+	a.word = &timedWord{word: a.l.engine.word}
+	a.l.engine.word = a.word
+	return a
 }
 
 // revise brings the objects into force as they are now.
@@ -94,6 +112,7 @@ func (a *agentOf) revise() {
 		return err
 	})
 	a.compiled += middle.Sub(begin)
+	a.inForce += a.word.stored.Sub(begin)
 	a.applied += time.Since(middle)
 }
 
@@ -101,7 +120,7 @@ func (a *agentOf) revise() {
 func (a *agentOf) measure(b *testing.B, change func(i int)) {
 	b.Helper()
 	a.revise()
-	a.compiled, a.applied = 0, 0
+	a.compiled, a.inForce, a.applied = 0, 0, 0
 	cpu := cpuTime(b)
 	i := 0
 	for b.Loop() {
@@ -111,6 +130,7 @@ func (a *agentOf) measure(b *testing.B, change func(i int)) {
 	}
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 / float64(b.N) }
 	b.ReportMetric(ms(a.compiled), "compile-ms/op")
+	b.ReportMetric(ms(a.inForce), "inforce-ms/op")
 	b.ReportMetric(ms(a.applied), "apply-ms/op")
 	b.ReportMetric(ms(cpuTime(b)-cpu), "cpu-ms/op") // of all threads: less at the mercy of who else runs
 	b.ReportMetric(float64(a.report.Written), "written/op")
@@ -214,4 +234,49 @@ func BenchmarkReconcile(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkMemory is what the kernel's tables of rules hold for one ENI: entries, and bytes beyond those of empty tables.
+func BenchmarkMemory(b *testing.B) {
+	one := benchRules(1, false)
+	for _, tt := range []struct {
+		name     string
+		rules    []api.Rule
+		prefixes int
+	}{
+		{"1-rule", one, 1},
+		{"1000-disjoint-rules", benchRules(999, false), 1},
+		{"1000-overlapping-rules", benchRules(999, true), 1},
+		{"100000-prefixes", one, 100000},
+	} {
+		b.Run(tt.name, func(b *testing.B) {
+			a := newAgentOf(b)
+			empty := a.memory()
+			a.objects.SecurityGroups["many"].Ingress = tt.rules
+			a.objects.PrefixLists["long"].Entries = benchPrefixes(tt.prefixes)
+			for b.Loop() {
+				a.revise()
+			}
+			b.ReportMetric(float64(a.memory()-empty)/1024, "KiB")
+			for _, name := range dataplane.SetTables() {
+				if entries, err := dataplane.ReadMap(a.l.Maps().Map(name)); err == nil && len(entries) > 0 {
+					b.ReportMetric(float64(len(entries)), name)
+				}
+			}
+		})
+	}
+}
+
+// memory of the tables of rules and routes, as the kernel accounts it.
+func (a *agentOf) memory() (sum uint64) {
+	a.w.t.Helper()
+	for _, name := range dataplane.SetTables() {
+		info, err := a.l.Maps().Map(name).Info()
+		if err != nil {
+			a.w.t.Fatal(err)
+		}
+		bytes, _ := info.Memlock() // an empty trie has none
+		sum += bytes
+	}
+	return sum
 }

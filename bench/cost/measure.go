@@ -130,16 +130,20 @@ func (b *Bench) First(t Traffic, dir dataplane.Direction, warm bool, params benc
 	delete(params, "flows")
 	return bench.Contender{
 		Subject: bench.Ours, Params: params,
-		Measure: func(context.Context) (float64, error) {
-			defer func() { next += n }()
-			if warm {
-				for range 2 {
+		Measure: func(ctx context.Context) (float64, error) {
+			for ctx.Err() == nil {
+				for range map[bool]int{true: 2}[warm] {
 					if _, err := b.fire(aim(&nothing), 0, int(n), false); err != nil {
 						return 0, err
 					}
 				}
+				ns, whole, err := b.opened(aim(&open), n)
+				next += n
+				if err != nil || whole {
+					return ns, err
+				}
 			}
-			return b.opened(aim(&open), n)
+			return 0, ctx.Err()
 		},
 		Frame: func(context.Context) (float64, error) {
 			o, err := b.fire(aim(&open), 0, int(n), true)
@@ -148,28 +152,25 @@ func (b *Bench) First(t Traffic, dir dataplane.Direction, warm bool, params benc
 	}
 }
 
-// opened runs first packets and sees to it that all were admitted.
-func (b *Bench) opened(s *shot, n uint32) (float64, error) {
+// opened runs first packets and sees to it that all were admitted. It is not whole if a signal interrupted it: what
+// was opened cannot be opened again.
+func (b *Bench) opened(s *shot, n uint32) (ns float64, whole bool, err error) {
 	before, err := b.counted(dataplane.ReasonDelivered)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	// Not fire: what a signal interrupts has opened connections already and must not run again.
 	o, whole, err := b.once(s, 0, int(n), false)
-	if err != nil {
-		return 0, err
+	if err != nil || !whole {
+		return 0, false, err
 	}
 	after, err := b.counted(dataplane.ReasonDelivered)
 	if err != nil {
-		return 0, err
-	}
-	if !whole {
-		return 0, fmt.Errorf("a signal interrupted a series of first packets")
+		return 0, false, err
 	}
 	if after-before < uint64(n) {
-		return 0, fmt.Errorf("of %d first packets %d were delivered; all counters: %s", n, after-before, b.allCounters())
+		return 0, false, fmt.Errorf("of %d first packets %d were delivered; all counters: %s", n, after-before, b.allCounters())
 	}
-	return o.ns, nil
+	return o.ns, true, nil
 }
 
 // with adds parameters.

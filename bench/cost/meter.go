@@ -14,6 +14,7 @@ import (
 	"github.com/eniplane/eniplane/bench"
 	"github.com/eniplane/eniplane/bench/host"
 	"github.com/eniplane/eniplane/pkg/dataplane"
+	"github.com/eniplane/eniplane/pkg/dataplane/flowtable"
 )
 
 // chunk bounds the packets of one call into the kernel, which runs with soft interrupts off. A call for XDP costs some
@@ -177,8 +178,11 @@ func xdpContext(ifindex uint32, length int) []byte {
 	return ctx
 }
 
-// together is how many connections are opened before they are answered: fewer than may be half-open.
-const together = 256
+// together is how many connections are opened before they are answered: half of those that may be half-open.
+func (m *Meter) together() int {
+	places := flowtable.RingPlaces(m.host.Maps().Map(dataplane.MapHalfOpen).MaxEntries())
+	return min(max(int(places)/2, 1), 1024)
+}
 
 // Fill makes the flows, established: the opener's packet, an answer, the opener's again.
 func (m *Meter) Fill(t Traffic, opener dataplane.Direction) error {
@@ -188,8 +192,9 @@ func (m *Meter) Fill(t Traffic, opener dataplane.Direction) error {
 		one := t
 		one.ENI, one.ENIs = t.ENI+e, 1
 		series := []shot{one.shot(opener, SYN), one.shot(1-opener, SYN|ACK), one.shot(opener, ACK)}
-		for first := 0; first < each; first += together {
-			n := min(together, each-first)
+		batch := m.together()
+		for first := 0; first < each; first += batch {
+			n := min(batch, each-first)
 			for i := range series {
 				series[i].path.Ordered = 1
 				if _, err := m.fire(&series[i], uint32(first), n, false); err != nil {

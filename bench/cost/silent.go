@@ -3,9 +3,11 @@
 package cost
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -17,13 +19,20 @@ import (
 
 // Silence takes out of programs what is there only to be looked at: counters of ENIs, flows and rules. One
 // instruction is replaced by another, so that everything else stays where it is: the look-up of a counter finds
-// nothing, and what is added to 64 bits of memory is not. It returns how many instructions that were.
+// nothing, and what is added to 64 bits of memory is not, but for what keeps account of flows where they are stored
+// and swept. It returns how many instructions that were.
 func Silence(spec *ebpf.CollectionSpec) int {
 	changed := 0
-	for _, p := range spec.Programs {
+	for name, p := range spec.Programs {
+		if !onPath(name) {
+			continue
+		}
 		counter := false // in R1, for the next call
+		function := ""
 		for i := range p.Instructions {
 			ins := &p.Instructions[i]
+			function = cmp.Or(ins.Symbol(), function)
+			finds := function == name || function == "hit4" || function == "hit6"
 			var with asm.Instruction
 			switch {
 			case ins.IsLoadFromMap():
@@ -31,7 +40,7 @@ func Silence(spec *ebpf.CollectionSpec) int {
 				continue
 			case ins.IsBuiltinCall() && counter && asm.BuiltinFunc(ins.Constant) == asm.FnMapLookupElem:
 				with = asm.Mov.Imm(asm.R0, 0)
-			case adds(ins):
+			case finds && adds(ins):
 				with = asm.Instruction{OpCode: asm.OpCode(asm.JumpClass).SetJumpOp(asm.Ja)} // to the next one
 			default:
 				continue
@@ -43,6 +52,11 @@ func Silence(spec *ebpf.CollectionSpec) int {
 		}
 	}
 	return changed
+}
+
+// onPath tells whether a program is one that packets run: not the sweep.
+func onPath(program string) bool {
+	return slices.ContainsFunc(dataplane.Slots(), func(s dataplane.Slot) bool { return s.Program == program })
 }
 
 // adds tells whether an instruction adds to 64 bits of memory without looking at them.

@@ -297,7 +297,7 @@ func (t *traffic) lostOnWire() (uint64, error) {
 // How long no packet may arrive until nothing more is expected: of the kernel, and of a process that wants a CPU first.
 const (
 	quietKernel  = 10 * time.Millisecond
-	quietProcess = time.Second
+	quietProcess = 300 * time.Millisecond
 )
 
 // settled waits until no more packets arrive and returns how many did.
@@ -322,8 +322,8 @@ func settled(at counter, before frames.Seen, sent uint64, quiet time.Duration) (
 
 // patientRate is how fast flows are opened through processes, which lose bursts, and patience how often it is tried.
 const (
-	patientRate = 10_000
-	patience    = 8
+	patientRate = 20_000
+	patience    = 3
 )
 
 // atOnce is how many flows may be half-open at the same time. Of those an ENI has few, a share of the table.
@@ -345,7 +345,8 @@ func (t *traffic) establish(ctx context.Context) error {
 	return nil
 }
 
-// reach sends a batch all of which must arrive. Only processes may need several tries.
+// reach sends a batch all of which must arrive. Only processes may need several tries, and may go on without one flow
+// in ten: its next packet opens it as well.
 func (t *traffic) reach(ctx context.Context, d direction, b frames.Batch) error {
 	tries := 1
 	if t.process {
@@ -359,7 +360,10 @@ func (t *traffic) reach(ctx context.Context, d direction, b frames.Batch) error 
 		if s.received == s.sent {
 			return nil
 		}
-		if tries--; tries == 0 {
+		if tries--; tries == 0 && t.process && s.received*10 >= s.sent*9 {
+			return nil
+		}
+		if tries == 0 {
 			return fmt.Errorf("%d of %d packets arrived", s.received, s.sent)
 		}
 	}

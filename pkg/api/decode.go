@@ -34,12 +34,17 @@ type revision struct {
 	byName  map[string]*document // by kind/name
 	opaque  bool                 // some text could not be read: a name that is missing may be in it
 	errs    errorList
+
+	known, read map[string]parsed // of the last revision and of this one; nil = not remembered
 }
 
 // Decode reads the objects of one revision, and judges each and all together. It returns either the
 // objects or everything that is wrong with them, sorted by file and line.
 func Decode(files []File) (*Objects, []*Error) {
-	r := &revision{objects: NewObjects(), byName: map[string]*document{}}
+	return (&revision{objects: NewObjects(), byName: map[string]*document{}}).decode(files)
+}
+
+func (r *revision) decode(files []File) (*Objects, []*Error) {
 	total := 0
 	for _, f := range files {
 		total += len(f.Data)
@@ -82,12 +87,15 @@ func (r *revision) refuse(file string, line int, msg string) {
 	r.errs.add(&Error{File: file, Line: line, Msg: msg})
 }
 
-// decodeFile reads the documents of a file until one is no YAML.
+// decodeFile reads the documents of a file.
 func (r *revision) decodeFile(f File) {
-	if n := jsonNode(f.Data); n != nil {
-		r.decodeDocument(f.Name, n)
-		return
+	if !r.remembered(f) {
+		r.decodeNew(f)
 	}
+}
+
+// decodeYAML reads the documents of a file until one is no YAML.
+func (r *revision) decodeYAML(f File) {
 	dec := yaml.NewDecoder(bytes.NewReader(f.Data))
 	for {
 		var n yaml.Node

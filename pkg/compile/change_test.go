@@ -669,3 +669,48 @@ func TestRoomOfEachMap(t *testing.T) {
 		}
 	}
 }
+
+// TestEmptyIsNone: a list without entries never means all.
+func TestEmptyIsNone(t *testing.T) {
+	all := func(peers ...api.Peer) []api.Rule {
+		return []api.Rule{{Name: "r", Protocol: api.Protocol{Any: true}, Peers: peers}}
+	}
+	for name, change := range map[string]func(*api.Objects){
+		"no rule":                func(o *api.Objects) { o.SecurityGroups["db"].Ingress = nil },
+		"an empty list of rules": func(o *api.Objects) { o.SecurityGroups["db"].Ingress = []api.Rule{} },
+		"an empty prefix list": func(o *api.Objects) {
+			o.PrefixLists["none"] = &api.PrefixList{Metadata: api.Metadata{Name: "none"}}
+			o.SecurityGroups["db"].Ingress = all(api.Peer{PrefixList: "none"})
+		},
+		"a group without members": func(o *api.Objects) {
+			o.SecurityGroups["nobody"] = &api.SecurityGroup{Metadata: api.Metadata{Name: "nobody"}, VPC: "red"}
+			o.SecurityGroups["db"].Ingress = all(api.Peer{Group: "nobody"})
+		},
+	} {
+		for _, wide := range []bool{false, true} {
+			obj := decode(t, region)
+			change(obj)
+			st := mustCompile(t, Input{Objects: obj, Host: "host-a", Revision: 1, WideRules: wide}).State
+			db := eniOf(st, "db-0")
+			for _, peer := range []string{"10.0.1.10", "10.0.2.10", "192.0.2.1", "2001:db8::1"} {
+				p := packet{peer: netip.MustParseAddr(peer), protocol: 6, port: 5432}
+				if got := evaluate(t, st, db.SGIn, db.VNI, p, true); got != (decision{}) {
+					t.Errorf("%s, wide %v: %s is decided by %+v", name, wide, peer, got)
+				}
+			}
+		}
+	}
+	obj := decode(t, region)
+	obj.NetworkACLs["acl"].Ingress, obj.NetworkACLs["acl"].Egress = nil, []api.NACLEntry{}
+	st := mustCompile(t, Input{Objects: obj, Host: "host-a", Revision: 1}).State
+	web := eniOf(st, "web-0")
+	if !web.HasNACL {
+		t.Fatal("an ACL without entries is none")
+	}
+	for _, set := range []uint32{web.NACLIn, web.NACLOut} {
+		p := packet{peer: netip.MustParseAddr("10.0.2.10"), protocol: 6, port: 80}
+		if got := evaluate(t, st, set, web.VNI, p, false); got != (decision{}) {
+			t.Errorf("an ACL without entries decides %+v", got)
+		}
+	}
+}

@@ -41,14 +41,14 @@ func evaluate(t *testing.T, st *State, ruleset, vni uint32, p packet, groups boo
 	if groups && !p.internet {
 		groupSet = groupSetOf(st, vni, p.peer)
 	}
-	return set.evaluate(p, groupSet)
+	return evaluateSet(set, p, groupSet)
 }
 
-func (set *Ruleset) evaluate(p packet, groupSet uint32) decision {
+func evaluateSet(set *Ruleset, p packet, groupSet uint32) decision {
 	service, byAddr, byGroup := serviceClass(set, p), peerClass(set.Peers, p.peer), groupClass(set, groupSet)
 	best := verdictOf(set, byAddr, service)
 	if set.Wide() {
-		best = set.first(service, byAddr, byGroup)
+		best = firstOf(set, service, byAddr, byGroup)
 	} else if other := verdictOf(set, byGroup, service); best == nil || other != nil && other.Rule < best.Rule {
 		best = other
 	}
@@ -58,8 +58,8 @@ func (set *Ruleset) evaluate(p packet, groupSet uint32) decision {
 	return decision{best.Allow, set.Rules[best.Rule-1].Name}
 }
 
-// first finds the first rule of a wide set that service and peer have in common.
-func (set *Ruleset) first(service uint32, peers ...uint32) *Verdict {
+// firstOf finds the first rule of a wide set that service and peer have in common.
+func firstOf(set *Ruleset, service uint32, peers ...uint32) *Verdict {
 	if service == 0 {
 		return nil
 	}

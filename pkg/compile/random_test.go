@@ -71,7 +71,7 @@ func TestFormsAgainstReference(t *testing.T) {
 			}
 			want := firstRule(rules, p, names)
 			for i := range forms {
-				if got := forms[i].evaluate(p, groupSet); got != want {
+				if got := evaluateSet(&forms[i], p, groupSet); got != want {
 					t.Fatalf("seed %d: form %d of %d rules, %+v of %v: got %+v, want %+v", seed, i, len(rules), p, names, got, want)
 				}
 			}

@@ -113,10 +113,11 @@ type etcdRun struct {
 
 	view    *etcd.View // the last one that was read
 	keep    []string   // VPCs that are read because of ENIs whose deletion waits
-	offered *Revision  // the last one
-	live    bool       // it is of the feed, not from disk
-	failure string     // the last update, if it was an error
-	heard   int        // how often the feed answered
+	decoder api.Decoder
+	offered *Revision // the last one
+	live    bool      // it is of the feed, not from disk
+	failure string    // the last update, if it was an error
+	heard   int       // how often the feed answered
 	told    *etcd.Status
 	mute    string // why it could not be told
 }
@@ -257,7 +258,7 @@ func (r *etcdRun) revision(view *etcd.View, held map[api.Reference]string) (*Rev
 	if last != nil {
 		good, records = last.documents, last.records
 	}
-	s, err := settle(view.Documents(), good, held)
+	s, err := settle(&r.decoder, view.Documents(), good, held)
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ type settled struct {
 type settler struct {
 	fresh, good etcd.Documents
 	kept        map[api.Reference]string
+	decoder     *api.Decoder
 
 	users map[api.Reference][]api.Reference // who refers to an object in fresh; nil = not looked at
 	needs map[api.Reference][]api.Reference // to what an object in good refers
@@ -32,8 +33,8 @@ type settler struct {
 
 // settle makes fresh documents valid with the help of good ones, which are valid. held names objects that stay
 // as they are in good whatever fresh says.
-func settle(fresh, good etcd.Documents, held map[api.Reference]string) (*settled, error) {
-	s := &settler{fresh: fresh, good: good, kept: maps.Clone(held)}
+func settle(decoder *api.Decoder, fresh, good etcd.Documents, held map[api.Reference]string) (*settled, error) {
+	s := &settler{fresh: fresh, good: good, kept: maps.Clone(held), decoder: decoder}
 	if s.kept == nil {
 		s.kept = map[api.Reference]string{}
 	}
@@ -95,7 +96,7 @@ func (s *settler) decode(documents etcd.Documents) (objects *api.Objects, errs [
 			rest = append(rest, f)
 		}
 	}
-	objects, errs = api.Decode(append(first, rest...))
+	objects, errs = s.decoder.Decode(append(first, rest...))
 	if errs == nil {
 		documents.Identify(objects)
 	}

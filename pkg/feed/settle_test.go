@@ -114,7 +114,7 @@ func TestSettle(t *testing.T) {
 			for _, name := range tt.held {
 				held[referenceOf(name)] = "held"
 			}
-			s, err := settle(fresh, good, held)
+			s, err := settle(&api.Decoder{}, fresh, good, held)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -161,7 +161,7 @@ func TestSettleAlways(t *testing.T) {
 		"EIP x {address: 198.51.100.1, eni: e}", "EIP x {address: 10.0.1.1, eni: f}", "EIP y {address: 198.51.100.1}",
 	}
 	random := rand.New(rand.NewPCG(1, 2))
-	whole := 0
+	whole, decoder := 0, &api.Decoder{}
 	for range 400 {
 		var edits []string
 		for range 1 + random.IntN(6) {
@@ -171,7 +171,7 @@ func TestSettleAlways(t *testing.T) {
 		if random.IntN(3) == 0 {
 			held[api.Reference{Kind: "ENI", Name: "e"}] = "held"
 		}
-		s, err := settle(edited(t, edits...), good, held)
+		s, err := settle(decoder, edited(t, edits...), good, held)
 		if err != nil {
 			t.Fatalf("%q: %v", edits, err)
 		}

@@ -95,10 +95,10 @@ func (p *packet) parseIPv4() Reason {
 			return reason
 		}
 	}
-	if reason := checkOptions(ip[20:header]); reason != goOn {
+	if reason := p.parseTransport(); reason != goOn {
 		return reason
 	}
-	return p.parseTransport()
+	return checkOptions(ip[20:header])
 }
 
 // checkOptions of an IPv4 header: they end inside it, or with the option that says so. Source routes, which would lead

@@ -231,10 +231,11 @@ func (w *World) Cost(step Step, family Family, n int) (cost time.Duration, err e
 		if err != nil {
 			return fmt.Errorf("run program %s: %w", step.At.Program, err)
 		}
-		if v, err := verdictOf(code, false); err != nil || v != Drop {
-			return fmt.Errorf("the packet was not dropped but %v (%v)", v, err)
+		v, err := verdictOf(code, false)
+		if err == nil && v != Drop {
+			err = fmt.Errorf("what the packet came to is %v, not %v", v, Drop)
 		}
-		return nil
+		return err
 	})
 	return cost, err
 }

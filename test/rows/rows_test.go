@@ -53,6 +53,7 @@ func stages() map[string][]Row {
 		"reset":     resetRows(),
 		"half-open": halfOpenRows(),
 		"blind":     blindRows(),
+		"end":       endRows(),
 		"code":      codeRows(),
 		"quota":     quotaRows(),
 		"ring":      ringRows(),

@@ -58,6 +58,55 @@ func halfOpenRows() []Row {
 	}
 }
 
+// endRows: how connections end, and begin again.
+func endRows() []Row {
+	const noFlow, sgDenied = dataplane.ReasonNoFlow, dataplane.ReasonSGDenied
+	row := func(name string, steps ...Step) Row { return Row{Name: name, Steps: append(handshake(), steps...)} }
+	asks := func(p Packet, state string) Step { return tells(web0, db0, p, sides(web0, db0, state)) }
+	answers := func(p Packet, state string) Step { return tells(db0, web0, p, sides(web0, db0, state)) }
+	late := func(after time.Duration, s Step) Step {
+		s.Later = after
+		return s
+	}
+	noRule := func(o *api.Objects) { o.SecurityGroups["db"].Ingress = nil }
+	fin, finBack, back := asks(sql(FIN|ACK), established), answers(sqlBack(FIN|ACK), closing), sqlBack(PSH|ACK).Payload(9)
+	open := func(from, to party, flags uint8, state string) Step {
+		p := frame(from, to).TCP(40000, 443, flags)
+		if from.name == open0.name {
+			p = frame(from, to).TCP(443, 40000, flags)
+		}
+		return tells(from, to, p, sides(open1, open0, state))
+	}
+	again := frame(open0, open1).TCP(443, 40000, SYN)
+	return []Row{
+		row("half-closed, and the other side goes on", fin, late(time.Hour, answers(back, established)),
+			asks(sql(ACK), established), finBack),
+		row("half-closed for too long", fin, late(7442*time.Second, send(db0, back, dropped(db0, noFlow)))),
+		row("half-closed by the other side", answers(sqlBack(FIN|ACK), established), asks(sql(PSH|ACK).Payload(9), established),
+			asks(sql(FIN|ACK), closing)),
+		row("fin twice is one side", fin, fin, answers(back, established)),
+		row("the last ack", fin, finBack, asks(sql(ACK), closing), late(39*time.Second, asks(sql(ACK), closing)),
+			late(41*time.Second, send(web0, sql(ACK), dropped(web0, noFlow)))),
+		row("reset while half-closed", fin, answers(sqlBack(RST|ACK), closing)),
+		row("reset after both fins", fin, finBack, asks(sql(RST), closing),
+			send(web0, sql(RST).Numbers(0x70000000, 0), dropped(web0, dataplane.ReasonTCPWindow))),
+		row("opened again after both fins", fin, finBack, asks(sql(SYN).Numbers(0x70000000, 0), opening),
+			answers(sqlBack(SYN|ACK).Numbers(5, 0x70000001), heard), asks(sql(ACK).Numbers(0x70000001, 6), established)),
+		row("only a syn opens again", fin, finBack, asks(sql(SYN|ACK), closing), asks(sql(PSH|ACK), closing)),
+		row("opened again, but denied by now: the old one stays", fin, finBack,
+			after(noRule, send(web0, sql(SYN), refused(web0, db0, sgDenied))),
+			after(restored, tells(db0, web0, sqlBack(ACK), []Flow{
+				{ENI: web0.name, State: opening, Opener: dataplane.Out, Origin: "vpc"},
+				{ENI: db0.name, State: closing, Opener: dataplane.In, Origin: "vpc"},
+			}))),
+		{Name: "opened again by the other side, which may", Steps: []Step{
+			open(open1, open0, SYN, opening), open(open0, open1, SYN|ACK, heard), open(open1, open0, ACK, established),
+			open(open0, open1, RST|ACK, closing), tells(open0, open1, again, sides(open0, open1, opening)),
+		}},
+		row("a syn in the middle changes nothing", asks(sql(SYN).Numbers(0x70000000, 0), established), answers(back, established)),
+	}
+}
+
 // blindRows: who cannot hear the answer establishes nothing.
 func blindRows() []Row {
 	const window = dataplane.ReasonTCPWindow

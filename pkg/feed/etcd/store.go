@@ -189,7 +189,8 @@ func (d Documents) Objects() (*api.Objects, error) {
 // Identify gives objects the identities of their documents.
 func (d Documents) Identify(objects *api.Objects) {
 	for _, o := range objects.All() {
-		if doc, ok := d[api.ReferenceTo(o)]; ok && doc.UID != "" {
+		// What revisions share is not written to.
+		if doc, ok := d[api.ReferenceTo(o)]; ok && doc.UID != "" && o.Meta().UID != doc.UID {
 			o.Meta().UID = doc.UID
 		}
 	}
