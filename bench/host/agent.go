@@ -28,6 +28,7 @@ import (
 const (
 	listen     = "127.0.0.1:9966" // in the host's own namespace
 	startLimit = 5 * time.Minute
+	stopLimit  = time.Minute
 )
 
 // Enid finds the agent's binary: beside this one, else in $PATH.
@@ -78,10 +79,10 @@ func (a *Agent) Stop() error {
 	select {
 	case <-a.done:
 		return nil
-	case <-time.After(10 * time.Second):
+	case <-time.After(stopLimit):
 		_ = a.cmd.Process.Kill() // it is late
 		<-a.done
-		return errors.New("stop the agent: it did not end within 10 s and was killed")
+		return errors.New("stop the agent: it did not end in time and was killed")
 	}
 }
 

@@ -446,10 +446,28 @@ func (q *Quick) nameOf(index uint32) string {
 	return ""
 }
 
-// Sweep runs a whole pass of the sweep at this time; a full one looks at everything.
+// Sweep runs a whole pass of the sweep at this time; a full one looks at everything. That finds no ENIs of the
+// revision before: the loader asks for it when both slots are alike.
 func (q *Quick) Sweep(now time.Duration, full bool) error {
 	q.give(QuickPacket{Now: now})
-	return sweep(q.coll, full)
+	if !full {
+		return sweep(q.coll, full)
+	}
+	if err := q.writeENIs(q.slot); err != nil {
+		return err
+	}
+	return errors.Join(sweep(q.coll, full), q.writeENIs(q.slot^1))
+}
+
+// writeENIs writes the ENIs with the slot in force, and with this one in the other place.
+func (q *Quick) writeENIs(other uint64) error {
+	var entries []dataplane.Entry
+	for key, halves := range q.written[dataplane.MapENIs] {
+		pair := [2][]byte{halves[other], halves[other]}
+		pair[q.slot] = halves[q.slot]
+		entries = append(entries, dataplane.Entry{Key: []byte(key), Value: slices.Concat(pair[0], pair[1])})
+	}
+	return dataplane.WriteMap(q.coll.Maps[dataplane.MapENIs], entries)
 }
 
 // Flows returns how many flows count for an ENI.

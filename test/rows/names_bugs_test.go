@@ -86,8 +86,8 @@ func stateBugs() []proof {
 		{"B39", "amazon-vpc-cni 3634: an address used again meets old flows",
 			[]string{"revision/a new attachment of the receiver", "revision/a new attachment of the sender", "revision/the address is another ENI's now"}, nil, ""},
 		{"B40", "cilium 24177: an insert that fails is silent", []string{"flow/the table takes nothing", "flow/all sets are locked"}, nil, ""},
-		{"B41", "CERN 2015: one guest fills the table of all", nil,
-			[]string{"pkg/dataplane/flowtable.TestFloodDisplacesNothing"}, "it takes as many flows as an ENI may have"},
+		{"B41", "CERN 2015: one guest fills the table of all",
+			[]string{"quota/the sender has what it may have", "quota/an established flow goes on at the limit"}, nil, ""},
 		{"B42", "LP 1978806: the overlay fills the host's conntrack", nil, []string{"loader.TestGuardsHoldWithoutProgram"}, "it is a rule of the host's nftables"},
 	}
 }
