@@ -9,15 +9,19 @@
 #include "maps.h"
 
 enum judge_budget {
-	JUDGE_AGAIN = 131072, /* per tick of the flow clock: twice the flows of an ENI */
+	JUDGE_LEAST = 1024, /* per tick of the flow clock, also for an ENI with few flows */
 };
 
 /* ENI -> the tick in which its flows were judged again last, << 32 | how many. */
 MAP(judge_turns, BPF_MAP_TYPE_ARRAY, __u32, __u64, MAX_ENIS, 0);
 
-/* May one more flow of the ENI be judged again? Several CPUs at once may lose count by a few. */
-static __always_inline bool judge_turn(__u32 eni, __u32 now, __u32 limit)
+/*
+ * May one more flow of an ENI be judged again, which may have so many? In a tick each of them twice.
+ * Several CPUs at once may lose count by a few.
+ */
+static __always_inline bool judge_turn(__u32 eni, __u32 now, __u32 max_flows)
 {
+	__u32 limit = max_flows > JUDGE_LEAST / 2 ? 2 * max_flows : JUDGE_LEAST;
 	__u64 *turn = bpf_map_lookup_elem(&judge_turns, &eni), seen, fresh = (__u64)now << 32 | 1;
 
 	if (!turn)

@@ -73,43 +73,79 @@ static __always_inline enum reason overlay_sender(const struct pkt *p, const str
 	if (!nh || nh->kind != NH_VTEP || *(const __u32 *)nh->vtep != a->vtep)
 		return REASON_VXLAN_SENDER;
 	a->sender_nexthop = m->nexthop;
-	e = endpoint_find(p->slot, conf->vni, p->src, v6);
-	if (e && e->nexthop == m->nexthop && !(e->flags & EP_GATEWAY))
+	e = endpoint_of_eni(p->slot, nh->vni, p->src, v6);
+	if (e && e->nexthop == m->nexthop)
 		return REASON_CONTINUE;
 	return m->flags & MAC_FOREIGN ? REASON_CONTINUE : REASON_VXLAN_SENDER;
 }
 
+/*
+ * From the internet: would the answers go there? Fragments and ICMP errors are asked too, whose answers
+ * have no ports.
+ */
+static __always_inline enum reason arrival_internet(const struct pkt *p, struct work *w,
+						    const bool v6)
+{
+	struct judge *j = &w->judge;
+
+	j->slot = p->slot;
+	j->eni = p->eni;
+	j->protocol = p->protocol;
+	j->reply_port = is_icmp(p, v6) ? 0 : p->sport;
+	addr_copy(j->local, p->dst, v6);
+	addr_copy(j->remote, p->src, v6);
+	return v6 ? source6(j) : source4(j);
+}
+
+/* Is the address one of the ENI's private IPs? */
+static __always_inline bool is_own(const struct pkt *p, struct work *w, const __u8 *addr,
+				   const bool v6)
+{
+	struct judge *j = &w->judge;
+
+	j->slot = p->slot;
+	j->eni = p->eni;
+	addr_copy(j->local, addr, v6);
+	return v6 ? owns6(j) : owns4(j);
+}
+
 /* What a packet that no flow vouches for must prove of its sender. */
 static __always_inline enum reason arrival_sender(const struct pkt *p, const struct eni_conf *conf,
-						  struct arrival *a, enum origin from,
-						  const bool v6)
+						  struct work *w, struct arrival *a,
+						  enum origin from, const bool v6)
 {
 	if (from == FROM_OVERLAY)
 		return overlay_sender(p, conf, a, v6);
 	if (from == FROM_INTERNET)
-		return internet_source(route_find(conf->routes, p->src, v6), p->src, v6);
+		return arrival_internet(p, w, v6);
 	return REASON_CONTINUE;
 }
 
-/* The flow of a packet to an ENI, made if need be. */
+/*
+ * The flow of a packet to an ENI, made if need be. What is not addressed to the ENI, which may forward,
+ * is in transit there.
+ */
 static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_conf *conf,
 						struct work *w, struct arrival *a, enum origin from,
 						const bool v6, const bool xdp)
 {
-	__u32 class = from == FROM_INTERNET ? CLASS_INTERNET : 0;
+	bool transit =
+		from != FROM_INTERNET && eni_forwards(conf) && !eni_owns(p->slot, conf, p->dst, v6);
+	__u32 class = from == FROM_INTERNET ? CLASS_INTERNET : transit ? CLASS_TRANSIT : 0;
+	__u32 scope = transit ? p->eni : conf->vni;
 	enum reason reason;
 
 	if (p->fragment == FRAGMENT_LATER || icmp_error(p, v6)) {
-		TRY(arrival_sender(p, conf, a, from, v6));
+		TRY(arrival_sender(p, conf, w, a, from, v6));
 		if (p->fragment == FRAGMENT_LATER)
-			return fragment_later(p, w, class, v6);
-		return related(p, w, class ? a->eip : NULL, class, v6, xdp);
+			return fragment_later(p, w, from == FROM_INTERNET, v6);
+		return related(p, w, from == FROM_INTERNET ? a->eip : NULL, class, v6, xdp);
 	}
-	reason = track_flow(p, w, conf->vni, class, v6);
+	reason = track_flow(p, w, scope, class, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
-	TRY(arrival_sender(p, conf, a, from, v6));
-	return track_open(p, w, conf->vni, class, a->sender_nexthop, v6);
+	TRY(arrival_sender(p, conf, w, a, from, v6));
+	return track_open(p, w, scope, class, a->sender_nexthop, v6);
 }
 
 /* Judges a packet for the ENI that it is addressed to and hands it to its port. */

@@ -49,6 +49,12 @@ static __always_inline bool eni_owns(__u32 slot, const struct eni_conf *conf, co
 	return e && !(e->flags & EP_GATEWAY) && e->nexthop == conf->nexthop;
 }
 
+/* May the ENI send from addresses that are not its own? Then such packets are in transit there. */
+static __always_inline bool eni_forwards(const struct eni_conf *conf)
+{
+	return (conf->flags & ENI_NO_SOURCE_CHECK) || conf->allowed;
+}
+
 /* May the ENI send from it although it is not its own? */
 static __always_inline bool eni_allowed(const struct eni_conf *conf, const __u8 *addr,
 					const bool v6)

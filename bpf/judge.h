@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "ruleset.h"
+#include "route.h"
 #include "spoof.h"
 
 struct judge {
@@ -94,6 +94,26 @@ static __always_inline enum reason judge_sg(struct judge *j, const struct eni_co
 	return REASON_SG_DENIED;
 }
 
+/*
+ * To an ENI of a peer. What crosses comes from an address of its own VPC: the other side, whose
+ * addresses are others, knows by that who has sent it.
+ */
+static __always_inline enum reason judge_peered(struct judge *j, const struct eni_conf *conf,
+						__u32 vni, const bool v6)
+{
+	const struct endpoint *peer;
+
+	if (j->transit && !route_inside(route_find(conf->routes, j->local, v6)))
+		return REASON_NOT_PEERED;
+	peer = endpoint_find(j->slot, vni, j->remote, v6);
+	if (!peer)
+		return REASON_NO_ENDPOINT;
+	if (peer->flags & EP_GATEWAY)
+		return REASON_TO_GATEWAY;
+	j->nexthop = peer->nexthop;
+	return REASON_CONTINUE;
+}
+
 /* Where to, for a packet that the ENI sends. */
 static __always_inline enum reason judge_route(struct judge *j, const struct eni_conf *conf,
 					       const struct endpoint *peer, const struct route *r,
@@ -105,10 +125,13 @@ static __always_inline enum reason judge_route(struct judge *j, const struct eni
 	case ROUTE_LOCAL:
 		if (!peer)
 			return REASON_NO_ENDPOINT;
-		if (peer->nexthop == conf->nexthop)
-			return REASON_ROUTE_LOOP;
 		j->nexthop = peer->nexthop;
-		return REASON_CONTINUE;
+		break;
+	case ROUTE_ENI:
+		j->nexthop = r->arg;
+		break;
+	case ROUTE_VPC:
+		return judge_peered(j, conf, r->arg, v6);
 	case ROUTE_INTERNET:
 		if (route_find(ROUTES_INFRA, j->remote, v6))
 			return REASON_INFRA;
@@ -118,31 +141,39 @@ static __always_inline enum reason judge_route(struct judge *j, const struct eni
 		return REASON_CONTINUE;
 	case ROUTE_BLACKHOLE:
 		return REASON_BLACKHOLE;
+	case ROUTE_NOT_PEERED:
+		return REASON_NOT_PEERED;
+	default:
+		return REASON_NO_ROUTE;
 	}
-	return REASON_NO_ROUTE;
+	return j->nexthop == conf->nexthop ? REASON_ROUTE_LOOP : REASON_CONTINUE;
+}
+
+/*
+ * A flow that leads through an ENI by the routes says nothing of who has the remote address: what the
+ * groups leave alone they do so whoever that is.
+ */
+static __always_inline void judge_led(struct judge *j, const struct endpoint *peer,
+				      const struct route *r)
+{
+	if (peer && !(peer->flags & EP_GATEWAY) && r && r->kind == ROUTE_ENI)
+		j->sender_nexthop = peer->nexthop;
 }
 
 static __always_inline enum reason judge_out(struct judge *j, const struct eni_conf *conf,
 					     const bool v6)
 {
+	const struct way w = {j->local, j->remote, j->port, j->protocol, {}};
 	const struct endpoint *peer = endpoint_find(j->slot, conf->vni, j->remote, v6);
-	const struct route *r = route_find(conf->routes, j->remote, v6);
+	const struct route *r = route_of(conf, &w, v6);
 
 	if (peer && (peer->flags & EP_GATEWAY))
 		return REASON_TO_GATEWAY;
-	j->same_subnet = r && r->kind == ROUTE_LOCAL && r->arg && r->arg == conf->subnet;
+	j->same_subnet = r && r->subnet && r->subnet == conf->subnet;
+	judge_led(j, peer, r);
 	TRY(judge_sg(j, conf, peer, v6));
 	TRY(judge_nacl(j, conf, v6));
 	return judge_route(j, conf, peer, r, v6);
-}
-
-/* From the internet: the source must be one that the subnet would send to the internet. */
-static __always_inline enum reason internet_source(const struct route *r, const __u8 *src,
-						   const bool v6)
-{
-	if (!r || r->kind != ROUTE_INTERNET || route_find(ROUTES_INFRA, src, v6))
-		return REASON_EIP_SOURCE;
-	return REASON_CONTINUE;
 }
 
 static __always_inline enum reason judge_in_internet(struct judge *j, const struct eni_conf *conf,
@@ -156,31 +187,73 @@ static __always_inline enum reason judge_in_internet(struct judge *j, const stru
 	return judge_sg(j, conf, NULL, v6);
 }
 
+/* The way of the answers to another VPC: by the address, and only if that is routed there. */
+static __always_inline enum reason judge_back_peered(struct judge *j, const struct route *r,
+						     const struct nexthop *sender, const bool v6)
+{
+	const struct endpoint *e = NULL;
+
+	if (r && r->kind == ROUTE_VPC && (!sender || sender->vni == r->arg))
+		e = endpoint_of_eni(j->slot, r->arg, j->remote, v6);
+	if (!e)
+		return sender ? REASON_NOT_PEERED : REASON_NO_NEXTHOP;
+	j->nexthop = e->nexthop;
+	return REASON_CONTINUE;
+}
+
+/*
+ * The way of the answers to what came from the VPC or a peer: through the ENI that the routes name,
+ * else to who has the address, else to who has sent it. Who that was is not known any more (NULL) when
+ * the flow is judged again and its next hop has become another's.
+ */
+static __always_inline enum reason judge_back(struct judge *j, const struct eni_conf *conf,
+					      const struct endpoint *peer, const struct route *r,
+					      const bool v6)
+{
+	const struct nexthop *sender = j->sender_nexthop ? nexthop_find(j->sender_nexthop) : NULL;
+
+	if (sender ? sender->vni != conf->vni : r && r->kind == ROUTE_VPC)
+		return judge_back_peered(j, r, sender, v6);
+	if (r && r->kind == ROUTE_ENI && r->arg != conf->nexthop) {
+		j->nexthop = r->arg;
+		return REASON_CONTINUE;
+	}
+	j->nexthop = peer ? peer->nexthop : j->sender_nexthop;
+	j->foreign = !peer;
+	return REASON_CONTINUE;
+}
+
 static __always_inline enum reason judge_in(struct judge *j, const struct eni_conf *conf,
 					    const bool v6)
 {
-	const struct route *r = route_find(conf->routes, j->remote, v6);
+	const struct way w = {j->local, j->remote, j->reply_port, j->protocol, {}};
+	const struct route *r = route_of(conf, &w, v6);
 	const struct endpoint *peer;
 
-	j->same_subnet = r && r->kind == ROUTE_LOCAL && r->arg && r->arg == conf->subnet;
+	j->same_subnet = r && r->subnet && r->subnet == conf->subnet;
 	if (j->internet)
 		return judge_in_internet(j, conf, r, v6);
 	peer = endpoint_find(j->slot, conf->vni, j->remote, v6);
-	j->nexthop = peer ? peer->nexthop : j->sender_nexthop;
-	j->foreign = !peer;
+	TRY(judge_back(j, conf, peer, r, v6));
+	judge_led(j, peer, r);
 	TRY(judge_nacl(j, conf, v6));
 	return judge_sg(j, conf, peer, v6);
 }
 
-/* The local side must be the ENI's, or one that it may send from: also later, for live flows. */
+/*
+ * The local side must be the ENI's. In transit it is another's: one that it may send from, or, for what
+ * is opened towards it, any if it forwards. Asked for live flows, too.
+ */
 static __always_inline enum reason judge_local(const struct judge *j, const struct eni_conf *conf,
 					       const bool v6)
 {
-	if (j->transit)
+	if (j->transit && j->dir == DIR_OUT)
 		return spoof_foreign(conf, j->local, v6);
-	if (eni_owns(j->slot, conf, j->local, v6))
+	if (j->transit ? conf->flags & ENI_NO_SOURCE_CHECK : eni_owns(j->slot, conf, j->local, v6))
 		return REASON_CONTINUE;
-	return j->dir == DIR_OUT ? REASON_SPOOFED_IP : REASON_NO_ENDPOINT;
+	if (j->dir == DIR_OUT)
+		return REASON_SPOOFED_IP;
+	return j->internet ? REASON_NO_ENDPOINT : REASON_NO_TRANSIT;
 }
 
 static __always_inline enum reason judge_packet(struct judge *j, const struct eni_conf *conf,
@@ -208,6 +281,18 @@ static __always_inline enum reason judge_flow(struct judge *j, const bool v6)
 	return j->dir == DIR_OUT ? judge_out(j, conf, v6) : judge_in(j, conf, v6);
 }
 
+/* Could it be on the internet, seen from the ENI? */
+static __always_inline enum reason judge_source(const struct judge *j, const bool v6)
+{
+	const struct way answers = {j->local, j->remote, j->reply_port, j->protocol, {}};
+	const struct live *device;
+	const struct eni_conf *conf = eni_ready(j->slot, j->eni, &device);
+
+	if (!conf)
+		return REASON_NOT_READY;
+	return internet_source(route_of(conf, &answers, v6), j->remote, v6);
+}
+
 /* Functions of their own: verified once, and their stack is not part of the programs'. */
 __noinline int judge4(struct judge *j)
 {
@@ -217,4 +302,52 @@ __noinline int judge4(struct judge *j)
 __noinline int judge6(struct judge *j)
 {
 	return j ? judge_flow(j, true) : REASON_HELPER;
+}
+
+/* Is the local address the ENI's own? */
+static __always_inline bool judge_owns(const struct judge *j, const bool v6)
+{
+	const struct live *device;
+	const struct eni_conf *conf = eni_ready(j->slot, j->eni, &device);
+
+	return conf && eni_owns(j->slot, conf, j->local, v6);
+}
+
+__noinline int owns4(struct judge *j)
+{
+	return j && judge_owns(j, false);
+}
+
+__noinline int owns6(struct judge *j)
+{
+	return j && judge_owns(j, true);
+}
+
+/* Does the local address lie in the ENI's VPC? */
+static __always_inline bool judge_inside(const struct judge *j, const bool v6)
+{
+	const struct live *device;
+	const struct eni_conf *conf = eni_ready(j->slot, j->eni, &device);
+
+	return conf && route_inside(route_find(conf->routes, j->local, v6));
+}
+
+__noinline int inside4(struct judge *j)
+{
+	return j && judge_inside(j, false);
+}
+
+__noinline int inside6(struct judge *j)
+{
+	return j && judge_inside(j, true);
+}
+
+__noinline int source4(struct judge *j)
+{
+	return j ? judge_source(j, false) : REASON_HELPER;
+}
+
+__noinline int source6(struct judge *j)
+{
+	return j ? judge_source(j, true) : REASON_HELPER;
 }

@@ -90,6 +90,9 @@ MAP(eip_out6, BPF_MAP_TYPE_HASH, struct addr_key6, struct eips_out6, 65536, BPF_
 MAP(routes4, BPF_MAP_TYPE_LPM_TRIE, struct lpm_key4, struct route, 1 << 22, BPF_F_NO_PREALLOC);
 MAP(routes6, BPF_MAP_TYPE_LPM_TRIE, struct lpm_key6, struct route, 1 << 22, BPF_F_NO_PREALLOC);
 
+/* (policy, bit) -> route of the policy route (route.h). Never changed. A miss does not happen. */
+MAP(policies, BPF_MAP_TYPE_HASH, struct policy_key, struct route, 1 << 16, BPF_F_NO_PREALLOC);
+
 /* (rule set, prefix) -> class of the peer, longest first. Miss = class 0: no CIDR rule matches. */
 MAP(addrs4, BPF_MAP_TYPE_LPM_TRIE, struct lpm_key4, __u32, 1 << 22, BPF_F_NO_PREALLOC);
 MAP(addrs6, BPF_MAP_TYPE_LPM_TRIE, struct lpm_key6, __u32, 1 << 22, BPF_F_NO_PREALLOC);

@@ -52,7 +52,11 @@ static __always_inline int options_read(void *ctx, __u32 header, const bool xdp)
 	__u8 options[IP4_OPTIONS + 8] = {}; /* one more may be read, and counts for nothing */
 	__u32 len = header - IP4_HEADER;
 
-	if (len - 1 >= IP4_OPTIONS)
+	if (len > IP4_OPTIONS)
+		return REASON_MALFORMED;
+	barrier_var(
+		len); /* two comparisons of this register: Linux 6.12 does not see through one */
+	if (!len)
 		return REASON_MALFORMED;
 	if (!pkt_load(&p, ETH_LEN + IP4_HEADER, options, len, xdp))
 		return REASON_MALFORMED;

@@ -92,7 +92,7 @@ static __always_inline enum reason overlay_run(struct pkt *p, const struct tunne
 	}
 	m = mac_find(p, t->vni, p->dmac);
 	nh = m ? nexthop_find(m->nexthop) : NULL;
-	if (!nh || nh->kind != NH_LOCAL) {
+	if (!nh || nh->kind != NH_LOCAL || nh->vni != t->vni) { /* a peer's ENI is no receiver */
 		count_enter(p, 0, DIR_IN);
 		return REASON_VXLAN_NO_ENI;
 	}

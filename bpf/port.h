@@ -11,23 +11,39 @@
 static __always_inline enum reason port_fragment(struct pkt *p, const struct eni_conf *conf,
 						 struct work *w, const bool v6)
 {
-	if (!eni_owns(p->slot, conf, p->src, v6))
+	if (!is_own(p, w, p->src, v6))
 		TRY(spoof_foreign(conf, p->src, v6));
 	return fragment_later(p, w, false, v6);
 }
 
-/* An ICMP error is about a packet from the VPC or from the internet. */
+/* What crosses to a peer comes from an address of the VPC, an error too. */
+static __always_inline enum reason port_abroad(const struct pkt *p, const struct eni_conf *conf,
+					       struct work *w, const bool v6)
+{
+	const struct nexthop *nh = nexthop_find(w->flow.nexthop);
+
+	if (!nh || nh->kind == NH_INTERNET || nh->vni == conf->vni)
+		return REASON_CONTINUE;
+	addr_copy(w->judge.local, p->src, v6);
+	return (v6 ? inside6(&w->judge) : inside4(&w->judge)) ? REASON_CONTINUE : REASON_NOT_PEERED;
+}
+
+/* An ICMP error is about a packet from the VPC, from the internet or in transit. */
 static __always_inline enum reason port_error(struct pkt *p, const struct eni_conf *conf,
 					      struct work *w, const bool v6)
 {
 	enum reason reason;
 
-	if (!eni_owns(p->slot, conf, p->src, v6))
+	if (!is_own(p, w, p->src, v6))
 		TRY(spoof_foreign(conf, p->src, v6));
 	reason = related(p, w, NULL, 0, v6, false);
-	if (reason != REASON_ICMP_UNRELATED)
+	if (reason == REASON_ICMP_UNRELATED)
+		reason = related(p, w, NULL, CLASS_INTERNET, v6, false);
+	if (reason == REASON_ICMP_UNRELATED && eni_forwards(conf))
+		reason = related(p, w, NULL, CLASS_TRANSIT, v6, false);
+	if (reason != REASON_CONTINUE)
 		return reason;
-	return related(p, w, NULL, CLASS_INTERNET, v6, false);
+	return port_abroad(p, conf, w, v6);
 }
 
 /*
@@ -39,7 +55,7 @@ static __always_inline enum reason port_error(struct pkt *p, const struct eni_co
 
 /*
  * The flow of a packet from an ENI: one with the VPC, one with the internet, or, if the source is
- * not the ENI's own, one in transit; else a new one.
+ * not the ENI's own and may be, one in transit; else a new one.
  */
 static __always_inline enum reason port_flow(struct pkt *p, const struct eni_conf *conf,
 					     struct work *w, const bool v6)
@@ -50,19 +66,22 @@ static __always_inline enum reason port_flow(struct pkt *p, const struct eni_con
 		return port_fragment(p, conf, w, v6);
 	if (icmp_error(p, v6))
 		return port_error(p, conf, w, v6);
+	if (eni_forwards(conf) && !is_own(p, w, p->src, v6)) {
+		TRY(spoof_foreign(conf, p->src, v6));
+		reason = track_flow(p, w, p->eni, CLASS_TRANSIT, v6);
+		if (reason != REASON_NO_FLOW)
+			return reason;
+		return track_open(p, w, p->eni, CLASS_TRANSIT, 0, v6);
+	}
 	reason = track_flow(p, w, conf->vni, 0, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
 	reason = track_flow(p, w, conf->vni, CLASS_INTERNET, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
-	if (eni_owns(p->slot, conf, p->src, v6))
-		return track_open(p, w, conf->vni, 0, 0, v6);
-	TRY(spoof_foreign(conf, p->src, v6));
-	reason = track_flow(p, w, p->eni, CLASS_TRANSIT, v6);
-	if (reason != REASON_NO_FLOW)
-		return reason;
-	return track_open(p, w, p->eni, CLASS_TRANSIT, 0, v6);
+	if (!is_own(p, w, p->src, v6))
+		return REASON_SPOOFED_IP;
+	return track_open(p, w, conf->vni, 0, 0, v6);
 }
 
 /* To a neighbour's EIP on this host: both addresses are translated in one go. */

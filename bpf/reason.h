@@ -71,5 +71,8 @@ enum reason {
 	REASON_FLOW_JUDGE_LIMIT = 44, /* too many flows of the ENI to be judged again at once */
 	REASON_FLOW_QUOTA = 45, /* the ENI has as many flows as it may have */
 
+	REASON_NOT_PEERED = 46, /* to or from another VPC without routes on both sides */
+	REASON_NO_TRANSIT = 47, /* addressed to another, and this ENI does not forward */
+
 	REASON_LAST,
 };

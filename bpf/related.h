@@ -70,7 +70,7 @@ static __always_inline enum reason quote_flow(struct pkt *p, struct work *w, str
 	w->dir = p->dir;
 	w->protocol = p->protocol;
 	w->related = 1;
-	return track_flow(p, w, w->vni, class_bits, v6);
+	return track_flow(p, w, class_bits & CLASS_TRANSIT ? p->eni : w->vni, class_bits, v6);
 }
 
 /* Network ACLs judge each packet, this one too. */

@@ -254,14 +254,16 @@ static long sweep_line6(__u32 n, void *turn)
 	return sweep_line(n, *(struct sweep_turn **)turn, true);
 }
 
-/* New flows get the other color. */
+/* New flows get the other color, which no slot has. */
 static long sweep_color(__u32 eni, void *t)
 {
 	struct flow_usage *u = usage_find(eni);
 
 	(void)t;
-	if (u)
-		__sync_fetch_and_xor(&u->color, 1);
+	if (!u)
+		return 1;
+	__sync_lock_test_and_set(&u->held[~flow_load(&u->color) & 1], 0);
+	__sync_fetch_and_xor(&u->color, 1);
 	return 0;
 }
 

@@ -104,5 +104,5 @@ static __always_inline bool same_subnet(const struct eni_conf *conf, const __u8 
 {
 	const struct route *r = route_find(conf->routes, addr, v6);
 
-	return r && r->kind == ROUTE_LOCAL && r->arg && r->arg == conf->subnet;
+	return r && r->subnet && r->subnet == conf->subnet;
 }

@@ -440,8 +440,10 @@ __noinline int evict(struct work *w)
 /* May the stale flow be judged again now? A function of its own: it is asked in many places. */
 __noinline int judge_again(struct work *w)
 {
-	return w && judge_turn(w->eni, w->now, JUDGE_AGAIN) ? REASON_CONTINUE :
-							      REASON_FLOW_JUDGE_LIMIT;
+	if (!w || !work_quota(w))
+		return REASON_HELPER;
+	return judge_turn(w->eni, w->now, w->quota.limit) ? REASON_CONTINUE :
+							    REASON_FLOW_JUDGE_LIMIT;
 }
 
 static __always_inline void track_key(const struct pkt *p, struct work *w, __u32 scope,
@@ -587,6 +589,16 @@ static __always_inline void track_revive(const struct pkt *p, struct flow *f)
 }
 
 /*
+ * Is the flow's next hop what it was? What its ENI may send from addresses that are not its own it may
+ * also when its own have changed, as long as it is the same ENI.
+ */
+static __always_inline bool nexthop_still(const struct nexthop *nh, const struct flow *f)
+{
+	return nh->generation == f->nexthop_generation ||
+	       ((f->flags & FLOW_FOREIGN) && nh->since && f->nexthop_generation >= nh->since);
+}
+
+/*
  * The ENI's configuration or the next hop has changed since the flow was judged: the opening
  * direction is judged again. Denied means blocked, and kept, so that a later allow revives it.
  */
@@ -601,7 +613,7 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 	enum reason reason;
 
 	TRY(judge_again(w));
-	if (!nh || nh->generation != f->nexthop_generation)
+	if (!nh || !nexthop_still(nh, f))
 		sender = NEXTHOP_NONE; /* another ENI by now, maybe of another VPC */
 	w->judge.kept = w->keep && sender && (f->flags & FLOW_KEPT);
 	reason = track_judge(p, w, dir, class_bits, sender, v6);

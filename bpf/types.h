@@ -60,6 +60,8 @@ struct eni_conf {
 	__u32 nacl_out;
 	__u32 routes; /* route table */
 	__u32 allowed; /* rule set whose addresses the ENI may send from; 0 = none */
+	__u32 policy_from; /* policy routes (route.h): rule set of the sources; */
+	__u32 policy_to; /* of destinations and services; 0 = none */
 	__u32 flows; /* which flows are its: the incarnation until a cut, then a greater number */
 	__u32 max_flows; /* how many flows it may have */
 	__u32 half_open; /* of them half-open, per opening direction; at most half_open_slots */
@@ -165,6 +167,7 @@ struct nexthop {
 	__u32 subnet; /* of the ENI */
 	__u8 mac[6]; /* of the ENI */
 	__u8 pad2[2];
+	__u32 since; /* the generation in which the entry became this ENI's */
 };
 
 /* vteps: which hosts have which VPC; no entry = packets from there are dropped. */
@@ -213,10 +216,13 @@ enum route_table {
 
 enum route_kind {
 	ROUTE_NONE = 0,
-	ROUTE_LOCAL = 1, /* inside the VPC; arg = subnet, 0 = in no subnet */
+	ROUTE_LOCAL = 1, /* inside the VPC, by address */
 	ROUTE_INTERNET = 2,
 	ROUTE_BLACKHOLE = 3,
 	ROUTE_INFRA = 4,
+	ROUTE_ENI = 5, /* through an ENI, which forwards; arg = its next hop */
+	ROUTE_VPC = 6, /* to a peer; arg = its VNI */
+	ROUTE_NOT_PEERED = 7, /* to another VPC, without routes on both sides */
 };
 
 struct lpm_key4 {
@@ -234,6 +240,13 @@ struct lpm_key6 {
 struct route {
 	__u32 kind; /* enum route_kind */
 	__u32 arg;
+	__u32 subnet; /* the subnet whose CIDR this is, 0 = none; not 0 = inside the VPC */
+};
+
+/* policies: where a policy route leads. */
+struct policy_key {
+	__u32 policy; /* eni_conf.policy_to */
+	__u32 bit; /* of the route in the classes of its rule sets; the lowest counts first */
 };
 
 /*

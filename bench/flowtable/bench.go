@@ -35,6 +35,7 @@ func Scenarios() []bench.Scenario {
 	return []bench.Scenario{
 		{Name: "flowtable/find", Help: "find, and find and touch, against a kernel hash", Quick: true, Run: each((*table).finds)},
 		{Name: "flowtable/insert", Help: "insert over expired flows and of known keys, against a kernel hash", Run: each((*table).inserts)},
+		{Name: "flowtable/sweep", Help: "passes of the sweep over an empty, a live and an expired table", Run: each((*table).sweeps)},
 		{Name: "flowtable/list", Help: "list and count all flows from Go, against a kernel hash", Run: each((*table).lists)},
 	}
 }

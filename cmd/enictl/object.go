@@ -59,7 +59,7 @@ func objectCells(all *api.Objects, o api.Object, states map[string]agent.ENIStat
 	case *api.RouteTable:
 		var routes []string
 		for _, r := range v.Routes {
-			routes = append(routes, r.Destination.String()+"="+r.Target.String())
+			routes = append(routes, r.To()+"="+r.Target.String())
 		}
 		return []string{name, v.VPC, dash(strings.Join(routes, ","))}
 	case *api.PrefixList:

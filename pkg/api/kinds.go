@@ -5,7 +5,6 @@ package api
 import (
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // Limits of the contract.
@@ -15,7 +14,8 @@ const (
 	MaxGroupsPerENI    = 5
 	MaxRulesPerENI     = 1000   // per direction, of all its groups
 	MaxPrefixesPerENI  = 100000 // per direction, of all its rules and their prefix lists
-	MaxRoutesPerTable  = 100000
+	MaxRoutesPerTable  = 100000 // with the entries of the prefix lists that it names
+	MaxPolicyRoutes    = 32     // of an ENI
 	MaxENIsPerHost     = 1000
 	MaxVNI             = 1<<24 - 1
 )
@@ -90,45 +90,6 @@ func decodeSubnet(m *mapping) Object {
 	}
 }
 
-func decodeRouteTable(m *mapping) Object {
-	t := &RouteTable{VPC: m.need("vpc").name()}
-	f := m.get("routes")
-	t.Routes = list(f, (*field).route)
-	if len(t.Routes) > MaxRoutesPerTable {
-		f.errorf("has %d routes (at most %d)", len(t.Routes), MaxRoutesPerTable)
-	}
-	return t
-}
-
-func (f *field) route() Route {
-	m := f.mapping()
-	r := Route{Destination: m.need("destination").destination(), Target: m.need("target").target()}
-	m.done()
-	return r
-}
-
-func (f *field) destination() netip.Prefix {
-	if f != nil && strings.HasPrefix(f.node.Value, "pl/") {
-		f.errorf("a prefix list as destination is not supported by this version (write a route per CIDR)")
-		return netip.Prefix{}
-	}
-	return f.prefix()
-}
-
-func (f *field) target() Target {
-	s := f.text()
-	switch kind, _, _ := strings.Cut(s, "/"); {
-	case s == "":
-	case s == string(TargetInternet), s == string(TargetBlackhole):
-		return Target{Kind: TargetKind(s)}
-	case kind == "eni", kind == "vpc":
-		f.errorf("%q is not supported by this version (use internet or blackhole)", s)
-	default:
-		f.errorf("%q is not a target (use internet or blackhole)", s)
-	}
-	return Target{}
-}
-
 func decodePrefixList(m *mapping) Object {
 	return &PrefixList{Entries: list(m.get("entries"), (*field).prefix)}
 }
@@ -156,7 +117,7 @@ func decodeENI(m *mapping) Object {
 	if f := m.get("onPolicyChange"); f != nil {
 		e.OnPolicyChange = f.policyChange()
 	}
-	m.unsupported("policyRoutes")
+	e.PolicyRoutes = policyRoutes(m.get("policyRoutes"))
 	return e
 }
 

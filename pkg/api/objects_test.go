@@ -35,8 +35,8 @@ func TestQuestions(t *testing.T) {
 	if diff := cmp.Diff(want, o.InfraCIDRs(), sameAddrs); diff != "" {
 		t.Error(diff)
 	}
-	if n := len(o.All()); n != 24 {
-		t.Errorf("All has %d objects, want 24", n)
+	if n := len(o.All()); n != 30 {
+		t.Errorf("All has %d objects, want 30", n)
 	}
 }
 

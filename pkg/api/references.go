@@ -46,6 +46,10 @@ func References(o Object) []Reference {
 		add("NetworkACL", v.NetworkACL)
 	case *RouteTable:
 		add("VPC", v.VPC)
+		for i := range v.Routes {
+			add("PrefixList", v.Routes[i].PrefixList)
+			add(v.Routes[i].Target.reference())
+		}
 	case *NetworkACL:
 		add("VPC", v.VPC)
 	case *SecurityGroup:
@@ -64,9 +68,23 @@ func References(o Object) []Reference {
 		if v.Attachment != nil {
 			add("Instance", v.Attachment.Instance)
 		}
+		for i := range v.PolicyRoutes {
+			for _, to := range v.PolicyRoutes[i].To {
+				add("PrefixList", to.PrefixList)
+			}
+			add(v.PolicyRoutes[i].Target.reference())
+		}
 	case *EIP:
 		add("ENI", v.ENI)
 	}
 	slices.SortFunc(refs, Reference.Compare)
 	return slices.Compact(refs)
+}
+
+// reference returns kind and name of what a target names; no name = nothing.
+func (t Target) reference() (kind, name string) {
+	if t.Kind == TargetVPC {
+		return "VPC", t.Name
+	}
+	return "ENI", t.Name
 }

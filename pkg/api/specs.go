@@ -101,7 +101,7 @@ func (s *Subnet) spec() tree {
 func (t *RouteTable) spec() tree {
 	routes := make([]any, len(t.Routes))
 	for i, r := range t.Routes {
-		routes[i] = tree{{"destination", r.Destination.String()}, {"target", r.Target.String()}}
+		routes[i] = tree{{"destination", r.To()}, {"target", r.Target.String()}}
 	}
 	return tree{{"vpc", t.VPC}, {"routes", routes}}
 }
@@ -195,7 +195,23 @@ func (e *ENI) spec() tree {
 	if e.Limits != DefaultLimits() {
 		t.put("limits", tree{{"flows", e.Limits.Flows}})
 	}
+	t.putList("policyRoutes", policyRouteTrees(e.PolicyRoutes))
 	return t
+}
+
+func policyRouteTrees(routes []PolicyRoute) []any {
+	list := make([]any, len(routes))
+	for i, r := range routes {
+		t := tree{{"priority", r.Priority}}
+		t.putList("from", texts(r.From))
+		t.putList("to", texts(r.To))
+		if !r.Protocol.Any {
+			t.putService(r.Protocol, r.Ports, nil)
+		}
+		t.put("target", r.Target.String())
+		list[i] = t
+	}
+	return list
 }
 
 // tree holds what is not the default.

@@ -99,15 +99,17 @@ type RouteTable struct {
 	Routes []Route
 }
 
-// Route sends a destination outside the VPC somewhere.
+// Route sends a destination somewhere: exactly one of the first two fields is set.
 type Route struct {
 	Destination netip.Prefix
+	PrefixList  string
 	Target      Target
 }
 
 // Target is where a route leads.
 type Target struct {
 	Kind TargetKind
+	Name string // of the ENI or VPC
 }
 
 // TargetKind tells the targets apart.
@@ -117,7 +119,20 @@ type TargetKind string
 const (
 	TargetInternet  TargetKind = "internet"
 	TargetBlackhole TargetKind = "blackhole"
+	TargetENI       TargetKind = "eni" // delivers to that ENI, which forwards
+	TargetVPC       TargetKind = "vpc" // peering
 )
+
+// PolicyRoute sends what one ENI sends somewhere. It counts for destinations outside the VPC, ahead of
+// the subnet's route table; the lowest priority that matches decides.
+type PolicyRoute struct {
+	Priority int
+	From     []netip.Prefix // sources; empty = all
+	To       []Peer         // CIDRs and prefix lists; empty = all
+	Protocol Protocol
+	Ports    []PortRange // destination ports; empty = all
+	Target   Target
+}
 
 // PrefixList is a named list of CIDRs.
 type PrefixList struct {
@@ -180,6 +195,7 @@ type ENI struct {
 	OnPolicyChange   PolicyChange
 	Timeouts         Timeouts
 	Limits           Limits
+	PolicyRoutes     []PolicyRoute // sorted by priority
 
 	// Elsewhere is the host of an ENI of which only an endpoint record is known here: not its instance,
 	// and of the rest only what other hosts must know. "" = the document is known, or it is attached

@@ -81,7 +81,6 @@ func TestENIs(t *testing.T) {
 		eni("limits", "extra", "  limits: {flows: 30, ingressMbps: 5} #HERE", "ENI/e: spec.limits.ingressMbps: is not supported by this version (remove it)"),
 		eni("no flows", "extra", "  limits: {flows: 0} #HERE", "ENI/e: spec.limits.flows: \"0\" is not a number of 1 to 1073741824"),
 		eni("unknown limit", "extra", "  limits: {flow: 3} #HERE", "ENI/e: spec.limits.flow: is not a field of spec.limits (did you mean flows?)"),
-		eni("policyRoutes", "extra", "  policyRoutes: [] #HERE", "ENI/e: spec.policyRoutes: is not supported by this version (remove it)"),
 	})
 }
 

@@ -101,33 +101,6 @@ func setOf(d *document, prefixes []netip.Prefix) *prefixSet {
 	return s
 }
 
-// checkRoutes: a table has one route per destination, none of them inside its VPC.
-func (r *revision) checkRoutes() {
-	each(r, func(d *document, t *RouteTable) {
-		vpc, to := refer[*VPC](r, d, "spec.vpc", t.VPC)
-		local := newPrefixSet()
-		if vpc != nil {
-			local = setOf(to, vpc.CIDRs)
-		}
-		seen := make(map[netip.Prefix]bool, len(t.Routes))
-		for i, route := range t.Routes {
-			dst := route.Destination
-			if !dst.IsValid() {
-				continue
-			}
-			path := fmt.Sprintf("spec.routes[%d].destination", i)
-			if seen[dst] {
-				d.errorf(path, "%s has a route already (keep one)", dst)
-			}
-			seen[dst] = true
-			if wide, _, ok := local.cover(dst); ok {
-				d.errorf(path, "%s lies in %s of %s, whose addresses are local; a route inside it is not supported by this version (remove it)",
-					dst, wide, to.label())
-			}
-		}
-	})
-}
-
 // checkRules: groups and ACLs are of a VPC, and rules name what exists.
 func (r *revision) checkRules() {
 	each(r, func(d *document, a *NetworkACL) { refer[*VPC](r, d, "spec.vpc", a.VPC) })

@@ -77,4 +77,12 @@ func (p Peer) String() string {
 }
 
 // String returns the target as the feed writes it.
-func (t Target) String() string { return string(t.Kind) }
+func (t Target) String() string {
+	if t.Name == "" {
+		return string(t.Kind)
+	}
+	return string(t.Kind) + "/" + t.Name
+}
+
+// To returns the destination as the feed writes it: a CIDR or pl/NAME.
+func (r Route) To() string { return Peer{Prefix: r.Destination, PrefixList: r.PrefixList}.String() }

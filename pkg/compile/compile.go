@@ -57,8 +57,11 @@ func Compile(in Input) (*Result, error) {
 	for _, e := range c.byAge() {
 		c.addENI(e)
 	}
-	for _, v := range c.vpcs {
+	for _, v := range slices.Concat(c.vpcs, c.peers) {
 		c.addVPC(v)
+	}
+	for _, v := range c.vpcs {
+		c.addPeers(v)
 	}
 	c.addEIPs()
 	c.addPolicies()
@@ -71,7 +74,7 @@ func Compile(in Input) (*Result, error) {
 	return &Result{State: &c.out, IDs: alloc.ids, Degraded: c.degraded}, nil
 }
 
-// vpc is a VPC that has an ENI on this host, with all its ENIs wherever they are.
+// vpc is a VPC that has an ENI on this host, or a peer of one, with all its ENIs wherever they are.
 type vpc struct {
 	obj     *api.VPC
 	subnets []*api.Subnet // by name
@@ -81,6 +84,10 @@ type vpc struct {
 	members map[string][]netip.Addr // by security group
 
 	memberHashes map[string][32]byte
+
+	present   bool           // it has an ENI here
+	peers     []string       // VPCs, by name: both have a route to each other
+	peerCIDRs []netip.Prefix // of all VPCs to which it has a route: no place of the internet
 }
 
 type namedRuleset struct {
@@ -102,10 +109,13 @@ type compiler struct {
 	previousRulesets map[uint32]*Ruleset
 
 	infra []netip.Prefix
-	local []*api.ENI // attached here, by name
-	vpcs  []*vpc     // by name
-	vpcOf map[string]*vpc
-	eips  map[string][]*api.EIP // by ENI, in the order of names
+	local []*api.ENI      // attached here, by name
+	vpcs  []*vpc          // present here, by name
+	peers []*vpc          // others that these exchange packets with
+	vpcOf map[string]*vpc // by ENI
+
+	vpcByName map[string]*vpc
+	eips      map[string][]*api.EIP // by ENI, in the order of names
 
 	listHashes map[string][32]byte
 	ruleLists  map[[2]string][]rule // by security group and direction
@@ -113,6 +123,7 @@ type compiler struct {
 	tables     map[[2]string]*table // by VPC and route table
 	rulesets   map[uint32]namedRuleset
 	routes     map[uint32]namedRoutes
+	policies   map[uint32][]PolicyRoute
 
 	here     map[string]uint32 // index by name of the ENIs in out
 	out      State
@@ -132,6 +143,8 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 		tables:           map[[2]string]*table{},
 		rulesets:         map[uint32]namedRuleset{},
 		routes:           map[uint32]namedRoutes{},
+		policies:         map[uint32][]PolicyRoute{},
+		vpcByName:        map[string]*vpc{},
 		here:             map[string]uint32{},
 		degraded:         map[string]error{},
 	}
@@ -152,7 +165,6 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 func (c *compiler) survey() {
 	obj := c.Objects
 	c.infra = obj.InfraCIDRs()
-	present := map[string]*vpc{}
 	for _, e := range sorted(obj.ENIs) {
 		if e.Attachment == nil || obj.HostOf(e) != c.Host {
 			continue
@@ -160,23 +172,20 @@ func (c *compiler) survey() {
 		c.local = append(c.local, e)
 		c.out.PortNames = append(c.out.PortNames, e.Attachment.Device)
 		v := obj.VPCOf(e)
-		if present[v.Name] == nil {
-			present[v.Name] = &vpc{
-				obj: v, setOf: map[string]uint32{},
-				members: map[string][]netip.Addr{}, memberHashes: map[string][32]byte{},
-			}
+		if c.vpcByName[v.Name] == nil {
+			c.vpcs = append(c.vpcs, c.newVPC(v))
+			c.vpcByName[v.Name].present = true
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(present)) {
-		c.vpcs = append(c.vpcs, present[name])
-	}
+	slices.SortFunc(c.vpcs, func(a, b *vpc) int { return strings.Compare(a.obj.Name, b.obj.Name) })
+	c.findPeers()
 	for _, s := range sorted(obj.Subnets) {
-		if v := present[s.VPC]; v != nil {
+		if v := c.vpcByName[s.VPC]; v != nil {
 			v.subnets = append(v.subnets, s)
 		}
 	}
 	for _, e := range sorted(obj.ENIs) {
-		v := present[obj.VPCOf(e).Name]
+		v := c.vpcByName[obj.VPCOf(e).Name]
 		if v == nil {
 			continue
 		}
@@ -193,9 +202,24 @@ func (c *compiler) survey() {
 	}
 }
 
+func (c *compiler) newVPC(obj *api.VPC) *vpc {
+	v := &vpc{
+		obj: obj, setOf: map[string]uint32{},
+		members: map[string][]netip.Addr{}, memberHashes: map[string][32]byte{},
+	}
+	c.vpcByName[obj.Name] = v
+	return v
+}
+
 // number gives everything its ids, in the order of names.
 func (c *compiler) number() {
 	var enis []*api.ENI
+	for _, v := range c.peers {
+		for _, s := range v.subnets {
+			c.alloc.subnet(s)
+		}
+		enis = append(enis, v.enis...)
+	}
 	for _, v := range c.vpcs {
 		for _, s := range v.subnets {
 			c.alloc.subnet(s)
@@ -239,7 +263,8 @@ func (c *compiler) byAge() []*api.ENI {
 	return append(old, fresh...)
 }
 
-// addVPC adds what this host must know of a VPC: where its addresses are, and who may send them.
+// addVPC adds what this host must know of a VPC: where its addresses are and, if it is present, who may
+// send to it.
 func (c *compiler) addVPC(v *vpc) {
 	vni := v.obj.VNI
 	for _, s := range v.subnets {
@@ -255,26 +280,33 @@ func (c *compiler) addVPC(v *vpc) {
 		}
 		hop := NextHop{
 			Index: slot.Index, ENI: e.Name, Local: c.here[e.Name],
-			Generation: slot.Generation, VNI: vni, Subnet: c.alloc.subnet(c.Objects.Subnets[e.Subnet]), MAC: e.MAC,
+			Generation: slot.Generation, Since: slot.Since, VNI: vni, Subnet: c.alloc.subnet(c.Objects.Subnets[e.Subnet]), MAC: e.MAC,
 		}
 		if host := c.Objects.HostOf(e); host != "" && host != c.Host {
 			hop.VTEP = c.Objects.Hosts[host].VTEP
-			vteps[hop.VTEP] = true
+			vteps[hop.VTEP] = v.present
 		}
 		c.out.NextHops = append(c.out.NextHops, hop)
-		c.out.MACs = append(c.out.MACs, MAC{
-			VNI: vni, MAC: e.MAC, NextHop: slot.Index,
-			Foreign: len(e.AllowedAddresses) > 0 || !e.SourceDestCheck,
-		})
+		if v.present {
+			c.out.MACs = append(c.out.MACs, c.mac(v, e, slot.Index))
+		}
 		for _, ip := range e.IPs {
 			c.out.Endpoints = append(c.out.Endpoints, Endpoint{
 				VNI: vni, Addr: ip, NextHop: slot.Index, GroupSet: v.setOf[e.Name],
 			})
 		}
 	}
-	for addr := range vteps {
+	for addr, sends := range vteps {
+		if !sends {
+			continue
+		}
 		c.out.VTEPs = append(c.out.VTEPs, VTEP{VNI: vni, Addr: addr})
 	}
+}
+
+// mac is an ENI by its MAC as a VPC sees it.
+func (c *compiler) mac(v *vpc, e *api.ENI, hop uint32) MAC {
+	return MAC{VNI: v.obj.VNI, MAC: e.MAC, NextHop: hop, Foreign: len(e.AllowedAddresses) > 0 || !e.SourceDestCheck}
 }
 
 // addEIPs adds the public addresses of the ENIs that are in the state.
@@ -298,7 +330,10 @@ func (c *compiler) addPolicies() {
 	c.out.Routes = infraRoutes(c.infra)
 	for i := range c.out.ENIs {
 		eni := &c.out.ENIs[i]
-		for _, id := range []uint32{eni.SGIn, eni.SGOut, eni.NACLIn, eni.NACLOut, eni.Allowed} {
+		if eni.PolicyTo != 0 && names.Rulesets[eni.PolicyTo] == "" {
+			c.addPolicyRoutes(eni.PolicyTo)
+		}
+		for _, id := range []uint32{eni.SGIn, eni.SGOut, eni.NACLIn, eni.NACLOut, eni.Allowed, eni.PolicyFrom, eni.PolicyTo} {
 			if id != 0 && names.Rulesets[id] == "" {
 				c.addRuleset(id)
 			}
@@ -333,6 +368,18 @@ func (c *compiler) addRules() {
 	}
 }
 
+func (c *compiler) addPolicyRoutes(id uint32) {
+	routes, ok := c.policies[id]
+	if !ok {
+		for _, r := range c.Previous.Policies {
+			if r.Policy == id {
+				routes = append(routes, r)
+			}
+		}
+	}
+	c.out.Policies = append(c.out.Policies, routes...)
+}
+
 func (c *compiler) addTable(id uint32) {
 	table, ok := c.routes[id]
 	if !ok {
@@ -358,7 +405,7 @@ func (c *compiler) addNames() {
 	for i := range c.out.NextHops {
 		names.NextHops[c.out.NextHops[i].Index] = c.out.NextHops[i].ENI
 	}
-	for _, v := range c.vpcs {
+	for _, v := range slices.Concat(c.vpcs, c.peers) {
 		names.VPCs[v.obj.VNI] = v.obj.Name
 		for _, s := range v.subnets {
 			names.Subnets[c.alloc.subnet(s)] = s.Name
@@ -387,6 +434,7 @@ func (c *compiler) sort() {
 	})
 	slices.SortFunc(out.EIPs, func(a, b EIP) int { return a.Addr.Compare(b.Addr) })
 	slices.SortFunc(out.Routes, compareRoutes)
+	slices.SortFunc(out.Policies, func(a, b PolicyRoute) int { return cmp.Or(cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.Bit, b.Bit)) })
 	slices.SortFunc(out.Rulesets, func(a, b Ruleset) int { return cmp.Compare(a.ID, b.ID) })
 	slices.Sort(out.PortNames)
 }

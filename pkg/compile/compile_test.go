@@ -61,7 +61,7 @@ func lines(st *State) []string {
 	}
 	for _, r := range st.Routes {
 		kind := [...]string{RouteLocal: "local", RouteInternet: "internet", RouteBlackhole: "blackhole", RouteInfra: "infra"}[r.Kind]
-		add("route %s %v: %s %s", st.Names.Tables[r.Table], r.Prefix, kind, st.Names.Subnets[r.Arg])
+		add("route %s %v: %s %s", st.Names.Tables[r.Table], r.Prefix, kind, st.Names.Subnets[r.Subnet])
 	}
 	for _, p := range st.PortNames {
 		add("port %s", p)

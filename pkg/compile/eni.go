@@ -12,11 +12,12 @@ import (
 // policies are the compiled policies of one ENI.
 type policies struct {
 	sgIn, sgOut, naclIn, naclOut, allowed *compiled
+	policy                                *policyRoutes
 	routes                                *table
 }
 
 func (p *policies) rulesets() []*compiled {
-	return []*compiled{p.sgIn, p.sgOut, p.naclIn, p.naclOut, p.allowed}
+	return []*compiled{p.sgIn, p.sgOut, p.naclIn, p.naclOut, p.allowed, p.policy.from, p.policy.to}
 }
 
 // err returns the first reason why one of them could not be compiled.
@@ -43,6 +44,7 @@ func (c *compiler) policiesOf(e *api.ENI, v *vpc, subnet *api.Subnet) *policies 
 	if len(e.AllowedAddresses) > 0 {
 		p.allowed = c.allowedAddresses(e.AllowedAddresses)
 	}
+	p.policy = c.policyRoutes(v, e)
 	p.routes = c.routeTable(v, subnet.RouteTable)
 	return p
 }
@@ -64,6 +66,7 @@ func (c *compiler) addENI(e *api.ENI) {
 		SGIn: p.sgIn.id, SGOut: p.sgOut.id,
 		HasNACL: subnet.NetworkACL != "", NACLIn: p.naclIn.id, NACLOut: p.naclOut.id,
 		Routes: p.routes.id, Allowed: p.allowed.id, NoSource: !e.SourceDestCheck,
+		PolicyFrom: p.policy.from.id, PolicyTo: p.policy.to.id,
 		Keep: e.OnPolicyChange == api.Keep, MaxFlows: uint32(e.Limits.Flows),
 		Idle: Idle{uint32(e.Timeouts.TCPEstablished), uint32(e.Timeouts.UDP), uint32(e.Timeouts.UDPStream)},
 	}
@@ -103,6 +106,7 @@ func (c *compiler) keep(eni *ENI) bool {
 		return false
 	}
 	eni.Subnet, eni.Routes, eni.Allowed, eni.NoSource = old.Subnet, old.Routes, old.Allowed, old.NoSource
+	eni.PolicyFrom, eni.PolicyTo = old.PolicyFrom, old.PolicyTo
 	eni.SGIn, eni.SGOut = old.SGIn, old.SGOut
 	eni.HasNACL, eni.NACLIn, eni.NACLOut = old.HasNACL, old.NACLIn, old.NACLOut
 	var h content
@@ -123,7 +127,7 @@ func (c *compiler) content(e *api.ENI, v *vpc, subnet *api.Subnet, p *policies) 
 	h.flag(e.SourceDestCheck)
 	h.addrs(slices.SortedFunc(slices.Values(e.IPs), netip.Addr.Compare))
 	h.str(string(e.OnPolicyChange))
-	for _, set := range []*compiled{p.naclIn, p.naclOut, p.allowed} {
+	for _, set := range []*compiled{p.naclIn, p.naclOut, p.allowed, p.policy.to} {
 		h.hash(set.hash)
 	}
 	if e.OnPolicyChange != api.Keep {

@@ -64,11 +64,14 @@ type ENISlot struct {
 	Groups      string `json:"groups,omitempty"`
 }
 
-// NextHopSlot is what any ENI owns whose VPC is present. Content covers its UID and addresses.
+// NextHopSlot is what any ENI owns whose VPC is present. Content covers its UID and addresses, Owner its
+// UID alone, of which Since is the first generation.
 type NextHopSlot struct {
 	Index      uint32 `json:"index"`
 	Generation uint32 `json:"generation"`
 	Content    string `json:"content"`
+	Owner      string `json:"owner,omitempty"`
+	Since      uint32 `json:"since,omitempty"`
 }
 
 // allocator moves what is still in use from the old IDs to new ones and adds what is new. What
@@ -282,6 +285,9 @@ func (a *allocator) claimNextHops(enis []*api.ENI, vni func(*api.ENI) uint32) (f
 			slot.Content = now
 			slot.Generation = a.next(&a.ids.Last.NextHopGeneration, "generations of next hops")
 		}
+		if owner := nextHopOwner(e, vni(e)); slot.Owner != owner {
+			slot.Owner, slot.Since = owner, slot.Generation
+		}
 		a.ids.NextHops[e.Name] = slot
 		owned.add(int(slot.Index))
 	}
@@ -292,9 +298,10 @@ func (a *allocator) claimNextHops(enis []*api.ENI, vni func(*api.ENI) uint32) (f
 			failed = append(failed, e)
 			continue
 		}
+		generation := a.next(&a.ids.Last.NextHopGeneration, "generations of next hops")
 		a.ids.NextHops[e.Name] = NextHopSlot{
-			Index: index, Content: nextHopContent(e, vni(e)),
-			Generation: a.next(&a.ids.Last.NextHopGeneration, "generations of next hops"),
+			Index: index, Content: nextHopContent(e, vni(e)), Generation: generation,
+			Owner: nextHopOwner(e, vni(e)), Since: generation,
 		}
 		owned.add(int(index))
 	}
@@ -327,6 +334,13 @@ func difference(a, b bitset) []uint32 {
 		}
 	}
 	return out
+}
+
+func nextHopOwner(e *api.ENI, vni uint32) string {
+	var c content
+	c.num(uint64(vni))
+	c.str(identity(e))
+	return c.key()
 }
 
 func nextHopContent(e *api.ENI, vni uint32) string {

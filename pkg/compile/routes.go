@@ -49,6 +49,7 @@ func (c *compiler) routeTable(v *vpc, name string) *table {
 	for _, r := range routes {
 		h.prefixes([]netip.Prefix{r.Prefix})
 		h.num(uint64(r.Kind)<<32 | uint64(r.Arg))
+		h.num(uint64(r.Subnet))
 	}
 	out.hash = h.sum()
 	if len(routes) > maxRoutes {
@@ -71,28 +72,62 @@ func (c *compiler) routeTable(v *vpc, name string) *table {
 	return out
 }
 
-// tableRoutes returns the routes of a table, sorted. Of routes to one prefix a subnet's counts
-// most, then the VPC's: nothing may take the place of a local route.
+// tableRoutes returns the routes of a table, sorted. Of routes to one prefix one through an ENI counts
+// most, then a subnet's, then the VPC's. What the feed accepts inside the VPC is of the first kind.
 func (c *compiler) tableRoutes(v *vpc, name string) []Route {
 	byPrefix := map[netip.Prefix]Route{}
-	if name != "" {
-		for _, r := range c.Objects.RouteTables[name].Routes {
-			kind := RouteBlackhole
-			if r.Target.Kind == api.TargetInternet {
-				kind = RouteInternet
-			}
-			byPrefix[r.Destination] = Route{Prefix: r.Destination, Kind: kind}
-		}
-	}
 	for _, p := range v.obj.CIDRs {
 		byPrefix[p] = Route{Prefix: p, Kind: RouteLocal}
 	}
 	for _, s := range v.subnets {
 		for _, p := range s.CIDRs {
-			byPrefix[p] = Route{Prefix: p, Kind: RouteLocal, Arg: c.alloc.subnet(s)}
+			byPrefix[p] = Route{Prefix: p, Kind: RouteLocal, Subnet: c.alloc.subnet(s)}
 		}
 	}
+	if name == "" {
+		return slices.SortedFunc(maps.Values(byPrefix), compareRoutes)
+	}
+	for i := range c.Objects.RouteTables[name].Routes {
+		r := &c.Objects.RouteTables[name].Routes[i]
+		way, prefixes := c.way(v, r.Target), []netip.Prefix{r.Destination}
+		if r.PrefixList != "" {
+			prefixes = c.Objects.PrefixLists[r.PrefixList].Entries
+		}
+		for _, p := range prefixes {
+			way.Prefix, way.Subnet = p, byPrefix[p].Subnet
+			byPrefix[p] = way
+		}
+	}
+	notInternet(byPrefix, v.peerCIDRs)
 	return slices.SortedFunc(maps.Values(byPrefix), compareRoutes)
+}
+
+// notInternet keeps the addresses of peers off the internet, to which a shorter prefix or a route of its
+// own may send them.
+func notInternet(routes map[netip.Prefix]Route, peers []netip.Prefix) {
+	for _, peer := range peers {
+		if way, ok := cover(routes, peer); ok && way.Kind == RouteInternet {
+			routes[peer] = Route{Prefix: peer, Kind: RouteNotPeered}
+		}
+	}
+	if len(peers) == 0 {
+		return
+	}
+	for prefix, way := range routes {
+		if way.Kind == RouteInternet && slices.ContainsFunc(peers, func(p netip.Prefix) bool { return p.Bits() <= prefix.Bits() && p.Contains(prefix.Addr()) }) {
+			routes[prefix] = Route{Prefix: prefix, Kind: RouteNotPeered}
+		}
+	}
+}
+
+// cover returns the route with the longest prefix that holds all of p.
+func cover(routes map[netip.Prefix]Route, p netip.Prefix) (Route, bool) {
+	for bits := p.Bits(); bits >= 0; bits-- {
+		if r, ok := routes[netip.PrefixFrom(p.Addr(), bits).Masked()]; ok {
+			return r, true
+		}
+	}
+	return Route{}, false
 }
 
 func compareRoutes(a, b Route) int {

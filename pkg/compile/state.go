@@ -15,14 +15,15 @@ type State struct {
 	Host     HostConf
 
 	ENIs      []ENI      // those attached to instances of this host, device present or not
-	NextHops  []NextHop  // one per ENI of the VPCs present on this host
+	NextHops  []NextHop  // one per ENI of the VPCs present on this host and of their peers
 	Endpoints []Endpoint // one per private IP of those VPCs, and their gateways
-	MACs      []MAC      // one per ENI of those VPCs
-	VTEPs     []VTEP     // the other hosts that have these VPCs
+	MACs      []MAC      // one per ENI of the VPCs present; those of peers under each VPC that they may send to
+	VTEPs     []VTEP     // the other hosts that have these VPCs or peers of them
 	EIPs      []EIP      // those whose ENI is in ENIs
 	Routes    []Route    // of all route tables in use, ROUTES_INFRA included
-	Rulesets  []Ruleset  // all in use
-	RuleIDs   []RuleID   // of the rules in Rulesets, by id: what an id counts begins with its revision
+	Policies  []PolicyRoute
+	Rulesets  []Ruleset // all in use
+	RuleIDs   []RuleID  // of the rules in Rulesets, by id: what an id counts begins with its revision
 
 	PortNames []string // every device name that the feed gives to an ENI of this host, for the guards
 
@@ -51,19 +52,23 @@ type ENI struct {
 	Flows       uint32 // which flows are its: Incarnation until a cut, then a greater number
 	MaxFlows    uint32 // how many flows it may have
 
-	VNI      uint32
-	Subnet   uint32
-	NextHop  uint32
-	MAC      [6]byte
-	SGIn     uint32 // Ruleset.ID; 0 = no rules
-	SGOut    uint32
-	HasNACL  bool
-	NACLIn   uint32
-	NACLOut  uint32
-	Routes   uint32 // Route.Table
-	Allowed  uint32 // Ruleset.ID of allowedAddresses; 0 = none
-	NoSource bool   // sourceDestCheck: false
-	Keep     bool   // onPolicyChange: keep
+	VNI     uint32
+	Subnet  uint32
+	NextHop uint32
+	MAC     [6]byte
+	SGIn    uint32 // Ruleset.ID; 0 = no rules
+	SGOut   uint32
+	HasNACL bool
+	NACLIn  uint32
+	NACLOut uint32
+	Routes  uint32 // Route.Table
+	Allowed uint32 // Ruleset.ID of allowedAddresses; 0 = none
+
+	PolicyFrom uint32 // Ruleset.ID of the policy routes' sources,
+	PolicyTo   uint32 // and of their destinations and services; 0 = none
+
+	NoSource bool // sourceDestCheck: false
+	Keep     bool // onPolicyChange: keep
 	Idle     Idle
 }
 
@@ -80,6 +85,7 @@ type NextHop struct {
 	Local      uint32     // ENI.Index if it is here, else 0
 	VTEP       netip.Addr // if it is elsewhere; invalid and Local == 0 = attached nowhere
 	Generation uint32
+	Since      uint32 // the generation in which the entry became this ENI's
 	VNI        uint32
 	Subnet     uint32
 	MAC        [6]byte
@@ -121,7 +127,16 @@ type Route struct {
 	Table  uint32
 	Prefix netip.Prefix
 	Kind   RouteKind
-	Arg    uint32 // RouteLocal: subnet id, 0 = in no subnet
+	Arg    uint32 // RouteENI: NextHop.Index, RouteVPC: VNI
+	Subnet uint32 // the subnet whose CIDR it is, 0 = none; not 0 = inside the VPC
+}
+
+// PolicyRoute says where a policy route leads. Bit is 1 << its place among those of its ENI.
+type PolicyRoute struct {
+	Policy uint32 // ENI.PolicyTo
+	Bit    uint32
+	Kind   RouteKind
+	Arg    uint32
 }
 
 // RouteKind is enum route_kind of bpf/types.h (pkg/dataplane has a test that compares them).
@@ -133,6 +148,9 @@ const (
 	RouteInternet  RouteKind = 2
 	RouteBlackhole RouteKind = 3
 	RouteInfra     RouteKind = 4
+	RouteENI       RouteKind = 5
+	RouteVPC       RouteKind = 6
+	RouteNotPeered RouteKind = 7
 )
 
 // RoutesInfra is the table of addresses that no ENI may reach.

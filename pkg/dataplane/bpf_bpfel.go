@@ -111,6 +111,8 @@ type bpfEnis struct {
 		NaclOut     uint32
 		Routes      uint32
 		Allowed     uint32
+		PolicyFrom  uint32
+		PolicyTo    uint32
 		Flows       uint32
 		MaxFlows    uint32
 		HalfOpen    uint32
@@ -368,6 +370,7 @@ type bpfNexthop struct {
 	Subnet     uint32
 	Mac        [6]uint8
 	Pad2       [2]uint8
+	Since      uint32
 }
 
 type bpfOutside struct {
@@ -380,6 +383,12 @@ type bpfOutside struct {
 	IcmpType uint8
 	IcmpCode uint8
 	Dir      uint8
+}
+
+type bpfPolicyKey struct {
+	_      structs.HostLayout
+	Policy uint32
+	Bit    uint32
 }
 
 type bpfPort struct {
@@ -409,9 +418,10 @@ type bpfQuote struct {
 }
 
 type bpfRoute struct {
-	_    structs.HostLayout
-	Kind uint32
-	Arg  uint32
+	_      structs.HostLayout
+	Kind   uint32
+	Arg    uint32
+	Subnet uint32
 }
 
 type bpfRuleSet struct {
@@ -661,6 +671,7 @@ const (
 	bpfMapNexthops       = "nexthops"
 	bpfMapOutsides       = "outsides"
 	bpfMapPeerRules      = "peer_rules"
+	bpfMapPolicies       = "policies"
 	bpfMapPorts          = "ports"
 	bpfMapProgsTc        = "progs_tc"
 	bpfMapProgsXdp       = "progs_xdp"
@@ -780,6 +791,7 @@ type bpfMapSpecs struct {
 	Nexthops     *ebpf.MapSpec `ebpf:"nexthops"`
 	Outsides     *ebpf.MapSpec `ebpf:"outsides"`
 	PeerRules    *ebpf.MapSpec `ebpf:"peer_rules"`
+	Policies     *ebpf.MapSpec `ebpf:"policies"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
@@ -857,6 +869,7 @@ type bpfMaps struct {
 	Nexthops     *ebpf.Map `ebpf:"nexthops"`
 	Outsides     *ebpf.Map `ebpf:"outsides"`
 	PeerRules    *ebpf.Map `ebpf:"peer_rules"`
+	Policies     *ebpf.Map `ebpf:"policies"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
@@ -908,6 +921,7 @@ func (m *bpfMaps) Close() error {
 		m.Nexthops,
 		m.Outsides,
 		m.PeerRules,
+		m.Policies,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,

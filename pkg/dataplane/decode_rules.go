@@ -46,19 +46,35 @@ func routeRow4(n namer, k *bpfLpmKey4, v *bpfRoute) any { return routeRow(n, k.T
 func routeRow6(n namer, k *bpfLpmKey6, v *bpfRoute) any { return routeRow(n, k.Table, prefix6(k), v) }
 
 func routeRow(n namer, table uint32, prefix string, v *bpfRoute) any {
-	row := RouteRow{Table: n.table(table), Prefix: prefix}
+	row := RouteRow{Table: n.table(table), Prefix: prefix, Subnet: n.subnet(v.Subnet)}
+	row.Kind, row.Target = way(n, v)
+	return row
+}
+
+// way says what kind of route it is, and to whom it leads if it names somebody.
+func way(n namer, v *bpfRoute) (kind, target string) {
 	switch v.Kind {
 	case cRouteLocal:
-		row.Kind, row.Subnet = "local", n.subnet(v.Arg)
+		return "local", ""
 	case cRouteInternet:
-		row.Kind = "internet"
+		return "internet", ""
 	case cRouteBlackhole:
-		row.Kind = "blackhole"
+		return "blackhole", ""
 	case cRouteInfra:
-		row.Kind = "infrastructure"
-	default:
-		row.Kind = fmt.Sprint(v.Kind)
+		return "infrastructure", ""
+	case cRouteENI:
+		return "eni", n.nexthop(v.Arg)
+	case cRouteVPC:
+		return "vpc", n.vpc(v.Arg)
+	case cRouteNotPeered:
+		return "not peered", ""
 	}
+	return fmt.Sprint(v.Kind), ""
+}
+
+func policyRow(n namer, k *bpfPolicyKey, v *bpfRoute) any {
+	row := PolicyRow{Policy: n.ruleset(k.Policy), Route: bits.Len32(k.Bit)}
+	row.Kind, row.Target = way(n, v)
 	return row
 }
 
@@ -110,22 +126,22 @@ func ordinals(v *bpfRuleSet) string {
 // serviceName prints the protocol and the port, or ICMP's type and code, of a key.
 func serviceName(k *bpfServiceKey) (protocol, ports string) {
 	protocol, ports = "all", "any"
-	bits := int(k.Prefixlen) - 32
-	if bits >= 8 {
+	fixed := int(k.Prefixlen) - 32
+	if fixed >= 8 {
 		protocol = protocolName(k.Protocol)
 	}
 	port := uint16(k.Port[0])<<8 | uint16(k.Port[1])
 	switch {
-	case bits <= 8:
+	case fixed <= 8:
 	case protocol == "icmp" || protocol == "icmpv6":
 		ports = fmt.Sprintf("type %d", k.Port[0])
-		if bits == 24 {
+		if fixed == 24 {
 			ports += fmt.Sprintf(" code %d", k.Port[1])
 		}
-	case bits == 24:
+	case fixed == 24:
 		ports = fmt.Sprint(port)
 	default:
-		ports = fmt.Sprintf("%d-%d", port, port|uint16(1<<(24-bits)-1))
+		ports = fmt.Sprintf("%d-%d", port, port|uint16(1<<(24-fixed)-1))
 	}
 	return protocol, ports
 }

@@ -47,6 +47,7 @@ func (e *encoder) eni(eni *compile.ENI, quotas quotas) {
 	half.SgIn, half.SgOut = e.rulesetID(eni.SGIn), e.rulesetID(eni.SGOut)
 	half.NaclIn, half.NaclOut = e.rulesetID(eni.NACLIn), e.rulesetID(eni.NACLOut)
 	half.Routes, half.Allowed = eni.Routes, eni.Allowed
+	half.PolicyFrom, half.PolicyTo = eni.PolicyFrom, eni.PolicyTo
 	half.Flows = eni.Flows
 	half.MaxFlows, half.HalfOpen = quotas.limit(eni), quotas.halfOpen(eni)
 	half.Idle.TcpEstablished, half.Idle.Udp, half.Idle.UdpStream = eni.Idle.TCPEstablished, eni.Idle.UDP, eni.Idle.UDPStream
@@ -64,7 +65,7 @@ func (e *encoder) nexthops(hops []compile.NextHop) {
 			e.fail("ENI %s: next hop %d is not in %d-%d", h.ENI, h.Index, cNexthopFirst, cMaxNexthops-1)
 			return
 		}
-		value := bpfNexthop{Generation: h.Generation, Vni: h.VNI, Subnet: h.Subnet, Mac: h.MAC}
+		value := bpfNexthop{Generation: h.Generation, Since: h.Since, Vni: h.VNI, Subnet: h.Subnet, Mac: h.MAC}
 		switch {
 		case h.Local != 0:
 			value.Kind, value.Eni = cNhLocal, uint16(h.Local)
@@ -132,6 +133,13 @@ func (e *encoder) eips(eips []compile.EIP) {
 		out.V[0].Flags, out.V[0].Addr = 1, eip.Addr.As16()
 		e.put(bpfMapEipIn6, keyOf(&bpfEipKey6{Addr: eip.Addr.As16()}), bytesOf(&in.V[0]))
 		e.put(bpfMapEipOut6, addrKey(eip.VNI, eip.Private), bytesOf(&out.V[0]))
+	}
+}
+
+func (e *encoder) policies(routes []compile.PolicyRoute) {
+	for _, r := range routes {
+		value := bpfRoute{Kind: uint32(r.Kind), Arg: r.Arg}
+		e.put(bpfMapPolicies, keyOf(&bpfPolicyKey{Policy: r.Policy, Bit: r.Bit}), bytesOf(&value))
 	}
 }
 

@@ -75,7 +75,7 @@ func rulesetID(rs *compile.Ruleset) uint32 {
 func (s Set) Entries() (map[string][]Entry, error) {
 	e := setEncoder{tables: map[string]*packed{}}
 	for _, r := range s.routes {
-		value := bpfRoute{Kind: uint32(r.Kind), Arg: r.Arg}
+		value := bpfRoute{Kind: uint32(r.Kind), Arg: r.Arg, Subnet: r.Subnet}
 		e.lpm(bpfMapRoutes4, bpfMapRoutes6, r.Table, r.Prefix, view(&value))
 	}
 	if s.rules != nil {

@@ -69,10 +69,13 @@ const (
 // enum route_kind
 const (
 	cRouteNone      = 0
-	cRouteLocal     = 1 // inside the VPC; arg = subnet, 0 = in no subnet
+	cRouteLocal     = 1 // inside the VPC, by address
 	cRouteInternet  = 2
 	cRouteBlackhole = 3
 	cRouteInfra     = 4
+	cRouteENI       = 5 // through an ENI, which forwards; arg = its next hop
+	cRouteVPC       = 6 // to a peer; arg = its VNI
+	cRouteNotPeered = 7 // to another VPC, without routes on both sides
 )
 
 // enum ruleset

@@ -52,6 +52,8 @@ const (
 	ReasonTCPWindow      Reason = 43 // RST far from what its sender last sent, or a blind ACK
 	ReasonFlowJudgeLimit Reason = 44 // too many flows of the ENI to be judged again at once
 	ReasonFlowQuota      Reason = 45 // the ENI has as many flows as it may have
+	ReasonNotPeered      Reason = 46 // to or from another VPC without routes on both sides
+	ReasonNoTransit      Reason = 47 // addressed to another, and this ENI does not forward
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -101,4 +103,6 @@ var reasonTable = [...]struct{ name, help string }{
 	{"TCP_WINDOW", "RST far from what its sender last sent, or a blind ACK"},
 	{"FLOW_JUDGE_LIMIT", "too many flows of the ENI to be judged again at once"},
 	{"FLOW_QUOTA", "the ENI has as many flows as it may have"},
+	{"NOT_PEERED", "to or from another VPC without routes on both sides"},
+	{"NO_TRANSIT", "addressed to another, and this ENI does not forward"},
 }

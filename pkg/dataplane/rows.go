@@ -37,6 +37,7 @@ type ENIRow struct {
 	NACLOut     string `json:"naclOut"`
 	Routes      string `json:"routes"`
 	Allowed     string `json:"allowed"`
+	Policy      string `json:"policy"` // policy routes
 	SourceCheck bool   `json:"sourceCheck"`
 	Flows       uint32 `json:"flows"` // incarnation of its flows
 	Keep        bool   `json:"keep"`  // onPolicyChange: keep
@@ -123,7 +124,16 @@ type RouteRow struct {
 	Table  string `json:"table" key:"true"`
 	Prefix string `json:"prefix" key:"true"`
 	Kind   string `json:"kind"`
-	Subnet string `json:"subnet"`
+	Target string `json:"target"`
+	Subnet string `json:"subnet"` // whose CIDR it is
+}
+
+// PolicyRow is an entry of policies: where a policy route leads.
+type PolicyRow struct {
+	Policy string `json:"policy" key:"true"`
+	Route  int    `json:"route" key:"true"` // its place among those of the ENI
+	Kind   string `json:"kind"`
+	Target string `json:"target"`
 }
 
 // PeerRow is an entry of addrs4 or addrs6.

@@ -72,7 +72,7 @@ func TableKinds() map[string]Kind {
 		bpfMapEipIn4: Slotted, bpfMapEipIn6: Slotted, bpfMapEipOut4: Slotted, bpfMapEipOut6: Slotted,
 		bpfMapNexthops: InPlace,
 		bpfMapVteps:    Plain, bpfMapRoutes4: Plain, bpfMapRoutes6: Plain,
-		bpfMapAddrs4: Plain, bpfMapAddrs6: Plain, bpfMapGroups: Plain,
+		bpfMapPolicies: Plain, bpfMapAddrs4: Plain, bpfMapAddrs6: Plain, bpfMapGroups: Plain,
 		bpfMapServices: Plain, bpfMapVerdicts: Plain,
 		bpfMapServiceRules: Plain, bpfMapPeerRules: Plain,
 	}
@@ -107,6 +107,7 @@ func Encode(st *compile.State, facts HostFacts) (*Tables, error) {
 	e.macs(st.MACs)
 	e.vteps(st.VTEPs)
 	e.eips(st.EIPs)
+	e.policies(st.Policies)
 	e.sets(st)
 	if e.err != nil {
 		return nil, fmt.Errorf("encode revision %d: %w", st.Revision, e.err)

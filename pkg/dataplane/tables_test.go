@@ -24,11 +24,11 @@ func fullState() *compile.State {
 			Name: "web-0", Index: 1, Incarnation: 11, Generation: 12,
 			Flows: 13, MaxFlows: 300, Keep: true, Idle: compile.Idle{TCPEstablished: 61, UDP: 31, UDPStream: 62},
 			VNI: 7, Subnet: 3, NextHop: 5, MAC: mac,
-			SGIn: 21, SGOut: 22, HasNACL: true, NACLIn: 23, NACLOut: 0, Routes: 31, Allowed: 24, NoSource: true,
+			SGIn: 21, SGOut: 22, HasNACL: true, NACLIn: 23, NACLOut: 0, Routes: 31, Allowed: 24, PolicyFrom: 25, PolicyTo: 26, NoSource: true,
 		}},
 		NextHops: []compile.NextHop{
 			{Index: 5, ENI: "web-0", Local: 1, Generation: 2, VNI: 7, MAC: mac},
-			{Index: 6, ENI: "db-0", VTEP: addr("192.0.2.2"), Generation: 3, VNI: 7, Subnet: 3, MAC: [6]byte{2, 0, 0, 0, 2, 0x10}},
+			{Index: 6, ENI: "db-0", VTEP: addr("192.0.2.2"), Generation: 3, Since: 2, VNI: 7, Subnet: 3, MAC: [6]byte{2, 0, 0, 0, 2, 0x10}},
 			{Index: 7, ENI: "lost-0", Generation: 4, VNI: 7, MAC: [6]byte{2, 0, 0, 0, 3, 0x10}},
 		},
 		Endpoints: []compile.Endpoint{
@@ -44,9 +44,16 @@ func fullState() *compile.State {
 		},
 		Routes: []compile.Route{
 			{Table: 1, Prefix: prefix("192.0.2.0/24"), Kind: compile.RouteInfra},
-			{Table: 31, Prefix: prefix("10.0.0.0/16"), Kind: compile.RouteLocal, Arg: 3},
+			{Table: 31, Prefix: prefix("10.0.0.0/16"), Kind: compile.RouteLocal, Subnet: 3},
+			{Table: 31, Prefix: prefix("10.0.1.0/24"), Kind: compile.RouteENI, Arg: 6, Subnet: 3},
+			{Table: 31, Prefix: prefix("10.1.0.0/16"), Kind: compile.RouteVPC, Arg: 7},
+			{Table: 31, Prefix: prefix("10.2.0.0/16"), Kind: compile.RouteNotPeered},
 			{Table: 31, Prefix: prefix("0.0.0.0/0"), Kind: compile.RouteInternet},
 			{Table: 31, Prefix: prefix("::/0"), Kind: compile.RouteBlackhole},
+		},
+		Policies: []compile.PolicyRoute{
+			{Policy: 24, Bit: 1, Kind: compile.RouteENI, Arg: 5},
+			{Policy: 24, Bit: 8, Kind: compile.RouteInternet},
 		},
 		Rulesets: []compile.Ruleset{{
 			ID:     21,
@@ -124,7 +131,7 @@ func TestEncodeDecode(t *testing.T) {
 		"host_conf": {HostRow{VTEP: "192.0.2.1", VXLANIfindex: 4, OverlayMTU: 1450, GatewayMAC: "02:00:5e:00:00:01", FlowShare: 500, FlowPool: 700}},
 		"enis": {ENIRow{
 			Index: 1, ENI: "web-0", VPC: "red", Subnet: "red-web", MAC: "02:00:00:00:01:10", Incarnation: 11, Generation: 12,
-			NextHop: 5, SGIn: "sg web,ssh ingress", SGOut: "sg wide egress", NACLIn: "nacl red-web ingress", NACLOut: "0", Routes: "red-public", Allowed: "24",
+			NextHop: 5, SGIn: "sg web,ssh ingress", SGOut: "sg wide egress", NACLIn: "nacl red-web ingress", NACLOut: "0", Routes: "red-public", Allowed: "24", Policy: "26",
 			Flows: 13, Keep: true, Timeouts: "tcp 61s, udp 31s/62s", MaxFlows: 300, HalfOpen: 16,
 		}},
 		"nexthops": {
@@ -147,7 +154,14 @@ func TestEncodeDecode(t *testing.T) {
 		"routes4": {
 			RouteRow{Table: "red-public", Prefix: "0.0.0.0/0", Kind: "internet"},
 			RouteRow{Table: "red-public", Prefix: "10.0.0.0/16", Kind: "local", Subnet: "red-web"},
+			RouteRow{Table: "red-public", Prefix: "10.1.0.0/16", Kind: "vpc", Target: "red"},
+			RouteRow{Table: "red-public", Prefix: "10.2.0.0/16", Kind: "not peered"},
 			RouteRow{Table: "infrastructure", Prefix: "192.0.2.0/24", Kind: "infrastructure"},
+			RouteRow{Table: "red-public", Prefix: "10.0.1.0/24", Kind: "eni", Target: "db-0", Subnet: "red-web"},
+		},
+		"policies": {
+			PolicyRow{Policy: "24", Route: 1, Kind: "eni", Target: "web-0"},
+			PolicyRow{Policy: "24", Route: 4, Kind: "internet"},
 		},
 		"routes6": {RouteRow{Table: "red-public", Prefix: "::/0", Kind: "blackhole"}},
 		"addrs4":  {PeerRow{Ruleset: "sg wide egress", Prefix: "10.7.0.0/16", Class: 1}, PeerRow{Ruleset: "sg web,ssh ingress", Prefix: "192.0.2.0/28", Class: 1}},
@@ -197,10 +211,11 @@ func TestEncodeBytes(t *testing.T) {
 	for _, want := range []struct{ table, key, value string }{
 		{"endpoints4", "\x07\x00\x00\x00\x0a\x00\x01\x0a", "\x01\x00\x00\x00\x05\x00\x00\x00\x29\x00\x00\x00"},
 		{"services", "\x38\x00\x00\x00\x15\x00\x00\x00\x06\x01\xbb\x00", "\x04\x00\x00\x00"},
-		{"nexthops", "\x06\x00\x00\x00", "\x02\x00\x00\x00\xc0\x00\x02\x02\x03\x00\x00\x00\x07\x00\x00\x00\x03\x00\x00\x00\x02\x00\x00\x00\x02\x10\x00\x00"},
+		{"nexthops", "\x06\x00\x00\x00", "\x02\x00\x00\x00\xc0\x00\x02\x02\x03\x00\x00\x00\x07\x00\x00\x00\x03\x00\x00\x00\x02\x00\x00\x00\x02\x10\x00\x00\x02\x00\x00\x00"},
 		{"verdicts", "\x15\x00\x00\x00\x02\x00\x00\x00\x03\x00\x00\x00", "\x04\x00\x00\x00\x34\x00\x00\x00"},
 		{"peer_rules", "\x16\x00\x00\x80\x01\x00\x00\x00", "\x02" + strings.Repeat("\x00", 127)},
-		{"routes4", "\x30\x00\x00\x00\x1f\x00\x00\x00\x0a\x00\x00\x00", "\x01\x00\x00\x00\x03\x00\x00\x00"},
+		{"routes4", "\x30\x00\x00\x00\x1f\x00\x00\x00\x0a\x00\x00\x00", "\x01\x00\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00"},
+		{"policies", "\x18\x00\x00\x00\x08\x00\x00\x00", "\x02\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"},
 	} {
 		if got := string(contents[want.table][want.key]); got != want.value {
 			t.Errorf("table %s key %x: %x, want %x", want.table, want.key, got, want.value)

@@ -55,9 +55,12 @@ func (r *run) flowIn(e *api.ENI, a *arrival) (*flow, Reason) {
 		if r.p.fragment == laterFragment {
 			return r.follow(e, a.eip.IsValid())
 		}
-		return r.related(e, a.eip, a.eip.IsValid())
+		return r.related(e, a.eip, a.eip.IsValid(), !a.eip.IsValid() && r.inTransit(e, r.p.dst))
 	}
 	key := r.p.key(In, r.vpcOf(e).VNI, "", a.eip.IsValid())
+	if !a.eip.IsValid() && r.inTransit(e, r.p.dst) {
+		key = r.p.key(In, 0, e.Name, false)
+	}
 	f, reason := r.pass(e, key)
 	if reason != NoFlow {
 		return f, reason
@@ -74,7 +77,8 @@ func (r *run) sender(e *api.ENI, a *arrival) (reason Reason) {
 		a.sender, reason = r.overlaySender(e, a.vtep)
 		return reason
 	}
-	if a.eip.IsValid() && !r.onInternet(e, r.p.src) {
+	answers := path{local: r.p.dst, remote: r.p.src, protocol: r.p.protocol, port: r.p.sport}
+	if a.eip.IsValid() && !r.onInternet(e, answers) {
 		return EIPSource
 	}
 	return goOn
@@ -83,14 +87,14 @@ func (r *run) sender(e *api.ENI, a *arrival) (reason Reason) {
 // overlaySender: the source MAC must name an ENI behind the host that sent the packet, and the source IP must be that
 // ENI's, unless it may send others'.
 func (r *run) overlaySender(e *api.ENI, vtep netip.Addr) (identity, Reason) {
-	sender := r.eniOfMAC(r.vpcOf(e).VNI, r.p.smac)
+	sender := r.senderOfMAC(r.vpcOf(e), r.p.smac)
 	if sender == nil || r.vtepOf(sender) != vtep {
 		return identity{}, VXLANSender
 	}
 	if !owns(sender, r.p.src) && sender.SourceDestCheck && len(sender.AllowedAddresses) == 0 {
 		return identity{}, VXLANSender
 	}
-	return identify(sender), goOn
+	return r.identify(sender), goOn
 }
 
 // overlay: a packet that the VXLAN device, or XDP, has decapsulated.

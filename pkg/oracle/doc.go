@@ -15,6 +15,7 @@
 // then the packet's headers, DHCP and neighbour discovery, group addresses, impossible addresses; then flows; then
 // source address, what may open a flow, and the verdict: gateway, security groups, network ACL, route. Into an ENI:
 // flows; who sent it (overlay) or whether the source can be on the internet; what may open a flow; network ACL,
-// security groups. Sizes are judged last. A later fragment and an ICMP error come instead of flows, after who sent
+// security groups. What came from the VPC must have a way back to its sender's VPC before these are asked. Sizes are
+// judged last. A later fragment and an ICMP error come instead of flows, after who sent
 // them, and ask for no more than the packet that they belong to, but for the network ACL, which judges the error.
 package oracle

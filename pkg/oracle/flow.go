@@ -44,6 +44,7 @@ type flow struct {
 	opener    Direction // of the packets of the side that opened it
 	opening   service   // of its first packet
 	sender    identity  // the ENI to which it led last: so it does as long as nobody owns the remote address
+	foreign   bool      // because nobody owned it
 	state     State
 	place     int  // in the ring of half-open flows
 	answered  bool // half-open, or once so: the other side was heard
@@ -210,6 +211,14 @@ func (p *packet) key(dir Direction, vni uint32, transit string, internet bool) f
 	return k
 }
 
+// way names where a connection leads, for statistics.
+func (k flowKey) way(v verdict) string {
+	if k.transit != "" {
+		return strings.TrimSpace("transit " + v.way)
+	}
+	return v.way
+}
+
 // service of the packet itself.
 func (p *packet) service() service {
 	return service{
@@ -242,12 +251,13 @@ func (r *run) isOf(f *flow, e *api.ENI) bool {
 
 // judgeFlow asks for the verdict on a flow, whichever packet asks.
 func (r *run) judgeFlow(e *api.ENI, key flowKey, f *flow) verdict {
-	v := r.judge(e, key, asked{f.opener, f.opening, f.sender, r.isKept(e, key, f)})
-	if v.reason == goOn && (v.peer == "") != key.internet {
-		v.reason = NoRoute // it would be another flow now
-	}
-	if v.reason == goOn && !key.internet && !r.isSomewhere(r.objs.ENIs[v.peer]) {
+	v := r.judge(e, key, asked{f.opener, f.opening, f.sender, f.foreign, r.isKept(e, key, f)})
+	switch {
+	case v.reason != goOn:
+	case v.peer != "" && !r.isSomewhere(r.objs.ENIs[v.peer]):
 		v.reason = NoNextHop
+	case (v.peer == "") != key.internet:
+		v.reason = NoRoute // it would be another flow now
 	}
 	return v
 }
@@ -275,8 +285,8 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 		r.extend(f, key, r.now)
 	}
 	f.admitted = e.OnPolicyChange == api.Keep
-	f.rule, f.peer, f.nat, f.sender = v.rule, v.peer, v.nat, r.identity(v.peer)
-	r.out.Rule = v.rule
+	f.rule, f.peer, f.nat, f.sender, f.foreign = v.rule, v.peer, v.nat, r.identity(v.peer), v.foreign
+	r.out.Rule, r.out.Way = v.rule, key.way(v)
 	if reason := r.step(e, f); reason != goOn {
 		if fresh {
 			judged := r.now + r.timeout(f, key.protocol)
@@ -320,7 +330,7 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 	if p.protocol == tcp && !onlySYN(p.flags) || p.isICMP() && isReply(p.typ, p.v6) {
 		return nil, NoFlow
 	}
-	v := r.judge(e, key, asked{r.dir, p.service(), sender, false})
+	v := r.judge(e, key, asked{r.dir, p.service(), sender, false, false})
 	r.out.Hits = append(r.out.Hits, v.hits...)
 	if v.reason != goOn {
 		return nil, v.reason
@@ -335,14 +345,14 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 	f := &flow{
 		key: key, eni: e.Name, life: r.lives[e.Name].number, opener: r.dir, opening: p.service(), sender: r.identity(v.peer),
 		state: Opening, fin: map[Direction]bool{}, seq: map[Direction]uint32{r.dir: p.seq},
-		rule: v.rule, peer: v.peer, nat: v.nat, admitted: e.OnPolicyChange == api.Keep,
+		rule: v.rule, peer: v.peer, nat: v.nat, foreign: v.foreign, admitted: e.OnPolicyChange == api.Keep,
 		packets: map[Direction]int{r.dir: r.wire.packets}, bytes: map[Direction]int{r.dir: r.wire.bytes},
 		evaluated: r.revision,
 	}
 	r.extend(f, key, r.now)
 	r.flows[key] = f
 	r.enterRing(e, f)
-	r.out.Rule = v.rule
+	r.out.Rule, r.out.Way = v.rule, key.way(v)
 	return f, goOn
 }
 

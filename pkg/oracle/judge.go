@@ -13,9 +13,12 @@ import (
 type verdict struct {
 	reason Reason // goOn = it may
 	rule   string
-	peer   string     // the ENI of the other side, "" = the internet
+	peer   string     // the ENI to which it leads, "" = the internet
 	nat    netip.Addr // the EIP of the local side, if the other one is on the internet
 	hits   []string   // the rules that decided, "ingress web/https"
+	// foreign: nobody has the address of the other side, so it leads to who sent from it.
+	foreign bool
+	way     string // what the routes said
 }
 
 // hit notes a rule that decided, if one did.
@@ -30,22 +33,25 @@ func hit(hits []string, dir Direction, rule string) []string {
 	return append(hits, word+" "+rule)
 }
 
-// identity is that of an ENI, wherever it is.
-type identity struct{ name, uid string }
+// identity is that of an ENI, wherever it is: itself, since when the host knows it, and its addresses.
+type identity struct {
+	name, itself string
+	known        int
+	ips          string
+}
 
-func identify(e *api.ENI) identity {
-	ips := slices.SortedFunc(slices.Values(e.IPs), netip.Addr.Compare)
-	uid := append([]byte(e.UID), ' ')
-	for _, ip := range ips {
-		uid = append(ip.AppendTo(uid), ' ')
+func (m *Model) identify(e *api.ENI) identity {
+	var ips []byte
+	for _, ip := range slices.SortedFunc(slices.Values(e.IPs), netip.Addr.Compare) {
+		ips = append(ip.AppendTo(ips), ' ')
 	}
-	return identity{e.Name, string(uid)}
+	return identity{e.Name, e.UID + "@" + m.vpcOf(e).Name, m.known[e.Name], string(ips)}
 }
 
 // identity of the ENI of a name; the zero one if there is none.
 func (m *Model) identity(name string) identity {
 	if e := m.objs.ENIs[name]; e != nil {
-		return identify(e)
+		return m.identify(e)
 	}
 	return identity{}
 }
@@ -58,7 +64,9 @@ type asked struct {
 	dir    Direction
 	what   service
 	sender identity // of a packet to the ENI
-	kept   bool     // the security groups are not asked
+	// foreign: the sender is one that sends from addresses that nobody has, so its own do not matter.
+	foreign bool
+	kept    bool // the security groups are not asked
 }
 
 // judge judges a connection at one of its ENIs.
@@ -79,18 +87,25 @@ func (m *Model) admit(e *api.ENI, k flowKey, by asked) (rule string, ok bool) {
 	return m.groupsAllow(e, by.dir, k.remote, by.dir == In && k.internet, by.what)
 }
 
-// localSide: the local address must be the ENI's, or one from which it may send.
+// localSide: the local address must be the ENI's. In transit it is another's: one from which the ENI may send, or any
+// if it forwards what it gets.
 func (m *Model) localSide(e *api.ENI, k flowKey, dir Direction) Reason {
 	switch {
-	case k.transit != "":
+	case k.transit != "" && dir == Out:
 		if e.SourceDestCheck && !contains(e.AllowedAddresses, k.local) {
 			return SpoofedIP
 		}
-	case !owns(e, k.local):
-		if dir == Out {
-			return SpoofedIP
+	case k.transit != "":
+		if e.SourceDestCheck {
+			return NoTransit
 		}
+	case owns(e, k.local):
+	case dir == Out:
+		return SpoofedIP
+	case k.internet:
 		return NoEndpoint
+	default:
+		return NoTransit
 	}
 	return goOn
 }
@@ -109,21 +124,36 @@ func (m *Model) judgeOut(e *api.ENI, k flowKey, by asked) verdict {
 	if !ok {
 		return verdict{reason: NACLDenied, hits: hits}
 	}
-	v := m.way(e, k)
-	v.rule, v.hits = rule, hits
+	h := m.route(e, k.out(by.what))
+	v := m.way(e, k, h)
+	v.rule, v.way, v.hits = rule, h.String(), hits
 	return v
 }
 
 // way: where a connection goes that the ENI opens.
-func (m *Model) way(e *api.ENI, k flowKey) verdict {
-	switch m.route(e, k.remote) {
-	case toVPC:
-		peer := m.owner(m.vpcOf(e), k.remote)
+func (m *Model) way(e *api.ENI, k flowKey, h hop) verdict {
+	switch h.to {
+	case toVPC, toENI:
+		peer := m.objs.ENIs[h.eni]
+		if h.to == toVPC {
+			peer = m.owner(m.vpcOf(e), k.remote)
+		}
 		if peer == nil {
 			return verdict{reason: NoEndpoint}
 		}
 		if peer == e {
 			return verdict{reason: RouteLoop}
+		}
+		return verdict{peer: peer.Name}
+	case toPeer:
+		peer := m.owner(h.vpc, k.remote)
+		switch {
+		case !contains(m.vpcOf(e).CIDRs, k.local): // transit
+			return verdict{reason: NotPeered}
+		case m.isGateway(h.vpc, k.remote):
+			return verdict{reason: ToGateway}
+		case peer == nil:
+			return verdict{reason: NoEndpoint}
 		}
 		return verdict{peer: peer.Name}
 	case toInternet:
@@ -137,14 +167,46 @@ func (m *Model) way(e *api.ENI, k flowKey) verdict {
 		return verdict{nat: eip}
 	case toBlackhole:
 		return verdict{reason: Blackhole}
+	case notPeered:
+		return verdict{reason: NotPeered}
 	}
 	return verdict{reason: NoRoute}
 }
 
+// wayBack: where the answers go to what came from the VPC or a peer. To a peer by the address; else through the ENI
+// that the routes name, to who has the address, or to who has sent it.
+func (m *Model) wayBack(e *api.ENI, k flowKey, by asked, h hop) verdict {
+	sender := m.objs.ENIs[m.still(by.sender, by.foreign)]
+	vpc := m.vpcOf(e)
+	if sender != nil && m.vpcOf(sender) != vpc || sender == nil && h.to == toPeer {
+		var peer *api.ENI
+		if h.to == toPeer && (sender == nil || m.vpcOf(sender) == h.vpc) {
+			peer = m.owner(h.vpc, k.remote)
+		}
+		switch {
+		case peer != nil:
+			return verdict{peer: peer.Name}
+		case sender == nil:
+			return verdict{reason: NoNextHop}
+		}
+		return verdict{reason: NotPeered}
+	}
+	if h.to == toENI && h.eni != e.Name {
+		return verdict{peer: h.eni}
+	}
+	if peer := m.owner(vpc, k.remote); peer != nil {
+		return verdict{peer: peer.Name}
+	}
+	if m.isGateway(vpc, k.remote) || sender == nil {
+		return verdict{peer: nobody, foreign: sender == nil && !m.isGateway(vpc, k.remote)}
+	}
+	return verdict{peer: sender.Name, foreign: true}
+}
+
 func (m *Model) judgeIn(e *api.ENI, k flowKey, by asked) verdict {
-	v := verdict{peer: m.still(by.sender)}
+	var v verdict
 	if k.internet {
-		if !m.onInternet(e, k.remote) {
+		if !m.onInternet(e, k.answers()) {
 			return verdict{reason: EIPSource}
 		}
 		eip, ok := m.eipOf(e, k.local)
@@ -152,10 +214,12 @@ func (m *Model) judgeIn(e *api.ENI, k flowKey, by asked) verdict {
 			return verdict{reason: NoEIP}
 		}
 		v = verdict{nat: eip}
-	} else if peer := m.owner(m.vpcOf(e), k.remote); peer != nil {
-		v.peer = peer.Name
-	} else if m.isGateway(m.vpcOf(e), k.remote) {
-		v.peer = nobody
+	} else {
+		h := m.route(e, k.answers())
+		if v = m.wayBack(e, k, by, h); v.reason != goOn {
+			return v
+		}
+		v.way = h.String()
 	}
 	entry, ok := m.aclDecides(e, In, k.remote, by.what)
 	hits := hit(nil, In, entry)
@@ -170,15 +234,21 @@ func (m *Model) judgeIn(e *api.ENI, k flowKey, by asked) verdict {
 	return v
 }
 
-// still gives the name of an ENI if it is the same one as when it was identified: one of the same name is another.
-func (m *Model) still(id identity) string {
-	if e := m.objs.ENIs[id.name]; e != nil && identify(e) == id {
-		return id.name
+// still gives the name of an ENI if it is the same one as when it was identified, with the same addresses unless they
+// do not matter: one of the same name is another.
+func (m *Model) still(id identity, anyAddress bool) string {
+	e := m.objs.ENIs[id.name]
+	if e == nil {
+		return nobody
 	}
-	return nobody
+	now := m.identify(e)
+	if now.itself != id.itself || now.known == 0 || now.known != id.known || !anyAddress && now.ips != id.ips {
+		return nobody
+	}
+	return id.name
 }
 
-// onInternet: a source that the ENI's subnet would send to the internet.
-func (m *Model) onInternet(e *api.ENI, a netip.Addr) bool {
-	return m.route(e, a) == toInternet && !m.isInfra(a)
+// onInternet: a source to which the ENI's answers would go by the internet.
+func (m *Model) onInternet(e *api.ENI, answers path) bool {
+	return m.route(e, answers).to == toInternet && !m.isInfra(answers.remote)
 }

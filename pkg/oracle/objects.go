@@ -39,6 +39,16 @@ func (m *Model) eniOfMAC(vni uint32, mac api.MAC) *api.ENI {
 	return nil
 }
 
+// senderOfMAC finds an ENI of a VPC or of a peer.
+func (m *Model) senderOfMAC(vpc *api.VPC, mac api.MAC) *api.ENI {
+	for _, e := range m.objs.ENIs {
+		if e.MAC == mac && (m.vpcOf(e) == vpc || m.arePeers(m.vpcOf(e), vpc)) {
+			return e
+		}
+	}
+	return nil
+}
+
 // owner finds the ENI of a VPC that has this private IP.
 func (m *Model) owner(vpc *api.VPC, a netip.Addr) *api.ENI {
 	for _, e := range m.objs.ENIs {
@@ -112,41 +122,6 @@ func (m *Model) eipHere(a netip.Addr) (*api.ENI, netip.Addr) {
 	return nil, netip.Addr{}
 }
 
-// target is where a subnet routes an address.
-type target string
-
-const (
-	toNowhere   target = "" // no route
-	toVPC       target = "local"
-	toInternet  target = "internet"
-	toBlackhole target = "blackhole"
-)
-
-// route: the VPC's CIDRs are local, whatever the table says; else the longest prefix.
-func (m *Model) route(e *api.ENI, a netip.Addr) target {
-	if contains(m.vpcOf(e).CIDRs, a) {
-		return toVPC
-	}
-	table := m.objs.RouteTables[m.subnetOf(e).RouteTable]
-	best, bits := toNowhere, -1
-	if table == nil {
-		return best
-	}
-	for _, r := range table.Routes {
-		if !r.Destination.Contains(a) || r.Destination.Bits() <= bits {
-			continue
-		}
-		bits = r.Destination.Bits()
-		switch r.Target.Kind {
-		case api.TargetInternet:
-			best = toInternet
-		case api.TargetBlackhole:
-			best = toBlackhole
-		}
-	}
-	return best
-}
-
 // vtepOf says on which other host an ENI is; invalid = on this one or on none.
 func (m *Model) vtepOf(e *api.ENI) netip.Addr {
 	if e.Attachment == nil || m.isLocal(e) {
@@ -155,18 +130,29 @@ func (m *Model) vtepOf(e *api.ENI) netip.Addr {
 	return m.objs.Hosts[m.objs.Instances[e.Attachment.Instance].Host].VTEP
 }
 
+// isKnown tells whether the host knows the ENIs of a VPC: it has one of them, or one of a peer.
+func (m *Model) isKnown(vpc *api.VPC) bool {
+	for _, e := range m.objs.ENIs {
+		if m.isLocal(e) && (m.vpcOf(e) == vpc || m.arePeers(m.vpcOf(e), vpc)) {
+			return true
+		}
+	}
+	return false
+}
+
 // isSomewhere tells whether packets to an ENI have a way at all.
 func (m *Model) isSomewhere(e *api.ENI) bool { return e != nil && e.Attachment != nil }
 
-// hasVPC tells whether the host with this VTEP, another one, has something to send to a VPC that is here too.
+// hasVPC tells whether the host with this VTEP, another one, has something to send to a VPC that is here too: it has
+// that VPC or a peer of it.
 func (m *Model) hasVPC(vtep netip.Addr, vni uint32) bool {
 	here, there := false, false
 	for _, e := range m.objs.ENIs {
-		if m.vpcOf(e).VNI != vni {
-			continue
+		vpc := m.vpcOf(e)
+		here = here || vpc.VNI == vni && m.isLocal(e)
+		if vpc.VNI == vni || m.hasPeer(vpc, vni) {
+			there = there || m.vtepOf(e).IsValid() && m.vtepOf(e) == vtep
 		}
-		here = here || m.isLocal(e)
-		there = there || m.vtepOf(e).IsValid() && m.vtepOf(e) == vtep
 	}
 	return here && there
 }

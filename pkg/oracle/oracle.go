@@ -64,6 +64,8 @@ const (
 	VXLANNoENI    Reason = "VXLAN_NO_ENI"
 	VXLANSender   Reason = "VXLAN_SENDER"
 	RouteLoop     Reason = "ROUTE_LOOP"
+	NotPeered     Reason = "NOT_PEERED"
+	NoTransit     Reason = "NO_TRANSIT"
 )
 
 // Direction is seen from the ENI.
@@ -148,6 +150,7 @@ type Outcome struct {
 	Packet    []byte  // as it leaves, unless dropped
 	Counts    []Count
 	Follows   string // what another packet vouches for: "fragment", "error"
+	Way       string // what the routes said last: "local", "eni", "vpc by policy", "transit local"...
 	// Hits are the rules that decided about a new connection, MayHit those about one that is known: whether it is
 	// asked about again is the programs' to say. Both as "ingress web/https", a network ACL's as "egress acl/100".
 	Hits, MayHit []string
@@ -159,6 +162,7 @@ type Model struct {
 	objs     *api.Objects
 	revision int
 	lives    map[string]life
+	known    map[string]int // ENI of a VPC that is here, or of a peer of one: the revision since when
 	unready  map[string]bool
 	flows    map[flowKey]*flow
 	rings    map[ringOf]*ring
@@ -208,6 +212,16 @@ func (m *Model) Set(objs *api.Objects) {
 		lives[name] = l
 	}
 	m.lives = lives
+	known := map[string]int{}
+	for name, e := range objs.ENIs {
+		if !m.isKnown(m.vpcOf(e)) {
+			continue
+		}
+		if known[name] = m.known[name]; known[name] == 0 {
+			known[name] = m.revision
+		}
+	}
+	m.known = known
 }
 
 // SetReady closes and opens an ENI, as before and after its device exists.

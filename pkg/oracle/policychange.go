@@ -80,8 +80,12 @@ func (m *Model) isKept(e *api.ENI, key flowKey, f *flow) bool {
 		return false
 	case key.internet:
 		return owner == nil
-	case m.still(f.sender) == nobody:
+	case m.still(f.sender, f.foreign) == nobody:
 		return false
 	}
-	return owner == nil || owner.Name == f.sender.name
+	way := key.answers()
+	if f.opener == Out {
+		way = key.out(f.opening)
+	}
+	return owner == nil || owner.Name == f.sender.name || m.route(e, way).to == toENI
 }

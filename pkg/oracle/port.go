@@ -76,7 +76,7 @@ func (r *run) ipFromENI(e *api.ENI) Reason {
 	if r.isLocal(peer) {
 		r.end(Delivered)
 		r.enter(peer.Name, In)
-		return r.toENI(peer, arrival{sender: identify(e)})
+		return r.toENI(peer, arrival{sender: r.identify(e)})
 	}
 	return r.toOverlay(e, peer)
 }
@@ -99,10 +99,20 @@ func (p *packet) networkService() Reason {
 	return goOn
 }
 
-// flowOut is the flow of a packet that an ENI sends: with the VPC, with the internet, in transit, or a new one.
+// flowOut is the flow of a packet that an ENI sends: in transit, with the VPC, with the internet, or a new one.
 func (r *run) flowOut(e *api.ENI) (*flow, Reason) {
 	if r.p.fragment == laterFragment || r.p.isICMPError() {
 		return r.continued(e)
+	}
+	if r.inTransit(e, r.p.src) {
+		if !may(e, r.p.src) && e.SourceDestCheck {
+			return nil, SpoofedIP
+		}
+		key := r.p.key(Out, 0, e.Name, false)
+		if f, reason := r.pass(e, key); reason != NoFlow {
+			return f, reason
+		}
+		return r.open(e, key, identity{})
 	}
 	vni := r.vpcOf(e).VNI
 	for _, internet := range []bool{false, true} {
@@ -113,18 +123,17 @@ func (r *run) flowOut(e *api.ENI) (*flow, Reason) {
 	if owns(e, r.p.src) {
 		return r.open(e, r.p.key(Out, vni, "", false), identity{})
 	}
-	if e.SourceDestCheck && !contains(e.AllowedAddresses, r.p.src) {
-		return nil, SpoofedIP
-	}
-	key := r.p.key(Out, 0, e.Name, false)
-	if f, reason := r.pass(e, key); reason != NoFlow {
-		return f, reason
-	}
-	return r.open(e, key, identity{})
+	return nil, SpoofedIP
 }
 
+// mayForeign: the ENI may send from addresses that are not its own.
+func mayForeign(e *api.ENI) bool { return !e.SourceDestCheck || len(e.AllowedAddresses) > 0 }
+
+// inTransit: of such an ENI, what is not from it or to it.
+func (r *run) inTransit(e *api.ENI, local netip.Addr) bool { return mayForeign(e) && !owns(e, local) }
+
 // continued is the way of a packet that belongs to another one: a later fragment, or an ICMP error about a packet
-// from the VPC or the internet.
+// from the VPC, from the internet or in transit. What crosses to a peer comes from an address of the VPC.
 func (r *run) continued(e *api.ENI) (*flow, Reason) {
 	if !owns(e, r.p.src) && e.SourceDestCheck && !contains(e.AllowedAddresses, r.p.src) {
 		return nil, SpoofedIP
@@ -132,9 +141,15 @@ func (r *run) continued(e *api.ENI) (*flow, Reason) {
 	if r.p.fragment == laterFragment {
 		return r.follow(e, false)
 	}
-	f, reason := r.related(e, netip.Addr{}, false)
+	f, reason := r.related(e, netip.Addr{}, false, false)
 	if reason == ICMPUnrelated {
-		f, reason = r.related(e, netip.Addr{}, true)
+		f, reason = r.related(e, netip.Addr{}, true, false)
+	}
+	if reason == ICMPUnrelated && mayForeign(e) {
+		f, reason = r.related(e, netip.Addr{}, false, true)
+	}
+	if reason == goOn && f.peer != "" && r.vpcOf(r.objs.ENIs[f.peer]) != r.vpcOf(e) && !contains(r.vpcOf(e).CIDRs, r.p.src) {
+		return nil, NotPeered
 	}
 	return f, reason
 }

@@ -59,7 +59,7 @@ func (p *packet) isReported() bool {
 // related is the way of an ICMP error: that of the flow of the packet that it quotes, which must have been sent from
 // where the error goes. It is judged by the network ACL, and nothing of the flow changes. `public` is the EIP to which
 // an error from the internet was addressed.
-func (r *run) related(e *api.ENI, public netip.Addr, internet bool) (*flow, Reason) {
+func (r *run) related(e *api.ENI, public netip.Addr, internet, transit bool) (*flow, Reason) {
 	p := &r.p
 	if p.fragment != whole || !p.isReported() {
 		return nil, ICMPUnrelated
@@ -75,7 +75,11 @@ func (r *run) related(e *api.ENI, public netip.Addr, internet bool) (*flow, Reas
 		return nil, ICMPUnrelated
 	}
 	q.src = p.dst
-	f, reason := r.verdictOf(e, q.key(opposite(r.dir), r.vpcOf(e).VNI, "", internet))
+	through := ""
+	if transit {
+		through = e.Name
+	}
+	f, reason := r.verdictOf(e, q.key(opposite(r.dir), r.vpcOf(e).VNI, through, internet))
 	if reason != goOn {
 		return nil, reason
 	}

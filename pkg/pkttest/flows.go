@@ -183,11 +183,8 @@ func (w *World) clearFragments() error {
 	return nil
 }
 
-// turnsMap counts how often flows are judged again; JUDGE_AGAIN of bpf/budget.h is how often they may be.
-const (
-	turnsMap   = "judge_turns"
-	judgeAgain = 131072
-)
+// turnsMap counts how often flows are judged again.
+const turnsMap = "judge_turns"
 
 // clearTurns forgets how often flows were judged again.
 func (w *World) clearTurns() error {
@@ -208,9 +205,9 @@ func (w *World) indexOf(eni string) uint32 {
 	return 0
 }
 
-// LeaveTurns lets flows of an ENI be judged again only so often, for as long as the row runs, or, if `over`, as if
-// that had been a moment ago.
-func LeaveTurns(eni string, left uint32, over bool) func(*World) error {
+// UseTurns makes an ENI have judged flows again so often, in the moment that lasts as long as the row, or, if `over`,
+// in the one before.
+func UseTurns(eni string, used uint32, over bool) func(*World) error {
 	return func(w *World) error {
 		now, err := flowtable.Now()
 		if err != nil {
@@ -220,7 +217,7 @@ func LeaveTurns(eni string, left uint32, over bool) func(*World) error {
 		if over {
 			tick = uint64(now - 1)
 		}
-		return w.coll.Maps[turnsMap].Put(w.indexOf(eni), tick<<32|uint64(judgeAgain-left))
+		return w.coll.Maps[turnsMap].Put(w.indexOf(eni), tick<<32|uint64(used))
 	}
 }
 

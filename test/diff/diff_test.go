@@ -127,6 +127,10 @@ var (
 		{oracle.Delivered, "fragment"}, {oracle.Delivered, "error"}, {oracle.TCPWindow, ""}, {oracle.StrayND, ""},
 		{oracle.FlowQuota, ""},
 		{oracle.Delivered, "segments"}, {oracle.Answered, "segments"}, {oracle.TooBig, "segments"}, {oracle.Malformed, "segments"},
+		{oracle.Delivered, "way eni"}, {oracle.Delivered, "way vpc"}, {oracle.Delivered, "way eni by policy"},
+		{oracle.Delivered, "way vpc by policy"}, {oracle.Delivered, "way internet by policy"},
+		{oracle.Delivered, "way transit local"}, {oracle.Delivered, "way transit eni"}, {oracle.Delivered, "way transit vpc"},
+		{oracle.NotPeered, ""}, {oracle.NoTransit, ""}, {oracle.RouteLoop, ""},
 	}
 	mustCome = []stage{
 		{"tcp", oracle.Opening, false, false}, {"tcp", oracle.Opening, true, false}, {"tcp", oracle.Established, false, false},

@@ -105,6 +105,8 @@ func (g *packets) next() (oracle.Port, []byte) {
 		from, frame = g.answer(g.recent())
 	case n < 9 && len(g.heard) > 0:
 		from, frame = g.again(g.recent())
+	case n < 11 && len(g.heard) > 0:
+		from, frame = g.forward(g.recent())
 	case n < 14:
 		from, frame = g.fromPort()
 	case n < 17:
@@ -194,6 +196,37 @@ func cuttable(f []byte) int {
 		return 0
 	}
 	return headers
+}
+
+// forward is what an ENI through which packets are led makes of one: the same, a hop further.
+func (g *packets) forward(t talk) (oracle.Port, []byte) {
+	f := slices.Clone(t.seen)
+	_, dst := addrsOf(f)
+	if v6 := dst.Is6(); v6 {
+		f[21]--
+	} else {
+		f[22]--
+		fixHeader(f, 14+int(f[14]&15)*4)
+	}
+	switch e := g.eniAt(t.to.Device); {
+	case t.to.Kind == oracle.AtPort && e != nil:
+		copy(f, g.objs.Region.GatewayMAC[:])
+		copy(f[6:], e.MAC[:])
+	case t.to.Kind == oracle.AtOverlay:
+		if len(g.local) == 0 {
+			break
+		}
+		to := pick(g.gen, g.local)
+		for _, e := range g.local {
+			if slices.Contains(e.IPs, dst) && !g.oneIn(6) {
+				to = e
+			}
+		}
+		copy(f[6:], f[:6])
+		copy(f, to.MAC[:])
+		t.to.VNI = g.objs.VPCOf(to).VNI
+	}
+	return t.to, f
 }
 
 func (g *packets) recent() talk {
@@ -430,7 +463,7 @@ func (g *packets) fromOverlay() (oracle.Port, []byte) {
 	}
 	e, s := pick(g.gen, g.local), pick(g.gen, g.remote)
 	for range 8 {
-		if g.objs.VPCOf(s) == g.objs.VPCOf(e) {
+		if a, b := g.objs.VPCOf(s), g.objs.VPCOf(e); a == b || slices.Contains(peersOf[a.Name], b.Name) {
 			break
 		}
 		s = pick(g.gen, g.remote)
@@ -453,7 +486,7 @@ func (g *packets) fromOverlay() (oracle.Port, []byte) {
 	if src.Is6() != dst.Is6() || g.oneIn(12) {
 		src = g.addr(dst.Is6())
 	}
-	if g.oneIn(25) {
+	if g.oneIn(25) || !e.SourceDestCheck && g.oneIn(2) {
 		dst = g.addr(src.Is6())
 	}
 	smac, dmac := s.MAC, e.MAC

@@ -230,7 +230,9 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 	case s.Linear > 0:
 		how = "pieces"
 	}
-	p.seen[seen{out.Reason, how}]++
+	if p.seen[seen{out.Reason, how}]++; out.Reason == oracle.Delivered && out.Follows == "" {
+		p.seen[seen{out.Reason, "way " + out.Way}]++
+	}
 	return p.compareOutcome(s, out, got) + compareHits(&out, p.q.Hits()), out, nil
 }
 

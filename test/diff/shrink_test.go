@@ -165,6 +165,9 @@ func simplifications(o *api.Objects) []string {
 		if e.AllowedAddresses != nil {
 			list = append(list, "allowed/"+n)
 		}
+		for i := range e.PolicyRoutes {
+			list = append(list, fmt.Sprintf("policy/%s/%d", n, i))
+		}
 		if !e.SourceDestCheck {
 			list = append(list, "source/"+n)
 		}
@@ -238,6 +241,7 @@ func without(before *api.Objects, what string) *api.Objects {
 	default:
 		withoutRule(o, kind, name, rest)
 	}
+	tidy(o)
 	return o
 }
 
@@ -288,6 +292,10 @@ func withoutRule(o *api.Objects, kind, name, rest string) {
 		o.NetworkACLs[name].Ingress = drop(o.NetworkACLs[name].Ingress, i)
 	case "aclout":
 		o.NetworkACLs[name].Egress = drop(o.NetworkACLs[name].Egress, i)
+	case "policy":
+		if e := o.ENIs[name]; e != nil {
+			e.PolicyRoutes = drop(e.PolicyRoutes, i)
+		}
 	case "route":
 		o.RouteTables[name].Routes = drop(o.RouteTables[name].Routes, i)
 	}

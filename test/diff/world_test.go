@@ -48,10 +48,10 @@ func addrs(texts ...string) []netip.Addr {
 
 // prefixes that rules, routes and allowed addresses like.
 func (g gen) prefix(v6 bool) netip.Prefix {
-	texts := []string{"0.0.0.0/0", "10.0.0.0/16", "10.0.1.0/24", "10.0.2.0/24", "10.0.1.10/32", "10.0.1.8/29", "10.0.2.10/31",
+	texts := []string{"0.0.0.0/0", "172.16.0.0/15", "172.16.1.0/24", "10.0.0.0/16", "10.0.1.0/24", "10.0.2.0/24", "10.0.1.10/32", "10.0.1.8/29", "10.0.2.10/31",
 		"198.51.100.0/24", "198.51.100.7/32", "203.0.113.0/24", "203.0.113.10/32", "198.18.0.0/15", "192.0.2.0/24", "10.0.0.0/8"}
 	if v6 {
-		texts = []string{"::/0", "fd00:1::/48", "fd00:1:0:1::/64", "fd00:1:0:2::/64", "fd00:1:0:1::10/128", "fd00:1:0:1::8/125",
+		texts = []string{"::/0", "fd00:2::/47", "fd00:2:0:1::/64", "fd00:1::/48", "fd00:1:0:1::/64", "fd00:1:0:2::/64", "fd00:1:0:1::10/128", "fd00:1:0:1::8/125",
 			"2001:db8:c::/48", "2001:db8:c::7/128", "2001:db8:e::/64", "2001:db8:e::10/128", "2001:db8:dead::/48", "fd00::/8"}
 	}
 	return netip.MustParsePrefix(pick(g, texts))
@@ -98,8 +98,11 @@ func (g gen) service(v6 bool) (api.Protocol, []api.PortRange, *api.ICMP) {
 	return api.Protocol{Number: pick(g, []uint8{0, 2, 47, 50, 51, 112, 132, 255})}, nil, nil
 }
 
-// vpcNames are the tenants; all but the third have the same addresses.
-var vpcNames = []string{"red", "blue", "green"}
+// vpcNames are the tenants; the first two have the same addresses.
+var vpcNames = []string{"red", "blue", "green", "grey"}
+
+// tables are the ends of the names of a VPC's route tables.
+var tables = []string{"-rt", "-rt2"}
 
 func groupName(vpc string, i int) string { return fmt.Sprintf("%s-sg%d", vpc, i) }
 
@@ -155,30 +158,6 @@ func (g gen) entries() []api.NACLEntry {
 	return entries
 }
 
-func (g gen) routes() []api.Route {
-	var routes []api.Route
-	add := func(dst string, kind api.TargetKind) {
-		routes = append(routes, api.Route{Destination: netip.MustParsePrefix(dst), Target: api.Target{Kind: kind}})
-	}
-	if !g.oneIn(5) {
-		add("0.0.0.0/0", api.TargetInternet)
-		add("::/0", api.TargetInternet)
-	}
-	if g.oneIn(2) {
-		add("198.18.0.0/15", api.TargetBlackhole)
-		add("2001:db8:dead::/48", api.TargetBlackhole)
-	}
-	if g.oneIn(4) {
-		add("198.51.100.0/24", pick(g, []api.TargetKind{api.TargetInternet, api.TargetBlackhole}))
-		add("2001:db8:c::/48", pick(g, []api.TargetKind{api.TargetInternet, api.TargetBlackhole}))
-	}
-	if g.oneIn(6) {
-		add("203.0.113.0/24", api.TargetBlackhole)
-		add("10.0.0.0/8", pick(g, []api.TargetKind{api.TargetInternet, api.TargetBlackhole}))
-	}
-	return routes
-}
-
 func meta(name string) api.Metadata { return api.Metadata{Name: name, UID: name} }
 
 // world draws a region: valid, as the feed would accept it.
@@ -197,7 +176,7 @@ func (g gen) world() *api.Objects {
 		list.Entries = uniquePrefixes(list.Entries)
 		o.PrefixLists[list.Name] = list
 	}
-	for i, name := range vpcNames[:2+g.IntN(2)] {
+	for i, name := range vpcNames[:2+g.IntN(3)] {
 		g.vpc(o, name, uint32(1001+i))
 	}
 	for i := range 3 + g.IntN(6) {
@@ -206,6 +185,16 @@ func (g gen) world() *api.Objects {
 	for range g.IntN(6) {
 		g.addEIP(o)
 	}
+	for _, name := range sortedKeys(o.RouteTables) {
+		t := o.RouteTables[name]
+		t.Routes = g.routes(o, t.VPC)
+	}
+	for _, name := range sortedKeys(o.ENIs) {
+		if g.oneIn(4) {
+			o.ENIs[name].PolicyRoutes = g.policyRoutes(o, o.ENIs[name])
+		}
+	}
+	tidy(o)
 	return o
 }
 
@@ -215,15 +204,13 @@ func uniquePrefixes(list []netip.Prefix) []netip.Prefix {
 }
 
 func (g gen) vpc(o *api.Objects, name string, vni uint32) {
-	first := map[string]string{"red": "10.0", "blue": "10.0", "green": "172.16"}[name]
+	v4, v6 := firstBytes(name)
 	o.VPCs[name] = &api.VPC{Metadata: meta(name), VNI: vni, CIDRs: []netip.Prefix{
-		netip.MustParsePrefix(first + ".0.0/16"), netip.MustParsePrefix("fd00:1::/48"),
+		netip.MustParsePrefix(v4 + ".0.0/16"), netip.MustParsePrefix(v6 + "::/48"),
 	}}
-	table := &api.RouteTable{Metadata: meta(name + "-rt"), VPC: name, Routes: g.routes()}
-	if name == "green" {
-		table.Routes = slices.DeleteFunc(table.Routes, func(r api.Route) bool { return r.Destination.Addr().As16()[12] == 10 })
+	for _, suffix := range tables {
+		o.RouteTables[name+suffix] = &api.RouteTable{Metadata: meta(name + suffix), VPC: name}
 	}
-	o.RouteTables[table.Name] = table
 	acl := &api.NetworkACL{Metadata: meta(name + "-acl"), VPC: name, Ingress: g.entries(), Egress: g.entries()}
 	o.NetworkACLs[acl.Name] = acl
 	for i := range 3 {
@@ -232,10 +219,10 @@ func (g gen) vpc(o *api.Objects, name string, vni uint32) {
 	}
 	for i := range 1 + g.IntN(3) {
 		s := &api.Subnet{Metadata: meta(fmt.Sprintf("%s-s%d", name, i+1)), VPC: name, CIDRs: []netip.Prefix{
-			netip.MustParsePrefix(fmt.Sprintf("%s.%d.0/24", first, i+1)), netip.MustParsePrefix(fmt.Sprintf("fd00:1:0:%d::/64", i+1)),
+			netip.MustParsePrefix(fmt.Sprintf("%s.%d.0/24", v4, i+1)), netip.MustParsePrefix(fmt.Sprintf("%s:0:%d::/64", v6, i+1)),
 		}}
 		if !g.oneIn(4) {
-			s.RouteTable = table.Name
+			s.RouteTable = name + pick(g, tables)
 		}
 		if g.oneIn(2) {
 			s.NetworkACL = acl.Name
@@ -262,13 +249,14 @@ func (g gen) addENI(o *api.Objects, i int) {
 		Metadata: meta(name), Subnet: subnet.Name, MAC: api.MAC{2, 0, 0, 0, 1, byte(0x10 + i)}, SourceDestCheck: !g.oneIn(5),
 		OnPolicyChange: g.policyChange(), Timeouts: g.timeouts(), Limits: g.quota(),
 	}
-	if subnet.VPC == "blue" && i > 0 { // MACs are of a VPC alone
+	if (subnet.VPC == "blue" || subnet.VPC == "grey") && i > 0 { // MACs are of a VPC and its peers alone
 		e.MAC[5]--
 	}
-	for _, other := range o.ENIs {
-		if other.MAC == e.MAC && o.VPCOf(other).Name == subnet.VPC {
-			e.MAC[4]++
-		}
+	for slices.ContainsFunc(sortedKeys(o.ENIs), func(other string) bool {
+		vpc := o.VPCOf(o.ENIs[other]).Name
+		return o.ENIs[other].MAC == e.MAC && (vpc == subnet.VPC || slices.Contains(peersOf[vpc], subnet.VPC))
+	}) {
+		e.MAC[4]++
 	}
 	for _, cidr := range subnet.CIDRs {
 		for range pick(g, []int{0, 1, 1, 1, 2}) {
@@ -378,6 +366,7 @@ func (g gen) change(before *api.Objects) *api.Objects {
 	o := fork(before)
 	for range 1 + g.IntN(3) {
 		g.changeOne(o)
+		tidy(o)
 	}
 	return o
 }
@@ -392,7 +381,9 @@ func (g gen) changeOne(o *api.Objects) {
 		g.addENI(o, 0)
 		return
 	}
-	switch g.IntN(15) {
+	switch g.IntN(17) {
+	case 15, 16:
+		g.changeRoutes(o, e)
 	case 0, 1:
 		sg.Ingress = g.rules(sg.VPC)
 	case 2, 3:
@@ -411,7 +402,7 @@ func (g gen) changeOne(o *api.Objects) {
 	case 9:
 		s := o.Subnets[e.Subnet]
 		s.NetworkACL = pick(g, []string{"", s.VPC + "-acl"})
-		s.RouteTable = pick(g, []string{s.VPC + "-rt", s.VPC + "-rt", ""})
+		s.RouteTable = pick(g, []string{s.VPC + "-rt", s.VPC + "-rt2", ""})
 	case 10:
 		list := o.PrefixLists[pick(g, sortedKeys(o.PrefixLists))]
 		list.Entries = uniquePrefixes(append(list.Entries[:g.IntN(len(list.Entries))], g.prefix(g.oneIn(2))))

@@ -97,6 +97,11 @@ func (m *made) binary(t *testing.T, name string) string {
 // up brings up a lab that lives until the end of the test, or of all tests if it is shared.
 func up(t *testing.T, shared bool) *lab.Lab {
 	t.Helper()
+	return upFrom(t, "testdata/lab.yaml", shared)
+}
+
+func upFrom(t *testing.T, topology string, shared bool) *lab.Lab {
+	t.Helper()
 	testroot.Require(t)
 	name := testroot.Name()
 	labs.mu.Lock()
@@ -104,7 +109,7 @@ func up(t *testing.T, shared bool) *lab.Lab {
 	labs.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	l, err := lab.Up(ctx, "testdata/lab.yaml", lab.Options{Name: name, Enid: labs.binary(t, "enid")})
+	l, err := lab.Up(ctx, topology, lab.Options{Name: name, Enid: labs.binary(t, "enid")})
 	if err != nil {
 		t.Fatal(err)
 	}

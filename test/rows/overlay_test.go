@@ -76,7 +76,7 @@ func overlayRows() []Row {
 			dataplane.ReasonNACLDenied),
 		at("in, mid-stream", inner(web9, web0).TCP(1, 443, ACK), red, hostB, web0, dataplane.ReasonNoFlow),
 		at("in, to an ENI that is not ready", tcp(web9, late0), red, hostB, late0, dataplane.ReasonNotReady),
-		at("in, another address than the ENI's", tcp(web9, web0).To(web1.ip), red, hostB, web0, dataplane.ReasonNoEndpoint),
+		at("in, another address than the ENI's", tcp(web9, web0).To(web1.ip), red, hostB, web0, dataplane.ReasonNoTransit),
 		at("in, multicast", inner(web9, web0).To(IP("224.0.0.9", "ff02::9")).UDP(1, 53), red, hostB, web0,
 			dataplane.ReasonMulticast),
 		at("in, arp", WhoHas(web9.mac, web9.ip, web0.ip).Only(V4).MACs(web9.mac, web0.mac), red, hostB, web0,

@@ -28,6 +28,7 @@ type party struct {
 const (
 	red  = 1001
 	blue = 1002
+	lime = 1004
 )
 
 // The VTEPs.
@@ -39,8 +40,11 @@ const (
 
 func eni(name, subnet, mac, v4, v6 string) party {
 	p := party{name: name, subnet: subnet, mac: ParseMAC(mac), ip: IP(v4, v6), vni: red}
-	if strings.HasPrefix(name, "blue") {
+	switch {
+	case strings.HasPrefix(name, "blue"):
 		p.vni = blue
+	case strings.HasPrefix(name, "lime"):
+		p.vni = lime
 	}
 	return p
 }
@@ -79,6 +83,17 @@ var (
 	blue0 = eni("blue-0", "blue-all", "02:00:00:00:01:10", "10.0.1.10", "fd00:1:0:1::10")
 	blue1 = eni("blue-1", "blue-all", "02:00:00:00:03:31", "10.0.1.31", "fd00:1:0:1::31")
 
+	app0   = eni("app-0", "red-app", "02:00:00:00:03:10", "10.0.3.10", "fd00:1:0:3::10")
+	data0  = eni("data-0", "red-data", "02:00:00:00:04:10", "10.0.4.10", "fd00:1:0:4::10")
+	fw0    = eni("fw-0", "red-fw", "02:00:00:00:05:10", "10.0.5.10", "fd00:1:0:5::10").with("203.0.113.40", "2001:db8:e::40")
+	multi0 = eni("multi-0", "red-web", "02:00:00:00:01:70", "10.0.1.70", "fd00:1:0:1::70").with("203.0.113.70", "2001:db8:e::70")
+	lime0  = eni("lime-0", "lime-all", "02:00:00:00:11:10", "10.4.1.10", "fd00:4:0:1::10")
+	lime1  = eni("lime-1", "lime-shut", "02:00:00:00:12:20", "10.4.2.20", "fd00:4:0:2::20")
+
+	app9   = eni("app-9", "red-app", "02:00:00:00:03:90", "10.0.3.90", "fd00:1:0:3::90").on(hostB)
+	data9  = eni("data-9", "red-data", "02:00:00:00:04:90", "10.0.4.90", "fd00:1:0:4::90").on(hostB)
+	fw9    = eni("fw-9", "red-fw", "02:00:00:00:05:90", "10.0.5.90", "fd00:1:0:5::90").on(hostB)
+	lime9  = eni("lime-9", "lime-all", "02:00:00:00:11:90", "10.4.1.90", "fd00:4:0:1::90").on(hostB)
 	web9   = eni("web-9", "red-web", "02:00:00:00:01:90", "10.0.1.90", "fd00:1:0:1::90").on(hostB)
 	relay9 = eni("relay-9", "red-web", "02:00:00:00:01:92", "10.0.1.92", "fd00:1:0:1::92").on(hostB).
 		with("203.0.113.92", "2001:db8:e::92")
@@ -99,9 +114,12 @@ var (
 	unroutable  = IP("198.51.100.200", "2001:db8:c:bad::7") // the host's own routes refuse it
 	blackhole   = IP("198.18.0.7", "2001:db8:dead::7")
 	infra       = IP("100.64.0.7", "fd00:ffff::7")
-	nobody      = IP("10.0.1.77", "fd00:1:0:1::77") // in subnet red-web
-	noSubnet    = IP("10.0.7.7", "fd00:1:0:7::7")   // in the VPC
-	gateway     = IP("10.0.1.1", "fd00:1:0:1::1")   // of red-web
+	labs        = IP("198.51.100.130", "2001:db8:c:1::7") // of prefix list lab
+	second      = IP("10.0.1.71", "fd00:1:0:1::71")       // of multi-0
+	green8      = IP("10.3.1.80", "fd00:3:0:1::80")       // of a VPC to which only red has a route
+	nobody      = IP("10.0.1.77", "fd00:1:0:1::77")       // in subnet red-web
+	noSubnet    = IP("10.0.7.7", "fd00:1:0:7::7")         // in the VPC
+	gateway     = IP("10.0.1.1", "fd00:1:0:1::1")         // of red-web
 	dbGateway   = IP("10.0.2.1", "fd00:1:0:2::1")
 	linkLocal   = IP("fe80::10")
 	linkGateway = IP("fe80::1")

@@ -111,6 +111,8 @@ type driverEnis struct {
 		NaclOut     uint32
 		Routes      uint32
 		Allowed     uint32
+		PolicyFrom  uint32
+		PolicyTo    uint32
 		Flows       uint32
 		MaxFlows    uint32
 		HalfOpen    uint32
@@ -355,6 +357,13 @@ type driverNexthop struct {
 	Subnet     uint32
 	Mac        [6]uint8
 	Pad2       [2]uint8
+	Since      uint32
+}
+
+type driverPolicyKey struct {
+	_      structs.HostLayout
+	Policy uint32
+	Bit    uint32
 }
 
 type driverPort struct {
@@ -364,9 +373,10 @@ type driverPort struct {
 }
 
 type driverRoute struct {
-	_    structs.HostLayout
-	Kind uint32
-	Arg  uint32
+	_      structs.HostLayout
+	Kind   uint32
+	Arg    uint32
+	Subnet uint32
 }
 
 type driverRuleSet struct {
@@ -530,6 +540,7 @@ const (
 	driverMapMacs          = "macs"
 	driverMapNexthops      = "nexthops"
 	driverMapPeerRules     = "peer_rules"
+	driverMapPolicies      = "policies"
 	driverMapPorts         = "ports"
 	driverMapProgsTc       = "progs_tc"
 	driverMapProgsXdp      = "progs_xdp"
@@ -668,6 +679,7 @@ type driverMapSpecs struct {
 	Macs         *ebpf.MapSpec `ebpf:"macs"`
 	Nexthops     *ebpf.MapSpec `ebpf:"nexthops"`
 	PeerRules    *ebpf.MapSpec `ebpf:"peer_rules"`
+	Policies     *ebpf.MapSpec `ebpf:"policies"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
@@ -740,6 +752,7 @@ type driverMaps struct {
 	Macs         *ebpf.Map `ebpf:"macs"`
 	Nexthops     *ebpf.Map `ebpf:"nexthops"`
 	PeerRules    *ebpf.Map `ebpf:"peer_rules"`
+	Policies     *ebpf.Map `ebpf:"policies"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
@@ -786,6 +799,7 @@ func (m *driverMaps) Close() error {
 		m.Macs,
 		m.Nexthops,
 		m.PeerRules,
+		m.Policies,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,

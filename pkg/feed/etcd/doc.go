@@ -19,9 +19,10 @@
 //
 // A host is sent what it needs and no more, so what it needs must be found under few prefixes. There are
 // three kinds of views: "region" (Region, Host and InstanceType documents, for all), "hosts/HOST" (the documents of its
-// instances, of their ENIs, of the EIPs of those, and a key vpc/NAME for each VPC present), and "vpcs/VPC"
-// (the documents of the VPC, its subnets, route tables, ACLs, groups and the prefix lists that they name, and of
-// each ENI a Record: a line of some 70 bytes instead of a document).
+// instances, of their ENIs, of the EIPs of those, and a key vpc/NAME for each VPC present and each that these have
+// routes to), and "vpcs/VPC" (the documents of the VPC, its subnets, route tables, ACLs, groups and the prefix lists
+// that they name, of the ENIs that routes name and their instances, and of each ENI a Record: a line of some 70 bytes
+// instead of a document).
 //
 // The writer renders: whoever commits a change set holds the whole valid revision before and after it,
 // and puts the difference of the views into the same transaction. There is no rendering daemon that could lag,

@@ -30,6 +30,7 @@ func sortedReferences[V any](m map[api.Reference]V) []api.Reference {
 func render(objects *api.Objects) (rendered, error) {
 	out := rendered{}
 	vpcs := listUsers(objects)
+	targets, peerings := targetENIs(objects), objects.Peerings()
 	for _, o := range objects.All() {
 		var views []string
 		switch v := o.(type) {
@@ -41,7 +42,7 @@ func render(objects *api.Objects) (rendered, error) {
 		case *api.Host, *api.InstanceType:
 			views = []string{regionView}
 		case *api.Instance:
-			views = []string{hostView(v.Host)}
+			views = append(targetViews(objects, targets, v.Name), hostView(v.Host))
 		case *api.VPC:
 			views = []string{vpcView(v.Name)}
 		case *api.Subnet:
@@ -59,9 +60,19 @@ func render(objects *api.Objects) (rendered, error) {
 		case *api.ENI:
 			vpc := objects.VPCOf(v).Name
 			out.put(vpcView(vpc), recordKind+"/"+v.Name, RecordOf(objects, v).text())
+			if targets[v.Name] {
+				views = []string{vpcView(vpc)}
+			}
 			if host := objects.HostOf(v); host != "" {
-				views = []string{hostView(host)}
-				out.put(hostView(host), presentKind+"/"+vpc, nil)
+				views = append(views, hostView(host))
+				for _, name := range append(peerings.Named(vpc), vpc) {
+					out.put(hostView(host), presentKind+"/"+name, nil)
+				}
+				for i := range v.PolicyRoutes {
+					if t := v.PolicyRoutes[i].Target; t.Kind == api.TargetVPC {
+						out.put(hostView(host), presentKind+"/"+t.Name, nil)
+					}
+				}
 			}
 		case *api.EIP:
 			if eni := objects.ENIs[v.ENI]; eni != nil && objects.HostOf(eni) != "" {
@@ -82,14 +93,57 @@ func render(objects *api.Objects) (rendered, error) {
 	return out, nil
 }
 
-// listUsers returns by prefix list the VPCs whose groups name it, sorted.
+// targetENIs are those that routes name: all hosts of the VPC are sent their documents, since what names them
+// must be judged by them.
+func targetENIs(objects *api.Objects) map[string]bool {
+	targets := map[string]bool{}
+	add := func(t api.Target) {
+		if t.Kind == api.TargetENI {
+			targets[t.Name] = true
+		}
+	}
+	for _, t := range objects.RouteTables {
+		for i := range t.Routes {
+			add(t.Routes[i].Target)
+		}
+	}
+	for _, e := range objects.ENIs {
+		for i := range e.PolicyRoutes {
+			add(e.PolicyRoutes[i].Target)
+		}
+	}
+	return targets
+}
+
+// targetViews are the VPCs whose hosts must know an instance, because of its ENIs.
+func targetViews(objects *api.Objects, targets map[string]bool, instance string) []string {
+	for name := range targets {
+		if e := objects.ENIs[name]; e != nil && e.Attachment != nil && e.Attachment.Instance == instance {
+			return []string{vpcView(objects.VPCOf(e).Name)}
+		}
+	}
+	return nil
+}
+
+// listUsers returns by prefix list the VPCs whose groups, route tables and policy routes name it, sorted.
 func listUsers(objects *api.Objects) map[string][]string {
 	users := map[string][]string{}
-	for _, g := range objects.SecurityGroups {
-		for _, ref := range api.References(g) {
-			if ref.Kind == "PrefixList" && !slices.Contains(users[ref.Name], g.VPC) {
-				users[ref.Name] = append(users[ref.Name], g.VPC)
+	add := func(o api.Object, vpc string) {
+		for _, ref := range api.References(o) {
+			if ref.Kind == "PrefixList" && !slices.Contains(users[ref.Name], vpc) {
+				users[ref.Name] = append(users[ref.Name], vpc)
 			}
+		}
+	}
+	for _, g := range objects.SecurityGroups {
+		add(g, g.VPC)
+	}
+	for _, t := range objects.RouteTables {
+		add(t, t.VPC)
+	}
+	for _, e := range objects.ENIs {
+		if len(e.PolicyRoutes) > 0 {
+			add(e, objects.VPCOf(e).Name)
 		}
 	}
 	for _, vpcs := range users {

@@ -146,7 +146,7 @@ func camel(name string) string {
 	var b strings.Builder
 	for _, word := range strings.Split(name, "_") {
 		switch word {
-		case "ARP", "EIP", "ENI", "FIB", "ICMP", "IP", "MAC", "NACL", "SG", "TCP", "UDP", "VTEP", "VXLAN":
+		case "ARP", "EIP", "ENI", "FIB", "ICMP", "IP", "MAC", "NACL", "SG", "TCP", "UDP", "VPC", "VTEP", "VXLAN":
 			b.WriteString(word)
 		case "ENIS":
 			b.WriteString("ENIs")
