@@ -34,33 +34,53 @@ func (l *Loader) apply(ctx context.Context, st *compile.State, report *Report) e
 	if st.Revision == 0 || st.Revision >= 1<<63 {
 		return fmt.Errorf("revision numbers are 1 to 2^63-1")
 	}
+	if l.undisturbed(st) {
+		return l.applyRules(ctx, st, report)
+	}
+	l.looked = false
 	all, facts, err := l.base(report, st)
 	if err != nil {
 		return err
 	}
-	if err := l.engine.refresh(); err != nil {
-		return err
-	}
-	tables, err := dataplane.Encode(st, facts)
+	p, fresh, err := l.stage(st, facts)
 	if err != nil {
-		return err
-	}
-	p, err := l.engine.plan(tables)
-	if err != nil {
-		return err
-	}
-	fresh, err := l.newcomers(tables)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(l.findOrphans(tables), l.newRules(st)); err != nil {
-		return err
-	}
-	if err := l.engine.prepare(p); err != nil {
 		return err
 	}
 	ports := l.survey(report, all, st)
 	err = l.closePorts(report, ports)
+	if err := l.enforce(ctx, err, p); err != nil {
+		return err
+	}
+	l.state, l.facts = st, facts
+	report.count(p)
+	return l.settle(report, p, ports, fresh, all)
+}
+
+// stage prepares a revision: all is written and read back that no packet sees yet. It returns who is new.
+func (l *Loader) stage(st *compile.State, facts dataplane.HostFacts) (*plan, []uint32, error) {
+	if err := l.engine.refresh(); err != nil {
+		return nil, nil, err
+	}
+	tables, err := dataplane.Encode(st, facts)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := l.engine.plan(tables)
+	if err != nil {
+		return nil, nil, err
+	}
+	fresh, err := l.newcomers(tables)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := errors.Join(l.findOrphans(tables), l.newRules(st)); err != nil {
+		return nil, nil, err
+	}
+	return p, fresh, l.engine.prepare(p)
+}
+
+// enforce flips to what is staged unless there was an error or ctx has ended; then it takes that back.
+func (l *Loader) enforce(ctx context.Context, err error, p *plan) error {
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -70,9 +90,7 @@ func (l *Loader) apply(ctx context.Context, st *compile.State, report *Report) e
 	if err != nil {
 		return errors.Join(err, l.engine.abandon(p))
 	}
-	l.state, l.facts = st, facts
-	report.Written, report.Deleted = p.written, p.deleted
-	return l.settle(report, p, ports, fresh, all)
+	return nil
 }
 
 // settle is what follows the flip: who is gone closes first, who is new becomes READY last, then
@@ -97,6 +115,7 @@ func (l *Loader) settle(report *Report, p *plan, ports []*port, fresh []uint32, 
 		return err
 	}
 	l.endOrphans()
+	l.looked = true
 	return nil
 }
 

@@ -48,12 +48,14 @@ type Loader struct {
 	engine  engine
 	guard   guard
 	sweep   sweeper
+	events  deviceEvents
 
 	mu      sync.Mutex
 	state   *compile.State      // that was applied last; nil before the first Apply
 	facts   dataplane.HostFacts // with which it was applied
 	guarded []string            // names of devices, by the guards
 	seen    map[int]hookSeen    // by ifindex
+	looked  bool                // the last look at devices found or made all as state needs it
 	report  Report
 }
 
@@ -111,6 +113,10 @@ func (l *Loader) open(ctx context.Context, maxFlows uint32) error {
 	if err := l.startSweep(); err != nil {
 		return err
 	}
+	if l.events, err = subscribeDevices(); err != nil {
+		return err
+	}
+	l.closers = append(l.closers, l.events.close)
 	if err := ctx.Err(); err != nil {
 		return err
 	}

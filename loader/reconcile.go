@@ -32,25 +32,39 @@ func (l *Loader) reconcile(ctx context.Context, report *Report) error {
 	if err := l.keepSweeping(report); err != nil {
 		return err
 	}
-	all, facts, err := l.base(report, l.state)
-	if err != nil || l.state == nil {
-		return err
-	}
-	if facts != l.facts || l.engine.current == nil {
-		return l.apply(ctx, l.state, report)
-	}
-	ports := l.survey(report, all, l.state)
-	if err := l.closePorts(report, ports); err != nil {
-		return err
-	}
-	if err := l.shut(wantedOpenings(ports)); err != nil {
-		return err
-	}
-	if err := l.openPorts(report, ports, all); err != nil {
+	all, err := l.tend(ctx, report)
+	if err != nil || all == nil {
 		return err
 	}
 	if err := l.place.sweepLinks(); err != nil {
 		return err
 	}
 	return l.guard.sweepIngress(all)
+}
+
+// tend makes devices, links and guards as the revision in force needs them. Who is READY stays so, who must not be is
+// closed, and what is to become READY is closed and prepared first. It returns no devices if that took another apply.
+func (l *Loader) tend(ctx context.Context, report *Report) (devices, error) {
+	l.looked = false
+	l.events.drain()
+	all, facts, err := l.base(report, l.state)
+	if err != nil || l.state == nil {
+		return nil, err
+	}
+	if facts != l.facts || l.engine.current == nil {
+		report.Problems, report.Foreign = nil, nil
+		return nil, l.apply(ctx, l.state, report)
+	}
+	ports := l.survey(report, all, l.state)
+	if err := l.closePorts(report, ports); err != nil {
+		return nil, err
+	}
+	if err := l.shut(wantedOpenings(ports)); err != nil {
+		return nil, err
+	}
+	if err := l.openPorts(report, ports, all); err != nil {
+		return nil, err
+	}
+	l.looked = true
+	return all, nil
 }

@@ -51,6 +51,12 @@ func (r *Report) clone() *Report {
 	return &c
 }
 
+// count adds what a plan changes.
+func (r *Report) count(p *plan) {
+	r.Written += p.written
+	r.Deleted += p.deleted
+}
+
 // repaired notes what was found wrong and put right, in the report and in the log.
 func (r *Report) repaired(log *slog.Logger, format string, args ...any) {
 	note := fmt.Sprintf(format, args...)

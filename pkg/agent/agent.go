@@ -323,9 +323,6 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 	}
 	defer a.syncIDs()
 	a.ids = res.IDs
-	if err := a.saveNames(mergeNames(a.names, res.State.Names)); err != nil {
-		return a.fail("cannot keep the names", err)
-	}
 	// The end of the agent does not stop it half-way: it is short, and what it leaves is clean.
 	report, err := a.Dataplane.Apply(context.WithoutCancel(ctx), res.State)
 	if err != nil {
@@ -333,6 +330,7 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 			a.inForce = res.State // in force, but not settled; the next apply or reconcile finishes it
 		}
 		a.observe(report)
+		a.keepNames(mergeNames(a.names, res.State.Names)) // the maps may hold numbers of both
 		return a.fail("cannot bring the revision into force", err)
 	}
 	a.inForce, a.degraded, a.local = res.State, res.Degraded, localENIs(rev.Objects, a.Host)
@@ -347,13 +345,11 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 	a.announce(ctx, restored) // before any file is written: whoever sends to an EIP that moved waits for it
 	a.Log.Info("a revision is in force", "revision", rev.Number, "hash", shortHash(rev.Hash),
 		"enis", len(res.State.ENIs), "written", report.Written, "deleted", report.Deleted)
+	a.keepNames(res.State.Names)
 	if !restored {
 		if err := a.Source.Commit(rev); err != nil {
 			a.noteError(fmt.Errorf("keep revision %d as the last good one: %w", rev.Number, err))
 		}
-	}
-	if err := a.saveNames(res.State.Names); err != nil {
-		a.noteError(err)
 	}
 	a.noteUnreachable()
 	return nil

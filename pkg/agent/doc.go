@@ -7,12 +7,14 @@
 // Order on disk. Numbers that stood for something once must never come back for something else, so
 // for each revision:
 //
-//  1. ids.json is replaced, durably, with the numbers that the revision uses, before the maps see
-//     any of them. A crash after this wastes numbers, no more.
-//  2. names.json is replaced with the names of the old and the new numbers together, so that the
-//     CLI can name everything it meets in the maps during the change.
-//  3. The loader brings the revision into force and reads it back.
+//  1. ids.json is replaced with the numbers that the revision uses, before the maps see any of them.
+//     A crash after this wastes numbers, no more. It is synced to the disk afterwards: a loss of
+//     power takes the maps, too.
+//  2. The loader reads the revision back and brings it into force. Nothing else is done before that:
+//     an edit of rules waits for no disk and, unless devices changed, for no look at devices.
+//  3. names.json is replaced with the names in force, so that the CLI can name what it meets in the
+//     maps; after an error with those of the old and the new numbers together.
 //  4. The revision becomes the last good one on disk. A crash before this makes the next agent that
 //     finds no feed restore the one before: older, but whole.
-//  5. names.json shrinks to the names in force, status.json tells the rest.
+//  5. status.json tells the rest.
 package agent

@@ -189,12 +189,13 @@ func (a *Agent) save() {
 	a.mu.Unlock()
 }
 
-func (a *Agent) saveNames(names compile.Names) error {
+// keepNames tells the CLI what numbers mean. Nobody but people needs names, so nothing waits for them or fails without.
+func (a *Agent) keepNames(names compile.Names) {
 	if err := dataplane.SaveNames(a.StateDir, names); err != nil {
-		return err
+		a.noteError(err)
+		return
 	}
 	a.names = names
-	return nil
 }
 
 // mergeNames returns the names of both; where one number has two names, the new one.
