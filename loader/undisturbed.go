@@ -56,10 +56,11 @@ func (e deviceEvents) drain() (any bool) {
 // undisturbed tells whether a revision needs of devices, links and guards just what the last look left: then it may
 // come into force before the next look. Nobody becomes READY between.
 func (l *Loader) undisturbed(st *compile.State) bool {
-	if !l.looked || l.engine.current == nil || l.events.drain() {
-		return false
-	}
-	now := l.state
+	return l.looked && l.engine.current != nil && !l.events.drain() && samePorts(st, l.state)
+}
+
+// samePorts tells whether two revisions want the same of devices.
+func samePorts(st, now *compile.State) bool {
 	return st.Host.VTEP == now.Host.VTEP && st.Host.MTU == now.Host.MTU &&
 		slices.Equal(st.Host.Uplinks, now.Host.Uplinks) && slices.Equal(st.PortNames, now.PortNames) &&
 		slices.EqualFunc(st.ENIs, now.ENIs, func(a, b compile.ENI) bool {

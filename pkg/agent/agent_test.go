@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -208,16 +209,9 @@ func TestNumbersAreKeptBeforeTheApply(t *testing.T) {
 		if err := readJSON(filepath.Join(w.dir, idsFile), &ids); err != nil {
 			t.Fatal(err)
 		}
-		known, err := dataplane.LoadNames(w.dir)
-		if err != nil {
-			t.Fatal(err)
-		}
 		for _, e := range st.ENIs {
 			if ids.ENIs[e.Name].Incarnation != e.Incarnation {
 				t.Errorf("revision %d: incarnation %d of %s is not in the file", st.Revision, e.Incarnation, e.Name)
-			}
-			if known.ENIs[e.Index] != e.Name {
-				t.Errorf("revision %d: index %d of %s has no name", st.Revision, e.Index, e.Name)
 			}
 		}
 	}
@@ -226,6 +220,29 @@ func TestNumbersAreKeptBeforeTheApply(t *testing.T) {
 	if len(w.kernel.applied) != 2 {
 		t.Fatalf("%d applies", len(w.kernel.applied))
 	}
+}
+
+// TestNamesFollowTheApply: what is in force has names; after an error so has what may still be there.
+func TestNamesFollowTheApply(t *testing.T) {
+	w := newWorld(t)
+	want := func(eni ...string) {
+		t.Helper()
+		known, err := dataplane.LoadNames(w.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Sorted(maps.Values(known.ENIs)); !slices.Equal(got, eni) {
+			t.Errorf("named are %v, want %v", got, eni)
+		}
+	}
+	w.say(feed.Update{Revision: w.revision(1, objects(t, names(1, 2), nil))})
+	want("eni-1", "eni-2")
+	w.kernel.fail = errors.New("killed")
+	w.say(feed.Update{Revision: w.revision(2, objects(t, names(2, 3), nil))})
+	want("eni-1", "eni-2", "eni-3")
+	w.kernel.fail = nil
+	w.say(feed.Update{Revision: w.revision(3, objects(t, names(2, 3), nil))})
+	want("eni-2", "eni-3")
 }
 
 // TestNumbersSurviveAFailedApply: whether the agent dies in the apply or only fails, the numbers that

@@ -64,6 +64,9 @@ func (r *revision) decodeNew(f File) {
 	var n *yaml.Node
 	if n = jsonNode(f.Data); n == nil {
 		r.decodeYAML(f)
+		if !r.opaque {
+			r.remember(f, docs, errs)
+		}
 		return
 	}
 	r.decodeDocument(f.Name, n)

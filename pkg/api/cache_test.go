@@ -31,13 +31,20 @@ func TestDecoder(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		files = append(files, File{Name: ReferenceTo(o).String(), Data: []byte(strings.Replace(string(text), `,"privateIP":"10.0.1.10"`, "", 1))})
+		data := strings.Replace(string(text), `,"privateIP":"10.0.1.10"`, "", 1)
+		if len(files)%2 == 1 {
+			data = "# YAML\n" + data + "\n---\n# and nothing\n"
+		}
+		files = append(files, File{Name: ReferenceTo(o).String(), Data: []byte(data)})
 	}
 	random := rand.New(rand.NewPCG(5, 6))
 	edits := [][2]string{
 		{"10.0.1.10", "10.0.1.19"}, {"vni\":1001", "vni\":1002"}, {`"tcp"`, `"udp"`}, {`"kind":"ENI"`, `"kind":"EIP"`}, {`{`, `[`}, {`"spec"`, `"spek"`}, {`"name":"web`, `"name":"db`},
 	}
 	var decoder Decoder
+	if decoder.Decode(files); len(decoder.known) != len(files) {
+		t.Errorf("of %d files of one object %d are remembered", len(files), len(decoder.known))
+	}
 	var given []*Objects
 	var as []*Objects
 	valid := 0

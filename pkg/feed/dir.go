@@ -56,6 +56,7 @@ type run struct {
 	inForce uint64 // when the run began
 	updates chan<- Update
 	watch   *watcher
+	decoder api.Decoder // of the directory: most files are as they were
 
 	seen    *Revision // the last valid one
 	judged  []stamp   // the view that the last update was about
@@ -249,7 +250,7 @@ func (r *run) objects(rev *Revision) (*api.Objects, error) {
 	if r.seen != nil && r.seen.Hash == rev.Hash && r.seen.Objects != nil {
 		return r.seen.Objects, nil
 	}
-	objects, err := decode(rev.Files)
+	objects, err := decode(r.decoder.Decode, rev.Files)
 	if err != nil {
 		return nil, err
 	}

@@ -124,13 +124,13 @@ func isRemote(fd uintptr) bool {
 
 // decode reads the objects. A text on which our own code panics is refused like any other: the agent
 // outlives every feed.
-func decode(files []api.File) (objects *api.Objects, err error) {
+func decode(with func([]api.File) (*api.Objects, []*api.Error), files []api.File) (objects *api.Objects, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			objects, err = nil, fmt.Errorf("reading the objects fails with %v (report this as a bug, with the files)", p)
 		}
 	}()
-	objects, errs := api.Decode(files)
+	objects, errs := with(files)
 	if errs != nil {
 		return nil, api.Errors(errs)
 	}

@@ -66,7 +66,7 @@ func LastGood(stateDir string) (*Revision, error) {
 		return r, err
 	}
 	r := &Revision{Number: s.Number, Hash: s.Hash, Marked: s.Marked, Forced: s.Forced, Files: s.Files}
-	if r.Objects, err = decode(s.Files); err != nil {
+	if r.Objects, err = decode(api.Decode, s.Files); err != nil {
 		return r, fmt.Errorf("read last good revision %d from %s: this version refuses it: %w", s.Number, path, err)
 	}
 	return r, nil
