@@ -11,7 +11,8 @@ import (
 	"github.com/eniplane/eniplane/pkg/dataplane"
 )
 
-// Apply brings a revision into force: all of it or, with an error, nothing. ENIs whose own device
+// Apply brings a revision into force: all of it or, with an error, nothing. Of devices, links and guards only what the
+// revision changes, or what may have changed since the last look, is looked at before; the rest follows at once. ENIs whose own device
 // fails are reported and do not fail the revision. An error after the flip is possible too: then
 // Report.Revision is the new one, and the next Apply or Reconcile finishes it.
 func (l *Loader) Apply(ctx context.Context, st *compile.State) (*Report, error) {

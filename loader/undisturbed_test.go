@@ -115,6 +115,7 @@ func TestLookFollowsUnlessDevicesChanged(t *testing.T) {
 					w.in(d.do)
 				}
 			}
+			l.events.drain() // the kernel tells of carriers with a delay
 			if tt.before != nil {
 				w.in(tt.before)
 			}

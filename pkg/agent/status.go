@@ -137,20 +137,20 @@ func shortHash(hash string) string { return hash[:min(len(hash), 12)] }
 
 // writeJSON replaces a file whole and durably: after a crash it holds the old or the new text.
 func writeJSON(path string, value any) error {
-	return putJSON(path, value, durable.WriteFile)
-}
-
-// replaceJSON is writeJSON that does not wait for the disk.
-func replaceJSON(path string, value any) error {
-	return putJSON(path, value, durable.Replace)
-}
-
-func putJSON(path string, value any, put func(string, []byte, os.FileMode) error) error {
 	text, err := json.MarshalIndent(value, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", filepath.Base(path), err)
 	}
-	return put(path, append(text, '\n'), 0o644)
+	return durable.WriteFile(path, append(text, '\n'), 0o644)
+}
+
+// replaceJSON is writeJSON for what is written while rules wait: not for the disk, and not for people to read.
+func replaceJSON(path string, value any) error {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", filepath.Base(path), err)
+	}
+	return durable.Replace(path, append(text, '\n'), 0o644)
 }
 
 func readJSON(path string, value any) error {

@@ -42,7 +42,7 @@ var editProbes = []struct {
 
 // editRest is longer than an agent works on a revision after it has come into force: what is measured is one edit, not
 // those that wait before it.
-const editRest = 20 * time.Millisecond
+const editRest = 50 * time.Millisecond
 
 const editGroups = `apiVersion: eniplane.io/v1alpha1
 kind: SecurityGroup
