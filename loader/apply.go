@@ -12,8 +12,8 @@ import (
 )
 
 // Apply brings a revision into force: all of it or, with an error, nothing. Of devices, links and guards only what the
-// revision changes, or what may have changed since the last look, is looked at before; the rest follows at once. ENIs whose own device
-// fails are reported and do not fail the revision. An error after the flip is possible too: then
+// revision changes, or what may have changed since the last look, is looked at before; the rest follows at once. ENIs
+// whose own device fails are reported and do not fail the revision. An error after the flip is possible too: then
 // Report.Revision is the new one, and the next Apply or Reconcile finishes it.
 func (l *Loader) Apply(ctx context.Context, st *compile.State) (*Report, error) {
 	l.mu.Lock()
