@@ -108,7 +108,7 @@ static __always_inline enum reason overlay_run(struct pkt *p, const struct tunne
 
 enum {
 	OUTER_LEN = ETH_LEN + 20 + 8 + VXLAN_LEN, /* in front of the inner frame */
-	IP_ECN = 3, /* congestion experienced (RFC 3168) is for the kernel to hand down (RFC 6040) */
+	IP_ECN = 3, /* congestion experienced (RFC 3168): the kernel hands it down (RFC 6040) */
 };
 
 /* May XDP take the outer headers off that overlay_outer has read, and finish what is inside? */

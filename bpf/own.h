@@ -47,8 +47,7 @@ static __always_inline bool own_udp(struct pkt *p, const __u32 l3, const struct 
 
 		return ip->ihl == 5 && ip->protocol == PROTO_UDP &&
 		       !(ip->frag_off & bpf_htons(IP4_FRAGMENT)) &&
-		       bpf_ntohs(ip->tot_len) <= device->mtu &&
-		       !own_partial(udp, &ip->saddr, 2);
+		       bpf_ntohs(ip->tot_len) <= device->mtu && !own_partial(udp, &ip->saddr, 2);
 	}
 }
 

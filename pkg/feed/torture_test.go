@@ -61,15 +61,16 @@ func stateOf(r *Revision) (int, error) {
 
 func (w *writer) path(name string) string { return filepath.Join(w.dir, name) }
 
-// tick notes how long nothing has changed, and sometimes lets the reader run.
+// tick sometimes lets the reader run, and notes how long nothing has changed: on a busy machine longer than meant.
 func (w *writer) tick() {
-	if idle := time.Since(w.last); int64(idle) > w.pause.Load() {
-		w.pause.Store(int64(idle))
-	}
 	if w.rng.IntN(3) == 0 {
 		time.Sleep(time.Duration(w.rng.IntN(2000)) * time.Microsecond)
 	}
-	w.last = time.Now()
+	now := time.Now()
+	if idle := now.Sub(w.last); int64(idle) > w.pause.Load() {
+		w.pause.Store(int64(idle))
+	}
+	w.last = now
 }
 
 // state writes state n, without mark.

@@ -105,8 +105,11 @@ func (m *Model) isSubnetCIDR(vpc *api.VPC, cidr netip.Prefix) bool {
 	return false
 }
 
-// policyMatches: the internet has none of a peer's addresses.
+// policyMatches: icmp means IPv4 only and icmpv6 IPv6 only, and the internet has none of a peer's addresses.
 func (m *Model) policyMatches(vpc *api.VPC, r *api.PolicyRoute, p path) bool {
+	if !r.Protocol.Any && (r.Protocol.Number == icmp && p.remote.Is6() || r.Protocol.Number == icmpv6 && p.remote.Is4()) {
+		return false
+	}
 	s := service{protocol: p.protocol, port: p.port, hasPortNum: p.protocol == tcp || p.protocol == udp}
 	if len(r.From) > 0 && !contains(r.From, p.local) || !s.matches(r.Protocol, r.Ports, nil) {
 		return false

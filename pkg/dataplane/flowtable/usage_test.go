@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/btf"
+
 	"github.com/eniplane/eniplane/bench/flowtable/driver"
 	"github.com/eniplane/eniplane/pkg/testroot"
 )
@@ -201,11 +203,32 @@ func (f *fixture) ask() {
 	}
 }
 
+// offsetOf is where a field of a struct of the ABI is, by the BTF of the driver.
+func offsetOf(t *testing.T, name, field string) uint32 {
+	t.Helper()
+	spec, err := driver.Spec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s *btf.Struct
+	if err := spec.Types.TypeByName(name, &s); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range s.Members {
+		if m.Name == field {
+			return m.Offset.Bytes()
+		}
+	}
+	t.Fatalf("struct %s has no %s", name, field)
+	return 0
+}
+
 // enis makes these ENIs, whose flows have their own index as id, be there for the sweep.
 func enis(t *testing.T, f *fixture, ids ...uint32) {
 	t.Helper()
 	m := f.driver.Map("enis")
-	const present, flows = 1, 48
+	const present = 1
+	flows := offsetOf(t, "eni_conf", "flows")
 	for _, id := range ids {
 		half := make([]byte, m.ValueSize()/2)
 		half[0] = present
