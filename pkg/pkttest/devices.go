@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -23,6 +24,9 @@ type Underlay struct {
 	Neighbour MAC            // of all gateways
 	Refused   []netip.Prefix // unreachable for the host
 }
+
+// settleLimit is far longer than the kernel takes for an address, however busy the machine.
+const settleLimit = time.Minute
 
 // VXLANDevice is the overlay device of a host, as the loader names it.
 const VXLANDevice = "eniplane0"
@@ -113,6 +117,23 @@ func (u Underlay) connect(uplink int) error {
 		route := &netlink.Route{LinkIndex: uplink, Dst: all, Gw: gateway.AsSlice()}
 		if err := netlink.RouteAdd(route); err != nil {
 			return fmt.Errorf("add the default route by %v: %w", gateway, err)
+		}
+	}
+	return u.settle()
+}
+
+// settle waits until the kernel takes the host's addresses for its own: it enters those of IPv6 in the background, and
+// on a busy machine a packet can be faster.
+func (u Underlay) settle() error {
+	for _, p := range u.Addresses {
+		for end := time.Now().Add(settleLimit); ; time.Sleep(time.Millisecond) {
+			routes, err := netlink.RouteGet(p.Addr().AsSlice())
+			if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+				break
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("wait until the kernel has the host's address %v: after %v its route is %v: %w", p, settleLimit, routes, err)
+			}
 		}
 	}
 	return nil

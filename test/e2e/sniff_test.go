@@ -19,9 +19,10 @@ import (
 // was wrapped.
 var marker = []byte("eniplane-must-not-arrive")
 
-// sniffer counts packets that hold the marker.
+// sniffer counts packets that hold some bytes.
 type sniffer struct {
 	fd    int
+	what  []byte
 	count atomic.Int64
 	done  chan struct{}
 }
@@ -31,7 +32,13 @@ func (s *sniffer) seen() int64 { return s.count.Load() }
 // sniff counts what a device of a node receives, and what it sends unless it is a port of a host.
 func sniff(t *testing.T, l *lab.Lab, node, device string) *sniffer {
 	t.Helper()
-	return listen(t, l, node, func() (int, error) {
+	return sniffFor(t, l, node, device, marker)
+}
+
+// sniffFor is sniff for packets that hold other bytes.
+func sniffFor(t *testing.T, l *lab.Lab, node, device string, what []byte) *sniffer {
+	t.Helper()
+	return listen(t, l, node, what, func() (int, error) {
 		const all = unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8 // in network order
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -52,7 +59,7 @@ func delivered(t *testing.T, l *lab.Lab, node string) []*sniffer {
 	var all []*sniffer
 	for _, domain := range []int{unix.AF_INET, unix.AF_INET6} {
 		for _, protocol := range []int{unix.IPPROTO_UDP, unix.IPPROTO_TCP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6} {
-			all = append(all, listen(t, l, node, func() (int, error) {
+			all = append(all, listen(t, l, node, marker, func() (int, error) {
 				return unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 			}))
 		}
@@ -69,9 +76,9 @@ func seenBy(all []*sniffer) int64 {
 	return n
 }
 
-func listen(t *testing.T, l *lab.Lab, node string, open func() (int, error)) *sniffer {
+func listen(t *testing.T, l *lab.Lab, node string, what []byte, open func() (int, error)) *sniffer {
 	t.Helper()
-	s := &sniffer{done: make(chan struct{})}
+	s := &sniffer{what: what, done: make(chan struct{})}
 	if err := l.In(node, func(*lab.Namespace) (err error) {
 		if s.fd, err = open(); err != nil {
 			return fmt.Errorf("open a socket in %s: %w", node, err)
@@ -105,7 +112,7 @@ func (s *sniffer) run(stop chan struct{}) {
 		if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENETDOWN) {
 			return
 		}
-		if err == nil && bytes.Contains(buf[:n], marker) {
+		if err == nil && bytes.Contains(buf[:n], s.what) {
 			s.count.Add(1)
 		}
 	}
