@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/eniplane/eniplane/pkg/dataplane"
@@ -90,11 +91,24 @@ func (p path) setGuests(t *testing.T, l *lab.Lab, on bool) {
 	t.Helper()
 	all := []lab.Offload{lab.OffloadRX, lab.OffloadTX, lab.OffloadSG, lab.OffloadTSO, lab.OffloadGSO, lab.OffloadGRO}
 	p.eachGuest(t, l, func(n *lab.Namespace) error { return n.SetOffload(guestDevice, on, all...) })
+	p.waitXDP(t, l, on)
 }
 
 func (p path) setGRO(t *testing.T, l *lab.Lab, on bool) {
 	t.Helper()
 	p.eachGuest(t, l, func(n *lab.Namespace) error { return n.SetOffload(guestDevice, on, lab.OffloadGRO) })
+	p.waitXDP(t, l, on)
+}
+
+// waitXDP waits until the hosts know whether the guests' ports take frames from XDP, which GRO decides: what XDP sends
+// to a port before the host knows that it takes none any more is lost.
+func (p path) waitXDP(t *testing.T, l *lab.Lab, on bool) {
+	t.Helper()
+	for _, node := range []string{p.client, p.server} {
+		if eni, isGuest := strings.CutPrefix(node, "vm-"); isGuest {
+			waitXDPOf(t, l, "host-"+eni[:1], eni, on)
+		}
+	}
 }
 
 func (p path) eachGuest(t *testing.T, l *lab.Lab, do func(n *lab.Namespace) error) {

@@ -125,10 +125,15 @@ func setGRO(t *testing.T, l *lab.Lab, on bool) {
 func waitXDP(t *testing.T, l *lab.Lab, on bool) {
 	t.Helper()
 	for _, p := range xdpPaths {
-		for end := time.Now().Add(answerWait); xdpOf(t, l, p.host, p.to) != on; time.Sleep(2 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("the port of %s: XDP is %t, want %t\n%s", p.to, !on, on, l.LogTail(p.host))
-			}
+		waitXDPOf(t, l, p.host, p.to, on)
+	}
+}
+
+func waitXDPOf(t *testing.T, l *lab.Lab, host, eni string, on bool) {
+	t.Helper()
+	for end := time.Now().Add(answerWait); xdpOf(t, l, host, eni) != on; time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the port of %s: XDP is %t, want %t\n%s", eni, !on, on, l.LogTail(host))
 		}
 	}
 }
