@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "flow_usage.h"
 #include "judge.h"
 #include "parse.h"
 
