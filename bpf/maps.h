@@ -39,6 +39,11 @@ MAP(enis, BPF_MAP_TYPE_ARRAY, __u32, struct enis, MAX_ENIS, 0);
 /* ENI index -> its device and READY mark, for both directions. Not ready = nothing in or out. */
 MAP(live, BPF_MAP_TYPE_ARRAY, __u32, struct live, MAX_ENIS, 0);
 
+/* Up to which tick of the flow clock XDP may deliver. The agent renews it as long as it hears of what
+ * ports can do: what XDP sends to one that takes no frames any more is lost in silence. Past = TC
+ * delivers. */
+MAP(xdp_lease, BPF_MAP_TYPE_ARRAY, __u32, __u32, 1, 0);
+
 /* ifindex -> ENI. Miss = UNKNOWN_PORT: dropped. */
 MAP(ports, BPF_MAP_TYPE_HASH, __u32, struct port, 2 * MAX_ENIS, 0);
 

@@ -55,9 +55,13 @@ static __always_inline bool own_udp(struct pkt *p, const __u32 l3, const struct 
 static __always_inline bool own(struct pkt *p, const __u32 l3, __u32 eni, const bool v6)
 {
 	const struct live *device;
+	__u32 zero = 0, *lease;
 
 	if (xdp_owns & XDP_OWNS_ALL)
 		return true;
+	lease = bpf_map_lookup_elem(&xdp_lease, &zero);
+	if (!(xdp_owns & XDP_OWNS_UDP) || !lease || *lease < p->now)
+		return false;
 	device = bpf_map_lookup_elem(&live, &eni);
-	return (xdp_owns & XDP_OWNS_UDP) && device && own_udp(p, l3, device, v6);
+	return device && own_udp(p, l3, device, v6);
 }

@@ -117,6 +117,9 @@ func (l *Loader) open(ctx context.Context, maxFlows uint32) error {
 		return err
 	}
 	l.closers = append(l.closers, l.events.close)
+	if err := l.leaseXDP(); err != nil {
+		return err
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}

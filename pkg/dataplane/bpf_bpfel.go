@@ -689,6 +689,7 @@ const (
 	bpfMapVerdicts       = "verdicts"
 	bpfMapVteps          = "vteps"
 	bpfMapWorks          = "works"
+	bpfMapXdpLease       = "xdp_lease"
 	bpfProgPort          = "port"
 	bpfProgStubPort      = "stub_port"
 	bpfProgStubUplink    = "stub_uplink"
@@ -809,6 +810,7 @@ type bpfMapSpecs struct {
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
 	Vteps        *ebpf.MapSpec `ebpf:"vteps"`
 	Works        *ebpf.MapSpec `ebpf:"works"`
+	XdpLease     *ebpf.MapSpec `ebpf:"xdp_lease"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -887,6 +889,7 @@ type bpfMaps struct {
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
 	Vteps        *ebpf.Map `ebpf:"vteps"`
 	Works        *ebpf.Map `ebpf:"works"`
+	XdpLease     *ebpf.Map `ebpf:"xdp_lease"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -939,6 +942,7 @@ func (m *bpfMaps) Close() error {
 		m.Verdicts,
 		m.Vteps,
 		m.Works,
+		m.XdpLease,
 	)
 }
 

@@ -23,6 +23,7 @@ const (
 	MapUplinks    = bpfMapUplinks
 	MapCounters   = bpfMapCounters
 	MapRuleHits   = bpfMapRuleHits
+	MapXDPLease   = bpfMapXdpLease
 	MapENIs       = bpfMapEnis
 	MapNextHops   = bpfMapNexthops
 	MapHost       = bpfMapHostConf

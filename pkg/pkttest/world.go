@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"slices"
@@ -224,9 +225,12 @@ func (w *World) Apply(st *compile.State) error {
 	}
 	w.slot ^= 1
 	w.state = st
-	errs = append(errs, w.put(dataplane.MapActive, u32(0), u64(st.Revision<<1|w.slot)))
+	errs = append(errs, w.LeaseXDP(math.MaxUint32), w.put(dataplane.MapActive, u32(0), u64(st.Revision<<1|w.slot)))
 	return errors.Join(errs...)
 }
+
+// LeaseXDP lets XDP deliver up to a tick of the flow clock.
+func (w *World) LeaseXDP(until uint32) error { return w.put(dataplane.MapXDPLease, u32(0), u32(until)) }
 
 // replace makes a table hold exactly this content.
 func (w *World) replace(name string, kind dataplane.Kind, content dataplane.Content) error {

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -357,5 +358,37 @@ func (s *xdpStream) checkFlows(t *testing.T, l *lab.Lab) {
 			t.Errorf("%s: %d flows at %s counted %d datagrams and %d answers, want %d and %d",
 				s.name, found, end, sent, back, len(s.sent), len(s.arrived))
 		}
+	}
+}
+
+// TestXDPEndsWithTheAgent: with the agent dead nobody hears that a port takes no XDP frames any more, so XDP must have
+// stopped delivering there by then.
+func TestXDPEndsWithTheAgent(t *testing.T) {
+	l := common(t)
+	gro := func(on bool) {
+		t.Helper()
+		if err := l.In("vm-b1", func(n *lab.Namespace) error { return n.SetOffload(guestDevice, on, lab.OffloadGRO) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gro(true)
+	waitXDPOf(t, l, "host-b", "b1", true)
+	if err := l.KillAgent("host-b"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := errors.Join(l.StartAgent("host-b"), l.WaitReady(context.Background(), "host-b")); err != nil {
+			t.Error(err)
+		}
+		waitXDPOf(t, l, "host-b", "b1", false)
+	}()
+	time.Sleep(3 * time.Second) // the lease of 2 s
+	gro(false)
+	for _, f := range []lab.Family{lab.IPv4, lab.IPv6} {
+		from, to, err := l.Spots(internetNode, "vm-b1", f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		exchangeUDP(t, l, from, to, func() {})
 	}
 }

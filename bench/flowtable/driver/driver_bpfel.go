@@ -554,6 +554,7 @@ const (
 	driverMapUplinks       = "uplinks"
 	driverMapVerdicts      = "verdicts"
 	driverMapVteps         = "vteps"
+	driverMapXdpLease      = "xdp_lease"
 	driverProgAdvance4     = "advance4"
 	driverProgAdvance6     = "advance6"
 	driverProgBothHooks    = "both_hooks"
@@ -693,6 +694,7 @@ type driverMapSpecs struct {
 	Uplinks      *ebpf.MapSpec `ebpf:"uplinks"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
 	Vteps        *ebpf.MapSpec `ebpf:"vteps"`
+	XdpLease     *ebpf.MapSpec `ebpf:"xdp_lease"`
 }
 
 // driverVariableSpecs contains global variables before they are loaded into the kernel.
@@ -766,6 +768,7 @@ type driverMaps struct {
 	Uplinks      *ebpf.Map `ebpf:"uplinks"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
 	Vteps        *ebpf.Map `ebpf:"vteps"`
+	XdpLease     *ebpf.Map `ebpf:"xdp_lease"`
 }
 
 func (m *driverMaps) Close() error {
@@ -813,6 +816,7 @@ func (m *driverMaps) Close() error {
 		m.Uplinks,
 		m.Verdicts,
 		m.Vteps,
+		m.XdpLease,
 	)
 }
 
