@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -33,6 +34,7 @@ func calm(t *testing.T) (w *world, l *Loader, port int) {
 	w.veth("port1")
 	l = w.open()
 	port = w.apply(l, testState(1, 1)).ENIs["eni-1-1"].Ifindex
+	time.Sleep(1200 * time.Millisecond) // the kernel tells of a carrier up to a second later
 	w.reconcile(l)
 	return w, l, port
 }

@@ -38,7 +38,6 @@ func decoders() map[string]decoder {
 		bpfMapServices:   decode(serviceRow),
 		bpfMapVerdicts:   decode(verdictRow),
 		bpfMapRuleHits:   decode(ruleHitsRow),
-		bpfMapXdpLease:   decode(leaseRow),
 
 		bpfMapServiceRules: decode(serviceRulesRow),
 		bpfMapPeerRules:    decode(peerRulesRow),
@@ -93,8 +92,6 @@ func eniRow(n namer, k *uint32, s *bpfEnis) any {
 	}
 	return row
 }
-
-func leaseRow(_ namer, k *uint32, v *uint32) any { return LeaseRow{Index: *k, Until: *v} }
 
 func liveRow(n namer, k *uint32, v *bpfLive) any {
 	if v.Incarnation == 0 {

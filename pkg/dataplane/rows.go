@@ -56,12 +56,6 @@ type LiveRow struct {
 	XDP         bool   `json:"xdp"` // takes frames from XDP
 }
 
-// LeaseRow is the entry of xdp_lease.
-type LeaseRow struct {
-	Index uint32 `json:"index" key:"true"`
-	Until uint32 `json:"until"` // tick of the flow clock
-}
-
 // PortRow is an entry of ports.
 type PortRow struct {
 	Ifindex     uint32 `json:"ifindex" key:"true"`

@@ -29,8 +29,9 @@ const (
 	floodSilent  = 8301 // a listener that hears nothing: silence
 	floodClosed  = 8302 // nobody: RST, ICMP error
 	floodTime    = 2 * time.Second
-	floodIdle    = 64 // connections of each pair that are open and say nothing
-	floodProbes  = 16 // connections that begin and end while the flows are counted, at most
+	floodEvery   = 40 * time.Microsecond // between packets: what two CPUs carry beside everything else
+	floodIdle    = 64                    // connections of each pair that are open and say nothing
+	floodProbes  = 16                    // connections that begin and end while the flows are counted, at most
 )
 
 // TestHalfOpenFlood: while random sources flood an ENI with connections that they never finish, connections of this ENI
@@ -286,6 +287,7 @@ func (g *flood) run(fd int, frame []byte, v6 bool) error {
 	if frame[eth+9] == unix.IPPROTO_TCP && !v6 || frame[eth+6] == unix.IPPROTO_TCP && v6 {
 		sum = ports + 16
 	}
+	began := time.Now()
 	for numbers := rand.New(rand.NewPCG(1, uint64(sum))); !g.stop.Load(); {
 		n := numbers.Uint64()
 		for at, word := range map[int]uint16{source + 2: uint16(n), source: uint16(frame[source])<<8 | uint16(n>>16&0xff), ports: uint16(n>>32) | 1024} {
@@ -295,6 +297,9 @@ func (g *flood) run(fd int, frame []byte, v6 bool) error {
 			if ipSum > 0 && at != ports {
 				adjust(frame[ipSum:], was, word)
 			}
+		}
+		for time.Since(began) < time.Duration(g.sent)*floodEvery {
+			time.Sleep(time.Millisecond)
 		}
 		err := unix.Send(fd, frame, 0)
 		switch {
