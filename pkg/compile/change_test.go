@@ -542,7 +542,7 @@ func TestDegradedRoutes(t *testing.T) {
 			api.Route{Destination: netip.PrefixFrom(addr, 32), Target: api.Target{Kind: api.TargetBlackhole}})
 	}
 	res := after(t, first, obj)
-	if err := res.Degraded["web-0"]; len(res.Degraded) != 1 || err == nil || !strings.Contains(err.Error(), "route table red/public: 100005 routes are more than the limit of 100000") {
+	if err := res.Degraded["web-0"]; len(res.Degraded) != 1 || err == nil || !strings.Contains(err.Error(), "route table red/public: 100001 routes are more than the limit of 100000") {
 		t.Errorf("degraded: %v", res.Degraded)
 	}
 	if d := cmp.Diff(asJSON(t, first.State.Routes), asJSON(t, res.State.Routes)); d != "" {

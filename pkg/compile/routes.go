@@ -46,14 +46,18 @@ func (c *compiler) routeTable(v *vpc, name string) *table {
 	c.tables[key] = out
 	routes := c.tableRoutes(v, name)
 	var h content
+	declared := 0 // what is local needs no route
 	for _, r := range routes {
+		if r.Kind != RouteLocal {
+			declared++
+		}
 		h.prefixes([]netip.Prefix{r.Prefix})
 		h.num(uint64(r.Kind)<<32 | uint64(r.Arg))
 		h.num(uint64(r.Subnet))
 	}
 	out.hash = h.sum()
-	if len(routes) > maxRoutes {
-		out.err = fmt.Errorf("compile route table %s: %d routes are more than the limit of %d: aggregate them", label, len(routes), maxRoutes)
+	if declared > maxRoutes {
+		out.err = fmt.Errorf("compile route table %s: %d routes are more than the limit of %d: aggregate them", label, declared, maxRoutes)
 		return out
 	}
 	if id, ok := c.alloc.ids.Tables[keyOf(out.hash)]; ok {
