@@ -25,7 +25,8 @@ static __always_inline bool own_partial(const struct udphdr *udp, const __be32 *
 	return sum == udp->check;
 }
 
-/* Is it a whole UDP packet that `device` takes? Its IP header begins at `l3`. */
+/* Is it a whole UDP packet that `device` takes? Its IP header begins at `l3`. Not every device that
+ * takes frames takes them in pieces. */
 static __always_inline bool own_udp(struct pkt *p, const __u32 l3, const struct live *device,
 				    const bool v6)
 {
@@ -35,6 +36,8 @@ static __always_inline bool own_udp(struct pkt *p, const __u32 l3, const struct 
 	pkt_bounds(p, &data, &end, true);
 	udp = data + l3 + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
 	if ((void *)(udp + 1) > end || !(device->flags & LIVE_XDP))
+		return false;
+	if ((__u64)(end - data) < p->len)
 		return false;
 	if (v6) {
 		const struct ipv6hdr *ip = data + l3;
