@@ -26,16 +26,26 @@ struct outer {
 	__u8 ip[20] __attribute__((aligned(4))); /* struct iphdr */
 	__be32 udp[2];
 	__be32 vxlan[2];
+	__u32 policy; /* enum group_policy */
 	struct vtep_key source;
+};
+
+/* What the kernel's VXLAN device took off, or XDP. */
+struct tunnel {
+	__u32 vni;
+	__u32 vtep; /* of the sender, network order */
+	__u32 mark;
+	__u32 pad;
 };
 
 /* What would crowd the stack; per CPU. */
 struct scratch {
 	__u8 tunnel[64] __attribute__((aligned(8))); /* struct bpf_tunnel_key */
 	struct outer outer;
-	__u32 group_policy; /* the VXLAN header's, always 0 in this version */
+	__u32 group_policy; /* the VXLAN header's */
 	__u32 pad;
 	struct arrival arrival;
+	struct tunnel came; /* what was around the packet */
 	__u8 nat[16]; /* the sender's EIP */
 	__u8 fib[64] __attribute__((aligned(8))); /* struct bpf_fib_lookup */
 };
@@ -56,9 +66,20 @@ static __always_inline enum reason too_big_for(struct pkt *p, __u32 mtu)
 	return REASON_TOO_BIG;
 }
 
+/* Is the ENI of a next hop behind the host, or was it or will it be there, since it moves? */
+static __always_inline bool nexthop_behind(const struct pkt *p, __u32 nexthop, __u32 vtep)
+{
+	const struct nexthop *nh = nexthop_find(nexthop);
+
+	if (nh && nh->kind == NH_VTEP && *(const __u32 *)nh->vtep == vtep)
+		return true;
+	return move_end(p->slot, nexthop, vtep);
+}
+
 /*
  * A new flow from the overlay: the source MAC must name an ENI behind the sending host, and the
- * source IP must be that ENI's own unless it may send foreign ones.
+ * source IP must be that ENI's own unless it may send foreign ones. The host from which the receiver
+ * moves has looked where the sender is.
  */
 static __always_inline enum reason overlay_sender(const struct pkt *p, const struct eni_conf *conf,
 						  struct arrival *a, const bool v6)
@@ -70,7 +91,7 @@ static __always_inline enum reason overlay_sender(const struct pkt *p, const str
 	if (!m)
 		return REASON_VXLAN_SENDER;
 	nh = nexthop_find(m->nexthop);
-	if (!nh || nh->kind != NH_VTEP || *(const __u32 *)nh->vtep != a->vtep)
+	if (!nh || (!(p->out & CAME_MOVED) && !nexthop_behind(p, m->nexthop, a->vtep)))
 		return REASON_VXLAN_SENDER;
 	a->sender_nexthop = m->nexthop;
 	e = endpoint_of_eni(p->slot, nh->vni, p->src, v6);
@@ -148,6 +169,69 @@ static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_
 	return track_open(p, w, scope, class, a->sender_nexthop, v6);
 }
 
+/* To another host: the kernel's VXLAN device writes the outer headers and finds the way. */
+static __always_inline enum reason overlay_send(struct pkt *p, const struct host_conf *host,
+						__u32 vni, const __u8 *vtep, __u32 policy)
+{
+	struct scratch *s = scratch_get();
+	struct bpf_tunnel_key *key;
+
+	if (!s)
+		return REASON_HELPER;
+	key = (struct bpf_tunnel_key *)s->tunnel;
+	__builtin_memset(key, 0, sizeof(*key));
+	key->tunnel_id = vni;
+	key->tunnel_ttl = 64;
+	key->remote_ipv4 = bpf_ntohl(*(const __u32 *)vtep);
+	key->local_ipv4 = bpf_ntohl(*(const __u32 *)host->vtep);
+	/* Options too, or those of whoever used a tunnel last on this CPU would be sent. */
+	s->group_policy = policy;
+	if (bpf_skb_set_tunnel_key(p->ctx, key, sizeof(*key),
+				   BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT) ||
+	    bpf_skb_set_tunnel_opt(p->ctx, &s->group_policy, sizeof(s->group_policy)))
+		return REASON_HELPER;
+	p->out_ifindex = host->vxlan_ifindex;
+	return REASON_CONTINUE;
+}
+
+static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
+					      const struct eni_conf *conf, const struct nexthop *nh)
+{
+	if (p->ip_len > host->overlay_mtu)
+		return too_big_for(p, host->overlay_mtu);
+	if (!rewrite_macs(p, nh->mac, conf->mac, false))
+		return REASON_HELPER;
+	TRY(overlay_send(p, host, nh->vni, nh->vtep, 0));
+	return REASON_DELIVERED;
+}
+
+/*
+ * The ENI is elsewhere by now, and another host or the internet does not know it yet. What its flows or
+ * rules here let through is sent on with a mark, as it came. What is of no flow here may be of one that was
+ * opened there: without a mark nothing else gets in. Only TC: XDP leaves such packets.
+ */
+static __always_inline enum reason to_moved(struct pkt *p, const struct host_conf *host,
+					    const struct eni_conf *conf, const struct nexthop *own,
+					    enum reason judged, enum origin from)
+{
+	const bool internet = from == FROM_INTERNET;
+	__u32 policy = GROUP_MOVED | (internet ? GROUP_INTERNET : 0);
+
+	if (judged == REASON_NO_FLOW || judged == REASON_SG_DENIED) {
+		if (internet)
+			return judged;
+		policy = 0;
+	} else if (judged != REASON_CONTINUE) {
+		return judged;
+	}
+	if (p->ip_len > host->overlay_mtu)
+		return too_big_for(p, internet ? host->overlay_mtu : 0);
+	if (!rewrite_macs(p, conf->mac, internet ? host->gateway_mac : p->smac, false))
+		return REASON_HELPER;
+	TRY(overlay_send(p, host, conf->vni, own->vtep, policy));
+	return REASON_REDIRECTED;
+}
+
 /* Judges a packet for the ENI that it is addressed to and hands it to its port. */
 static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf *host, __u32 eni,
 					  struct arrival *a, enum origin from, const bool v6,
@@ -156,17 +240,28 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	const struct eni_conf *conf;
 	const struct live *device;
 	const struct nexthop *nh;
+	enum reason reason;
 	struct work *w;
 
 	conf = eni_ready(p->slot, eni, &device);
 	if (!conf)
 		return REASON_NOT_READY;
+	if (from != FROM_OVERLAY && unlikely(device->flags & LIVE_CLOSED) &&
+	    !(p->out & CAME_MOVED))
+		return REASON_NOT_READY;
 	w = work_of(p, conf);
 	if (!w)
 		return REASON_HELPER;
-	TRY(arrival_flow(p, conf, w, a, from, v6, xdp));
-	if (p->fragment == FRAGMENT_FIRST)
+	reason = arrival_flow(p, conf, w, a, from, v6, xdp);
+	if (reason == REASON_CONTINUE && p->fragment == FRAGMENT_FIRST)
 		fragment_first(p, w, from == FROM_INTERNET, v6);
+	if (!xdp && unlikely(device->flags & LIVE_LEFT)) {
+		nh = nexthop_find(conf->nexthop);
+		if (nh && nh->kind == NH_MOVED)
+			return to_moved(p, host, conf, nh, reason, from);
+	}
+	if (reason != REASON_CONTINUE)
+		return reason;
 	if (p->ip_len > device->mtu)
 		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
@@ -177,33 +272,6 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
 		return REASON_HELPER;
 	p->out_ifindex = device->ifindex;
-	return REASON_DELIVERED;
-}
-
-/* To another host: the kernel's VXLAN device writes the outer headers and finds the way. */
-static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
-					      const struct eni_conf *conf, const struct nexthop *nh)
-{
-	struct scratch *s = scratch_get();
-	struct bpf_tunnel_key *key;
-
-	if (p->ip_len > host->overlay_mtu)
-		return too_big_for(p, host->overlay_mtu);
-	if (!s || !rewrite_macs(p, nh->mac, conf->mac, false))
-		return REASON_HELPER;
-	key = (struct bpf_tunnel_key *)s->tunnel;
-	__builtin_memset(key, 0, sizeof(*key));
-	key->tunnel_id = nh->vni;
-	key->tunnel_ttl = 64;
-	key->remote_ipv4 = bpf_ntohl(*(const __u32 *)nh->vtep);
-	key->local_ipv4 = bpf_ntohl(*(const __u32 *)host->vtep);
-	/* Options too, or those of whoever used a tunnel last on this CPU would be sent. */
-	s->group_policy = 0;
-	if (bpf_skb_set_tunnel_key(p->ctx, key, sizeof(*key),
-				   BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT) ||
-	    bpf_skb_set_tunnel_opt(p->ctx, &s->group_policy, sizeof(s->group_policy)))
-		return REASON_HELPER;
-	p->out_ifindex = host->vxlan_ifindex;
 	return REASON_DELIVERED;
 }
 

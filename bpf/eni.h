@@ -35,7 +35,8 @@ static __always_inline enum reason eni_of_port(struct pkt *p, const struct eni_c
 	}
 	count_enter(p, port->eni, DIR_OUT);
 	*conf = eni_ready(p->slot, port->eni, &device);
-	if (!*conf || (*conf)->incarnation != port->incarnation || device->ifindex != p->ifindex)
+	if (!*conf || (*conf)->incarnation != port->incarnation || device->ifindex != p->ifindex ||
+	    device->flags & LIVE_CLOSED)
 		return REASON_NOT_READY;
 	return REASON_CONTINUE;
 }

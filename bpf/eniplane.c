@@ -4,6 +4,7 @@
  * program in force, so that an upgrade replaces a slot of an array and never touches a link. If a
  * slot is empty, ports and the VXLAN device drop and the uplink, which is the host's too, passes.
  */
+#include "import.h"
 #include "port.h"
 #include "sweep.h"
 #include "toobig.h"
@@ -35,8 +36,9 @@ static __always_inline int tc_action(const struct pkt *p, enum reason reason, in
 	case REASON_NOT_OURS:
 		return otherwise;
 	case REASON_DELIVERED:
+	case REASON_REDIRECTED:
 	case REASON_ANSWERED:
-		if (p->out == OUT_NEIGHBOUR)
+		if (p->out & OUT_NEIGHBOUR)
 			return bpf_redirect_neigh(p->out_ifindex, NULL, 0, 0);
 		return bpf_redirect(p->out_ifindex, 0);
 	default:
@@ -75,14 +77,16 @@ int port(struct __sk_buff *skb)
 SEC("tcx/ingress")
 int vxlan(struct __sk_buff *skb)
 {
-	struct tunnel t = {};
+	struct scratch *s = scratch_get();
 	struct pkt p = {};
 	enum reason reason;
 
 	begin_tc(&p, skb);
-	if (!overlay_tunnel(skb, &t))
-		t.mark = 0;
-	reason = overlay_run(&p, &t, false);
+	if (!s)
+		return TCX_DROP;
+	if (!overlay_tunnel(skb, &s->came))
+		s->came.mark = 0;
+	reason = overlay_run(&p, &s->came, false);
 	count(&p, reason);
 	return tc_action(&p, reason, TCX_DROP);
 }
@@ -149,6 +153,14 @@ int sweep_start(struct __sk_buff *skb)
 {
 	(void)skb;
 	return sweep_start_timer();
+}
+
+/* Run by the agent: takes the flows in flow_imports into the table. */
+SEC("tcx/ingress")
+int flow_import(struct __sk_buff *skb)
+{
+	(void)skb;
+	return import_all();
 }
 
 /* Run by tests: a whole pass at once. */

@@ -3,13 +3,26 @@
 #pragma once
 
 #include "deliver.h"
+#include "eip.h"
 #include "neighbour.h"
 #include "own.h"
 
 #define VXLAN_PORT 4789
 #define VXLAN_LEN 8
-#define VXLAN_FLAGS 0x08000000 /* a VNI, and nothing else: no group policy id in this version */
-#define VXLAN_MARK 0xe41b0d01 /* skb->mark of a packet that passed overlay_outer */
+#define VXLAN_FLAGS 0x08000000 /* a VNI, and nothing else */
+#define VXLAN_GROUP 0x80000000 /* a group policy id in the lower half */
+#define VXLAN_MARK 0xe41b0d01 /* skb->mark of a packet that passed overlay_outer, and: */
+#define VXLAN_MARK_POLICY 4 /* the first bit of its enum group_policy */
+
+/* The group policy id of a header, if it is one that hosts send. */
+static __always_inline bool overlay_policy(__u32 header, __u32 *policy)
+{
+	*policy = 0;
+	if (header == VXLAN_FLAGS)
+		return true;
+	*policy = header & (GROUP_MOVED | GROUP_INTERNET);
+	return header == (VXLAN_FLAGS | VXLAN_GROUP | *policy) && *policy & GROUP_MOVED;
+}
 
 /* Is this VXLAN to our VTEP, and from a host that has the VPC? CONTINUE = yes. */
 static __always_inline enum reason overlay_outer(struct pkt *p, const struct host_conf *host,
@@ -33,7 +46,8 @@ static __always_inline enum reason overlay_outer(struct pkt *p, const struct hos
 		return REASON_NOT_OURS;
 	if ((ip->frag_off & bpf_htons(IP4_FRAGMENT)) ||
 	    !pkt_load_few(p, off + 8, o->vxlan, VXLAN_LEN, xdp) ||
-	    o->vxlan[0] != bpf_htonl(VXLAN_FLAGS) || (o->vxlan[1] & bpf_htonl(0xff)))
+	    !overlay_policy(bpf_ntohl(o->vxlan[0]), &o->policy) ||
+	    (o->vxlan[1] & bpf_htonl(0xff)))
 		return REASON_VXLAN_HEADER;
 	o->source.vni = bpf_ntohl(o->vxlan[1]) >> 8;
 	*(__u32 *)o->source.vtep = ip->saddr;
@@ -41,13 +55,6 @@ static __always_inline enum reason overlay_outer(struct pkt *p, const struct hos
 		return REASON_VXLAN_SOURCE;
 	return REASON_CONTINUE;
 }
-
-/* What the kernel's VXLAN device took off. */
-struct tunnel {
-	__u32 vni;
-	__u32 vtep; /* of the sender, network order */
-	__u32 mark;
-};
 
 static __always_inline bool overlay_tunnel(struct __sk_buff *skb, struct tunnel *t)
 {
@@ -61,20 +68,60 @@ static __always_inline bool overlay_tunnel(struct __sk_buff *skb, struct tunnel 
 	return true;
 }
 
+/* From the internet to an EIP whose ENI moves: as it came to the host that had the ENI before. */
+static __always_inline enum reason overlay_eip(struct pkt *p, const struct host_conf *host,
+					       struct scratch *s, __u32 eni, const bool v6)
+{
+	__u32 holder;
+
+	addr_copy(s->arrival.eip, p->dst, v6);
+	if (!eip_find(p, p->dst, &holder, v6) || holder != eni)
+		return REASON_NO_ENDPOINT;
+	return to_eni(p, host, eni, &s->arrival, FROM_INTERNET, v6, false);
+}
+
+/* enum group_policy of what the uplink let pass. */
+static __always_inline __u32 overlay_marked(const struct tunnel *t)
+{
+	return (t->mark ^ VXLAN_MARK) >> VXLAN_MARK_POLICY;
+}
+
 static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_conf *host,
-					      __u32 eni, __u32 vtep, const bool v6, const bool xdp)
+					      __u32 eni, const struct tunnel *t, const bool v6,
+					      const bool xdp)
 {
 	struct scratch *s = scratch_get();
 
 	if (!s)
 		return REASON_HELPER;
-	s->arrival.vtep = vtep;
+	s->arrival.vtep = t->vtep;
 	TRY(parse_ip(p, v6, xdp));
 	if (addr_multicast(p->dst, v6))
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
 	TRY(nd_stray(p, v6));
+	if (!xdp && unlikely(overlay_marked(t))) {
+		p->out |= CAME_MOVED;
+		if (overlay_marked(t) & GROUP_INTERNET)
+			return overlay_eip(p, host, s, eni, v6);
+	}
 	return to_eni(p, host, eni, &s->arrival, FROM_OVERLAY, v6, xdp);
+}
+
+/*
+ * May the ENI of the next hop get the packet here? What another host has sent on only from the one that
+ * had the ENI before; it is not sent on again.
+ */
+static __always_inline enum reason overlay_receiver(const struct pkt *p, const struct tunnel *t,
+						    __u32 index, const struct nexthop *nh)
+{
+	if (unlikely(!nh->eni)) /* neither here nor prepared */
+		return REASON_VXLAN_NO_ENI;
+	if (!overlay_marked(t))
+		return REASON_CONTINUE;
+	if (nh->kind == NH_MOVED)
+		return REASON_STALE_EPOCH;
+	return move_end(p->slot, index, t->vtep) & MOVE_FROM ? REASON_CONTINUE : REASON_STALE_EPOCH;
 }
 
 /* A decapsulated packet: the ENI is found by VNI and destination MAC. */
@@ -84,24 +131,30 @@ static __always_inline enum reason overlay_run(struct pkt *p, const struct tunne
 	const struct host_conf *host = host_find(p);
 	const struct mac_entry *m;
 	const struct nexthop *nh;
+	enum reason reason;
 
 	p->dir = DIR_IN;
-	if (t->mark != VXLAN_MARK || !host || parse_eth(p, xdp) != REASON_CONTINUE) {
+	if (overlay_marked(t) > (GROUP_MOVED | GROUP_INTERNET) || !host ||
+	    (t->mark ^ VXLAN_MARK) & ((1 << VXLAN_MARK_POLICY) - 1) ||
+	    parse_eth(p, xdp) != REASON_CONTINUE) {
 		count_enter(p, 0, DIR_IN);
 		return REASON_VXLAN_UNMARKED;
 	}
 	m = mac_find(p, t->vni, p->dmac);
 	nh = m ? nexthop_find(m->nexthop) : NULL;
-	if (!nh || nh->kind != NH_LOCAL || nh->vni != t->vni) { /* a peer's ENI is no receiver */
+	reason = REASON_VXLAN_NO_ENI;
+	if (nh && nh->vni == t->vni) /* a peer's ENI is no receiver */
+		reason = overlay_receiver(p, t, m->nexthop, nh);
+	if (!nh || reason != REASON_CONTINUE) {
 		count_enter(p, 0, DIR_IN);
-		return REASON_VXLAN_NO_ENI;
+		return reason;
 	}
 	count_enter(p, nh->eni, DIR_IN);
 	switch (p->ethertype) {
 	case ETH_P_IP:
-		return overlay_ip(p, host, nh->eni, t->vtep, false, xdp);
+		return overlay_ip(p, host, nh->eni, t, false, xdp);
 	case ETH_P_IPV6:
-		return overlay_ip(p, host, nh->eni, t->vtep, true, xdp);
+		return overlay_ip(p, host, nh->eni, t, true, xdp);
 	}
 	return REASON_ETHERTYPE;
 }
@@ -122,12 +175,14 @@ static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
 
 	pkt_bounds(p, &data, &end, true);
 	eth = data + OUTER_LEN;
-	if ((void *)(eth + 1) > end || outer->ihl != 5 || (outer->tos & IP_ECN) == IP_ECN ||
+	if ((void *)(eth + 1) > end || o->policy || outer->ihl != 5 || (outer->tos & IP_ECN) == IP_ECN ||
 	    bpf_ntohs(outer->tot_len) + ETH_LEN != p->len || (o->udp[1] >> 16) ||
 	    bpf_ntohl(o->udp[1]) >> 16 != p->len - ETH_LEN - 20)
 		return false;
 	m = mac_find(p, o->source.vni, eth->h_dest);
 	nh = m ? nexthop_find(m->nexthop) : NULL;
+	if (nh && nh->kind == NH_MOVED)
+		return false;
 	if (!nh || nh->kind != NH_LOCAL)
 		return true; /* nobody's: dropped */
 	if (eth->h_proto == bpf_htons(ETH_P_IP))
@@ -138,14 +193,17 @@ static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
 }
 
 /* XDP's way: what it owns loses the outer headers here, the rest is left to the kernel as it came. */
-static __always_inline enum reason overlay_decap(struct pkt *p, const struct outer *o)
+static __always_inline enum reason overlay_decap(struct pkt *p, struct scratch *s)
 {
-	struct tunnel t = {.vni = o->source.vni, .mark = VXLAN_MARK};
+	const struct outer *o = &s->outer;
+	struct tunnel *t = &s->came;
 
-	t.vtep = *(const __u32 *)o->source.vtep;
+	t->vni = o->source.vni;
+	t->mark = VXLAN_MARK;
+	t->vtep = *(const __u32 *)o->source.vtep;
 	if (!overlay_owned(p, o) || bpf_xdp_adjust_head(p->ctx, OUTER_LEN))
 		return REASON_NOT_OURS;
 	p->len -= OUTER_LEN;
 	p->wire_bytes = p->len;
-	return overlay_run(p, &t, true);
+	return overlay_run(p, t, true);
 }

@@ -18,9 +18,11 @@
 			return try_;                                                               \
 	} while (0)
 
+/* Bits: how the packet goes out, and how it has come. Here, because the stack is near. */
 enum out {
 	OUT_DEVICE = 0, /* as it is */
-	OUT_NEIGHBOUR = 1, /* the kernel writes the next hop's MAC */
+	OUT_NEIGHBOUR = 1 << 0, /* the kernel writes the next hop's MAC */
+	CAME_MOVED = 1 << 1, /* from the host that had the ENI before, which has judged it */
 };
 
 enum fragment {

@@ -74,5 +74,7 @@ enum reason {
 	REASON_NOT_PEERED = 46, /* to or from another VPC without routes on both sides */
 	REASON_NO_TRANSIT = 47, /* addressed to another, and this ENI does not forward */
 
+	REASON_STALE_EPOCH = 48, /* sent on by a host from which the ENI does not move */
+
 	REASON_LAST,
 };

@@ -72,6 +72,8 @@ struct eni_conf {
 
 enum live_flag {
 	LIVE_XDP = 1 << 0, /* the device takes frames from XDP now */
+	LIVE_CLOSED = 1 << 1, /* prepared: gets what other hosts send to it here, and is not heard */
+	LIVE_LEFT = 1 << 2, /* the ENI is elsewhere: what comes for it is sent on */
 };
 
 /* live: the device of an ENI and its READY mark. Written last, cleared first. */
@@ -147,8 +149,9 @@ struct mac_entry {
 enum nexthop_kind {
 	NH_NONE = 0,
 	NH_LOCAL = 1, /* eni */
-	NH_VTEP = 2, /* vtep */
+	NH_VTEP = 2, /* vtep; eni not 0: it is prepared here too */
 	NH_INTERNET = 3, /* the host's own routes, over its uplinks */
+	NH_MOVED = 4, /* eni: judged here by its flows, then sent on to vtep */
 };
 
 enum nexthop_index {
@@ -168,6 +171,21 @@ struct nexthop {
 	__u8 mac[6]; /* of the ENI */
 	__u8 pad2[2];
 	__u32 since; /* the generation in which the entry became this ENI's */
+};
+
+/*
+ * moves (slotted): next hop -> the two hosts between which its ENI moves. Meanwhile both send as the
+ * ENI, and what `from` sends on to `to` was judged there.
+ */
+struct move {
+	__u8 from[4];
+	__u8 to[4]; /* 0 = it does not move */
+};
+
+/* The VXLAN group policy id (draft-smith-vxlan-group-policy). Absent = 0. */
+enum group_policy {
+	GROUP_INTERNET = 1 << 0, /* the packet came from the internet */
+	GROUP_MOVED = 1 << 1, /* judged and sent on by the host that had the ENI before */
 };
 
 /* vteps: which hosts have which VPC; no entry = packets from there are dropped. */
@@ -358,6 +376,31 @@ enum flow_flag {
 	FLOW_FOREIGN = 1 << 5, /* nobody had the peer's address: it leads to who sent from it */
 	FLOW_ANSWERED = 1 << 6, /* the other side was heard while it was half-open */
 	FLOW_REFUSED = 1 << 7, /* closed while half-open: worth no more than a half-open one */
+};
+
+/* flow_imports: a flow of another host on its way into the table (import.h). */
+struct flow_import {
+	__u32 eni;
+	__u32 incarnation; /* of the ENI, to which the flow shall belong */
+	__u32 nexthop; /* NEXTHOP_NONE = not known here */
+	__u32 rule;
+	__u32 v6;
+	__u32 state; /* enum flow_state */
+	__u32 flags; /* enum flow_flag */
+	__u32 reason; /* why it is blocked */
+	__u32 remaining; /* ticks to its deadline */
+	__u32 age; /* ticks since it was opened */
+	__u32 result; /* answered: enum reason */
+	struct flow_key4 key4;
+	struct flow_key6 key6;
+	__u16 seq[2];
+	__u8 nat[16];
+	__u64 packets[2]; /* by enum direction */
+	__u64 bytes[2];
+};
+
+enum flow_import_batch {
+	FLOW_IMPORTS = 64, /* flows that one run takes */
 };
 
 #pragma clang diagnostic pop

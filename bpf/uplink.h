@@ -18,7 +18,8 @@ static __always_inline bool uplink_has_eip(const struct pkt *p, const __u8 *addr
 	__u32 eni;
 
 	addr_copy(private, addr, v6);
-	return eip_find(p, private, &eni, v6) && eni_ready(p->slot, eni, &device);
+	return eip_find(p, private, &eni, v6) && eni_ready(p->slot, eni, &device) &&
+	       !(device->flags & (LIVE_CLOSED | LIVE_LEFT));
 }
 
 static __always_inline enum reason uplink_arp(struct pkt *p, const bool xdp)
@@ -75,9 +76,11 @@ static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_c
 static __always_inline enum reason uplink_vxlan(struct pkt *p, const struct host_conf *host)
 {
 	enum reason reason = overlay_outer(p, host, false);
+	const struct scratch *s = scratch_get();
 
-	if (reason == REASON_CONTINUE) {
-		((struct __sk_buff *)p->ctx)->mark = VXLAN_MARK;
+	if (reason == REASON_CONTINUE && s) {
+		((struct __sk_buff *)p->ctx)->mark = VXLAN_MARK |
+						     s->outer.policy << VXLAN_MARK_POLICY;
 		return REASON_NOT_OURS;
 	}
 	if (reason != REASON_NOT_OURS)
@@ -92,7 +95,7 @@ static __always_inline enum reason uplink_vxlan_xdp(struct pkt *p, const struct 
 	struct scratch *s = scratch_get();
 
 	if (reason == REASON_CONTINUE && s)
-		return overlay_decap(p, &s->outer);
+		return overlay_decap(p, s);
 	if (reason != REASON_NOT_OURS)
 		count_enter(p, 0, DIR_IN);
 	return reason;

@@ -101,6 +101,9 @@ func (l *Loader) settle(report *Report, p *plan, ports []*port, fresh []uint32, 
 	if err := l.shut(want); err != nil {
 		return err
 	}
+	if err := l.moveOn(p); err != nil {
+		return err
+	}
 	if err := l.engine.finish(p); err != nil {
 		return err
 	}
@@ -118,6 +121,14 @@ func (l *Loader) settle(report *Report, p *plan, ports []*port, fresh []uint32, 
 	l.endOrphans()
 	l.looked = true
 	return nil
+}
+
+// moveOn follows the flip at once: where ENIs are, and who of them is heard here.
+func (l *Loader) moveOn(p *plan) error {
+	if err := l.engine.move(p); err != nil {
+		return err
+	}
+	return l.restate(l.state)
 }
 
 // openPorts makes what may be READY so and reports on every ENI.

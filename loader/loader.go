@@ -49,6 +49,7 @@ type Loader struct {
 	guard   guard
 	sweep   sweeper
 	events  deviceEvents
+	imports *mapping // of MapImports
 
 	mu      sync.Mutex
 	state   *compile.State      // that was applied last; nil before the first Apply
@@ -147,6 +148,10 @@ func (l *Loader) openTables() error {
 		return err
 	}
 	l.closers = append(l.closers, active.close)
+	if l.imports, err = newMapping(l.maps.Map(dataplane.MapImports)); err != nil {
+		return err
+	}
+	l.closers = append(l.closers, l.imports.close)
 	l.engine = engine{tables: l.tables, word: hostWord{active}, grace: grace}
 	return nil
 }

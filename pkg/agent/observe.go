@@ -22,7 +22,11 @@ import (
 func (a *Agent) Status() Status {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.status.clone()
+	s := a.status.clone()
+	if a.Migrator != nil {
+		s.Copies = a.Migrator.Status()
+	}
+	return s
 }
 
 // revision names the revision that this agent brought into force, nil if none.

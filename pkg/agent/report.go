@@ -37,6 +37,9 @@ func feedStatus(s *Status) *etcd.Status {
 		}
 	}
 	for _, e := range s.ENIs {
+		if e.Phase == loader.Prepared || e.Phase == loader.Left {
+			continue // the host speaks for it that has it
+		}
 		state := string(e.Phase)
 		if e.Phase == loader.Ready {
 			state = programmed

@@ -40,6 +40,9 @@ func References(o Object) []Reference {
 	case *Instance:
 		add("Host", v.Host)
 		add("InstanceType", v.Type)
+		if v.Migration != nil {
+			add("Host", v.Migration.To)
+		}
 	case *Subnet:
 		add("VPC", v.VPC)
 		add("RouteTable", v.RouteTable)

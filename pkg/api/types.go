@@ -71,8 +71,23 @@ type InstanceType struct {
 // Instance is a virtual machine or container.
 type Instance struct {
 	Metadata
-	Host string
-	Type string
+	Host      string
+	Type      string
+	Migration *Migration // nil = it stays
+}
+
+// Migration prepares an instance on another host, until `host` says that it is there.
+type Migration struct {
+	To      string
+	Devices map[string]string // by ENI: its port there; without an entry that of the attachment
+}
+
+// Device returns by which device an ENI is attached after the migration.
+func (m *Migration) Device(e *ENI) string {
+	if device := m.Devices[e.Name]; device != "" {
+		return device
+	}
+	return e.Attachment.Device
 }
 
 // VPC is a tenant's own address space.

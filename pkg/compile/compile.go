@@ -24,6 +24,9 @@ type Input struct {
 	Previous *State // in force on the host; nil = unknown
 	IDs      *IDs   // of the last compilation, whether or not it came into force; nil = none ever
 
+	// Settled ends what is kept for ENIs that have moved: whoever sends to them knows by now where they are.
+	Settled bool
+
 	WideRules bool // every rule set is wide, however small: for tests
 }
 
@@ -107,6 +110,7 @@ type compiler struct {
 	room             room
 	previousENIs     map[string]*ENI
 	previousRulesets map[uint32]*Ruleset
+	previousMoves    map[uint32]*Move
 
 	infra []netip.Prefix
 	local []*api.ENI      // attached here, by name
@@ -125,7 +129,9 @@ type compiler struct {
 	routes     map[uint32]namedRoutes
 	policies   map[uint32][]PolicyRoute
 
-	here     map[string]uint32 // index by name of the ENIs in out
+	here     map[string]uint32 // index by name of the ENIs in out that are not only prepared
+	prepared map[string]uint32 // of those that are
+	left     map[string]bool   // ENIs that are elsewhere by now
 	out      State
 	degraded map[string]error
 }
@@ -146,6 +152,9 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 		policies:         map[uint32][]PolicyRoute{},
 		vpcByName:        map[string]*vpc{},
 		here:             map[string]uint32{},
+		prepared:         map[string]uint32{},
+		left:             map[string]bool{},
+		previousMoves:    map[uint32]*Move{},
 		degraded:         map[string]error{},
 	}
 	c.out.Revision = in.Revision
@@ -154,6 +163,9 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 	}
 	for i := range in.Previous.ENIs {
 		c.previousENIs[in.Previous.ENIs[i].Name] = &in.Previous.ENIs[i]
+	}
+	for i := range in.Previous.Moves {
+		c.previousMoves[in.Previous.Moves[i].NextHop] = &in.Previous.Moves[i]
 	}
 	for i := range in.Previous.Rulesets {
 		c.previousRulesets[in.Previous.Rulesets[i].ID] = &in.Previous.Rulesets[i]
@@ -166,11 +178,12 @@ func (c *compiler) survey() {
 	obj := c.Objects
 	c.infra = obj.InfraCIDRs()
 	for _, e := range sorted(obj.ENIs) {
-		if e.Attachment == nil || obj.HostOf(e) != c.Host {
+		local := c.standing(e)
+		if local == nil {
 			continue
 		}
-		c.local = append(c.local, e)
-		c.out.PortNames = append(c.out.PortNames, e.Attachment.Device)
+		c.local = append(c.local, local)
+		c.out.PortNames = append(c.out.PortNames, local.Attachment.Device)
 		v := obj.VPCOf(e)
 		if c.vpcByName[v.Name] == nil {
 			c.vpcs = append(c.vpcs, c.newVPC(v))
@@ -245,7 +258,7 @@ func (c *compiler) number() {
 	for _, e := range c.alloc.claimNextHops(enis, vni) {
 		c.degraded[e.Name] = fmt.Errorf("number ENI %s: all %d next hops of this host are in use or were until now: spread the instances of its VPC over fewer hosts", e.Name, MaxNextHops-firstNextHop)
 	}
-	for _, e := range c.alloc.claimENIs(c.local) {
+	for _, e := range c.alloc.claimENIs(c.local, c.isPrepared) {
 		c.degraded[e.Name] = fmt.Errorf("number ENI %s: all %d ENIs of this host are in use or were until now: move instances to other hosts, or wait for the next revision if some have just left", e.Name, MaxENIs-firstENI)
 	}
 }
@@ -279,12 +292,15 @@ func (c *compiler) addVPC(v *vpc) {
 			continue
 		}
 		hop := NextHop{
-			Index: slot.Index, ENI: e.Name, Local: c.here[e.Name],
+			Index: slot.Index, ENI: e.Name, Local: c.here[e.Name], Prepared: c.prepared[e.Name],
 			Generation: slot.Generation, Since: slot.Since, VNI: vni, Subnet: c.alloc.subnet(c.Objects.Subnets[e.Subnet]), MAC: e.MAC,
 		}
 		if host := c.Objects.HostOf(e); host != "" && host != c.Host {
 			hop.VTEP = c.Objects.Hosts[host].VTEP
 			vteps[hop.VTEP] = v.present
+		}
+		for _, host := range c.addMove(e, &hop) {
+			vteps[host] = v.present
 		}
 		c.out.NextHops = append(c.out.NextHops, hop)
 		if v.present {
@@ -432,6 +448,7 @@ func (c *compiler) sort() {
 	slices.SortFunc(out.VTEPs, func(a, b VTEP) int {
 		return cmp.Or(cmp.Compare(a.VNI, b.VNI), a.Addr.Compare(b.Addr))
 	})
+	slices.SortFunc(out.Moves, func(a, b Move) int { return cmp.Compare(a.NextHop, b.NextHop) })
 	slices.SortFunc(out.EIPs, func(a, b EIP) int { return a.Addr.Compare(b.Addr) })
 	slices.SortFunc(out.Routes, compareRoutes)
 	slices.SortFunc(out.Policies, func(a, b PolicyRoute) int { return cmp.Or(cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.Bit, b.Bit)) })

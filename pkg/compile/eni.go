@@ -55,6 +55,10 @@ func (c *compiler) addENI(e *api.ENI) {
 	if c.degraded[e.Name] != nil {
 		return
 	}
+	if c.left[e.Name] {
+		c.addLeft(e)
+		return
+	}
 	v, subnet := c.vpcOf[e.Name], c.Objects.Subnets[e.Subnet]
 	p := c.policiesOf(e, v, subnet)
 	eni := ENI{
@@ -93,7 +97,13 @@ func (c *compiler) addENI(e *api.ENI) {
 	}
 	c.alloc.ids.ENIs[e.Name] = slot
 	eni.Generation, eni.Flows = slot.Generation, slot.Flows
-	c.here[e.Name] = eni.Index
+	eni.MovingTo = c.Objects.MovingTo(e)
+	if c.isPrepared(e) {
+		eni.Stage = Prepared
+		c.prepared[e.Name] = eni.Index
+	} else {
+		c.here[e.Name] = eni.Index
+	}
 	c.out.ENIs = append(c.out.ENIs, eni)
 }
 

@@ -18,6 +18,7 @@ type State struct {
 	NextHops  []NextHop  // one per ENI of the VPCs present on this host and of their peers
 	Endpoints []Endpoint // one per private IP of those VPCs, and their gateways
 	MACs      []MAC      // one per ENI of the VPCs present; those of peers under each VPC that they may send to
+	Moves     []Move     // the ENIs in NextHops that change hosts
 	VTEPs     []VTEP     // the other hosts that have these VPCs or peers of them
 	EIPs      []EIP      // those whose ENI is in ENIs
 	Routes    []Route    // of all route tables in use, ROUTES_INFRA included
@@ -67,10 +68,23 @@ type ENI struct {
 	PolicyFrom uint32 // Ruleset.ID of the policy routes' sources,
 	PolicyTo   uint32 // and of their destinations and services; 0 = none
 
+	Stage    Stage
+	MovingTo string // host where it is prepared, or went; "" = none
+
 	NoSource bool // sourceDestCheck: false
 	Keep     bool // onPolicyChange: keep
 	Idle     Idle
 }
+
+// Stage says how an ENI of this host stands in a migration.
+type Stage int
+
+// The stages.
+const (
+	Attached Stage = iota
+	Prepared       // it moves here, and is not heard yet
+	Left           // it is elsewhere: what comes for it is sent on
+)
 
 // Idle says for how many seconds a flow lives without a packet.
 type Idle struct {
@@ -83,12 +97,20 @@ type NextHop struct {
 	Index      uint32
 	ENI        string
 	Local      uint32     // ENI.Index if it is here, else 0
-	VTEP       netip.Addr // if it is elsewhere; invalid and Local == 0 = attached nowhere
+	Prepared   uint32     // ENI.Index if it moves here
+	VTEP       netip.Addr // if it is elsewhere, Local too if it has left; invalid and Local == 0 = attached nowhere
 	Generation uint32
 	Since      uint32 // the generation in which the entry became this ENI's
 	VNI        uint32
 	Subnet     uint32
 	MAC        [6]byte
+}
+
+// Move says between which hosts an ENI moves, by its next hop.
+type Move struct {
+	NextHop  uint32
+	From, To netip.Addr // VTEPs
+	Pending  bool       // it is not there yet
 }
 
 // Endpoint is a private address of a VPC.

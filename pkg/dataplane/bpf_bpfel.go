@@ -132,6 +132,46 @@ type bpfFlowDueLine struct {
 	Due [16]uint32
 }
 
+type bpfFlowImports struct {
+	_     structs.HostLayout
+	Count uint32
+	Pad   uint32
+	Flows [64]struct {
+		_           structs.HostLayout
+		Eni         uint32
+		Incarnation uint32
+		Nexthop     uint32
+		Rule        uint32
+		V6          uint32
+		State       uint32
+		Flags       uint32
+		Reason      uint32
+		Remaining   uint32
+		Age         uint32
+		Result      uint32
+		Key4        struct {
+			_          structs.HostLayout
+			ScopeClass uint32
+			Local      [4]uint8
+			Remote     [4]uint8
+			LocalPort  uint16
+			RemotePort uint16
+		}
+		Key6 struct {
+			_          structs.HostLayout
+			ScopeClass uint32
+			Local      [16]uint8
+			Remote     [16]uint8
+			LocalPort  uint16
+			RemotePort uint16
+		}
+		Seq     [2]uint16
+		Nat     [16]uint8
+		Packets [2]uint64
+		Bytes   [2]uint64
+	}
+}
+
 type bpfFlowSet4 struct {
 	_    structs.HostLayout
 	Line struct {
@@ -333,6 +373,15 @@ type bpfMacs struct {
 	}
 }
 
+type bpfMoves struct {
+	_ structs.HostLayout
+	V [2]struct {
+		_    structs.HostLayout
+		From [4]uint8
+		To   [4]uint8
+	}
+}
+
 type bpfNdFrame struct {
 	_          structs.HostLayout
 	Pad        [2]uint8
@@ -437,6 +486,7 @@ type bpfScratch struct {
 		Ip     [20]uint8
 		Udp    [2]uint32
 		Vxlan  [2]uint32
+		Policy uint32
 		Source bpfVtepKey
 	}
 	GroupPolicy uint32
@@ -447,8 +497,14 @@ type bpfScratch struct {
 		Vtep          uint32
 		Eip           [16]uint8
 	}
+	Came struct {
+		_    structs.HostLayout
+		Vni  uint32
+		Vtep uint32
+		Mark uint32
+		Pad  uint32
+	}
 	Nat [16]uint8
-	_   [4]byte
 	Fib [64]uint8
 }
 
@@ -654,6 +710,7 @@ const (
 	bpfMapEnis           = "enis"
 	bpfMapFlowDue4       = "flow_due4"
 	bpfMapFlowDue6       = "flow_due6"
+	bpfMapFlowImports    = "flow_imports"
 	bpfMapFlowSweep      = "flow_sweep"
 	bpfMapFlowTables     = "flow_tables"
 	bpfMapFlowUsage      = "flow_usage"
@@ -664,9 +721,11 @@ const (
 	bpfMapGroups         = "groups"
 	bpfMapHalfOpen       = "half_open"
 	bpfMapHostConf       = "host_conf"
+	bpfMapImportWorks    = "import_works"
 	bpfMapJudgeTurns     = "judge_turns"
 	bpfMapLive           = "live"
 	bpfMapMacs           = "macs"
+	bpfMapMoves          = "moves"
 	bpfMapNdFrames       = "nd_frames"
 	bpfMapNexthops       = "nexthops"
 	bpfMapOutsides       = "outsides"
@@ -690,6 +749,7 @@ const (
 	bpfMapVteps          = "vteps"
 	bpfMapWorks          = "works"
 	bpfMapXdpLease       = "xdp_lease"
+	bpfProgFlowImport    = "flow_import"
 	bpfProgPort          = "port"
 	bpfProgStubPort      = "stub_port"
 	bpfProgStubUplink    = "stub_uplink"
@@ -746,6 +806,7 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
+	FlowImport    *ebpf.ProgramSpec `ebpf:"flow_import"`
 	Port          *ebpf.ProgramSpec `ebpf:"port"`
 	StubPort      *ebpf.ProgramSpec `ebpf:"stub_port"`
 	StubUplink    *ebpf.ProgramSpec `ebpf:"stub_uplink"`
@@ -775,6 +836,7 @@ type bpfMapSpecs struct {
 	Enis         *ebpf.MapSpec `ebpf:"enis"`
 	FlowDue4     *ebpf.MapSpec `ebpf:"flow_due4"`
 	FlowDue6     *ebpf.MapSpec `ebpf:"flow_due6"`
+	FlowImports  *ebpf.MapSpec `ebpf:"flow_imports"`
 	FlowSweep    *ebpf.MapSpec `ebpf:"flow_sweep"`
 	FlowTables   *ebpf.MapSpec `ebpf:"flow_tables"`
 	FlowUsage    *ebpf.MapSpec `ebpf:"flow_usage"`
@@ -785,9 +847,11 @@ type bpfMapSpecs struct {
 	Groups       *ebpf.MapSpec `ebpf:"groups"`
 	HalfOpen     *ebpf.MapSpec `ebpf:"half_open"`
 	HostConf     *ebpf.MapSpec `ebpf:"host_conf"`
+	ImportWorks  *ebpf.MapSpec `ebpf:"import_works"`
 	JudgeTurns   *ebpf.MapSpec `ebpf:"judge_turns"`
 	Live         *ebpf.MapSpec `ebpf:"live"`
 	Macs         *ebpf.MapSpec `ebpf:"macs"`
+	Moves        *ebpf.MapSpec `ebpf:"moves"`
 	NdFrames     *ebpf.MapSpec `ebpf:"nd_frames"`
 	Nexthops     *ebpf.MapSpec `ebpf:"nexthops"`
 	Outsides     *ebpf.MapSpec `ebpf:"outsides"`
@@ -854,6 +918,7 @@ type bpfMaps struct {
 	Enis         *ebpf.Map `ebpf:"enis"`
 	FlowDue4     *ebpf.Map `ebpf:"flow_due4"`
 	FlowDue6     *ebpf.Map `ebpf:"flow_due6"`
+	FlowImports  *ebpf.Map `ebpf:"flow_imports"`
 	FlowSweep    *ebpf.Map `ebpf:"flow_sweep"`
 	FlowTables   *ebpf.Map `ebpf:"flow_tables"`
 	FlowUsage    *ebpf.Map `ebpf:"flow_usage"`
@@ -864,9 +929,11 @@ type bpfMaps struct {
 	Groups       *ebpf.Map `ebpf:"groups"`
 	HalfOpen     *ebpf.Map `ebpf:"half_open"`
 	HostConf     *ebpf.Map `ebpf:"host_conf"`
+	ImportWorks  *ebpf.Map `ebpf:"import_works"`
 	JudgeTurns   *ebpf.Map `ebpf:"judge_turns"`
 	Live         *ebpf.Map `ebpf:"live"`
 	Macs         *ebpf.Map `ebpf:"macs"`
+	Moves        *ebpf.Map `ebpf:"moves"`
 	NdFrames     *ebpf.Map `ebpf:"nd_frames"`
 	Nexthops     *ebpf.Map `ebpf:"nexthops"`
 	Outsides     *ebpf.Map `ebpf:"outsides"`
@@ -907,6 +974,7 @@ func (m *bpfMaps) Close() error {
 		m.Enis,
 		m.FlowDue4,
 		m.FlowDue6,
+		m.FlowImports,
 		m.FlowSweep,
 		m.FlowTables,
 		m.FlowUsage,
@@ -917,9 +985,11 @@ func (m *bpfMaps) Close() error {
 		m.Groups,
 		m.HalfOpen,
 		m.HostConf,
+		m.ImportWorks,
 		m.JudgeTurns,
 		m.Live,
 		m.Macs,
+		m.Moves,
 		m.NdFrames,
 		m.Nexthops,
 		m.Outsides,
@@ -958,6 +1028,7 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
+	FlowImport    *ebpf.Program `ebpf:"flow_import"`
 	Port          *ebpf.Program `ebpf:"port"`
 	StubPort      *ebpf.Program `ebpf:"stub_port"`
 	StubUplink    *ebpf.Program `ebpf:"stub_uplink"`
@@ -972,6 +1043,7 @@ type bpfPrograms struct {
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
+		p.FlowImport,
 		p.Port,
 		p.StubPort,
 		p.StubUplink,

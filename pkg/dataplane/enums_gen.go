@@ -30,7 +30,9 @@ const (
 
 // enum live_flag
 const (
-	cLiveXdp = 1 << 0 // the device takes frames from XDP now
+	cLiveXdp    = 1 << 0 // the device takes frames from XDP now
+	cLiveClosed = 1 << 1 // prepared: gets what other hosts send to it here, and is not heard
+	cLiveLeft   = 1 << 2 // the ENI is elsewhere: what comes for it is sent on
 )
 
 // enum endpoint_flag
@@ -49,8 +51,9 @@ const (
 const (
 	cNhNone     = 0
 	cNhLocal    = 1 // eni
-	cNhVTEP     = 2 // vtep
+	cNhVTEP     = 2 // vtep; eni not 0: it is prepared here too
 	cNhInternet = 3 // the host's own routes, over its uplinks
+	cNhMoved    = 4 // eni: judged here by its flows, then sent on to vtep
 )
 
 // enum nexthop_index
@@ -58,6 +61,12 @@ const (
 	cNexthopNone     = 0
 	cNexthopInternet = 1
 	cNexthopFirst    = 2 // the first that belongs to an ENI
+)
+
+// enum group_policy
+const (
+	cGroupInternet = 1 << 0 // the packet came from the internet
+	cGroupMoved    = 1 << 1 // judged and sent on by the host that had the ENI before
 )
 
 // enum route_table
@@ -118,6 +127,11 @@ const (
 	cFlowForeign      = 1 << 5 // nobody had the peer's address: it leads to who sent from it
 	cFlowAnswered     = 1 << 6 // the other side was heard while it was half-open
 	cFlowRefused      = 1 << 7 // closed while half-open: worth no more than a half-open one
+)
+
+// enum flow_import_batch
+const (
+	cFlowImports = 64 // flows that one run takes
 )
 
 // enum program_slot

@@ -36,6 +36,7 @@ const (
 	MapFlowSweep  = bpfMapFlowSweep
 	MapHalfOpen   = bpfMapHalfOpen
 	MapSweepTimer = bpfMapSweepTimers
+	MapImports    = bpfMapFlowImports
 	MapProgsTC    = bpfMapProgsTc
 	MapProgsXDP   = bpfMapProgsXdp
 )
@@ -51,6 +52,7 @@ const (
 // Programs that packets never run.
 const (
 	SweepStart = bpfProgSweepStart // starts the timer of the sweep, or gives it the text of this version
+	FlowImport = bpfProgFlowImport // takes flows of another host into the table
 	SweepAll   = bpfProgSweepAll   // a whole pass of the sweep at once, for tests
 )
 
@@ -99,6 +101,8 @@ type Live struct {
 	Ifindex     uint32
 	MTU         uint32
 	XDP         bool // the device takes frames from XDP
+	Closed      bool // prepared for an ENI that moves here
+	Left        bool // of an ENI that has moved away
 }
 
 // Encode returns the value for MapLive.
@@ -107,6 +111,12 @@ func (l Live) Encode() []byte {
 	if l.XDP {
 		v.Flags |= cLiveXdp
 	}
+	if l.Closed {
+		v.Flags |= cLiveClosed
+	}
+	if l.Left {
+		v.Flags |= cLiveLeft
+	}
 	return bytesOf(&v)
 }
 
@@ -114,7 +124,10 @@ func (l Live) Encode() []byte {
 func DecodeLive(value []byte) (Live, error) {
 	var v bpfLive
 	err := fromBytes(&v, value)
-	return Live{Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu, XDP: v.Flags&cLiveXdp != 0}, err
+	return Live{
+		Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu,
+		XDP: v.Flags&cLiveXdp != 0, Closed: v.Flags&cLiveClosed != 0, Left: v.Flags&cLiveLeft != 0,
+	}, err
 }
 
 // EncodePort returns the value for MapPorts.

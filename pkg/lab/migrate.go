@@ -4,12 +4,16 @@ package lab
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/eniplane/eniplane/pkg/migrate"
 )
 
 // The ports of the streams that measure a migration.
@@ -28,7 +32,8 @@ const (
 type MigrationReport struct {
 	Instance, From, To string
 	Peer               string
-	Prepare            time.Duration // from the edit of the feed to the target's readiness
+	Prepare            time.Duration // from the edit of the feed until the target is prepared and has the flows
+	Switch             time.Duration // from the edit of the feed until the guest is at the target
 	UDP                UDPReport
 	TCP                TCPReport
 }
@@ -95,32 +100,104 @@ func (l *Lab) startMeasuring(ctx context.Context, instance, peer string) (*UDPSt
 	return udp, tcp, nil
 }
 
-// move is the migration itself.
+// What follows the switch of the wire, before the guest is deaf to its old host: packets that are under way there.
+const underWay = 100 * time.Millisecond
+
+// move is the migration itself: the instance is prepared at the other host, with its flows, before the feed says
+// that it is there. Only then the guest is.
 func (l *Lab) move(ctx context.Context, inst *InstancePlan, to string, report *MigrationReport) error {
 	start := time.Now()
-	edits := []Edit{{Kind: "Instance", Name: inst.Name, Change: func(spec *yaml.Node) error { return Set(spec, "host", to) }}}
+	if err := l.Prepare(ctx, inst.Name, to); err != nil {
+		return err
+	}
+	report.Prepare = time.Since(start)
+	start = time.Now()
+	edits := []Edit{{Kind: "Instance", Name: inst.Name, Change: func(spec *yaml.Node) error {
+		Remove(spec, "migration")
+		return Set(spec, "host", to)
+	}}}
 	for _, p := range inst.Ports {
 		edits = append(edits, Edit{Kind: "ENI", Name: p.ENI, Change: nextEpoch})
+	}
+	if err := l.switchWire(inst, inst.Host, true); err != nil {
+		return err
 	}
 	revision, err := l.EditFeed(edits...)
 	if err != nil {
 		return err
 	}
 	if l.Enid != "" {
-		if err := l.WaitRevision(ctx, to, revision); err != nil {
+		if err := l.WaitRevisionAll(ctx, revision); err != nil {
 			return err
 		}
 	}
-	if err := l.switchWire(inst, to); err != nil {
+	if err := l.switchWire(inst, to, true); err != nil {
 		return err
 	}
-	report.Prepare = time.Since(start)
-	if err := l.announce(inst); err != nil {
-		return err
-	}
+	report.Switch = time.Since(start)
 	inst.Host = to
-	return l.save()
+	if err := errors.Join(l.announce(inst), l.save()); err != nil {
+		return err
+	}
+	sleep(ctx, underWay)
+	return l.switchWire(inst, to, false)
 }
+
+// Prepare lets the feed say that an instance moves to a host, and waits until that has its flows.
+func (l *Lab) Prepare(ctx context.Context, instance, to string) error {
+	inst := l.Plan.Instance(instance)
+	if err := l.mayMigrate(inst, instance, to); err != nil {
+		return err
+	}
+	revision, err := l.EditFeed(Edit{Kind: "Instance", Name: instance, Change: func(spec *yaml.Node) error {
+		return Set(spec, "migration", map[string]string{"to": to})
+	}})
+	if err != nil || l.Enid == "" {
+		return err
+	}
+	if err := l.WaitRevisionAll(ctx, revision); err != nil {
+		return err
+	}
+	if !l.Plan.Host(to).Peer.IsValid() {
+		return nil
+	}
+	return l.waitCopies(ctx, inst)
+}
+
+// waitCopies waits until the flows of all ENIs of an instance have been copied once since now.
+func (l *Lab) waitCopies(ctx context.Context, inst *InstancePlan) error {
+	ctx, cancel := context.WithTimeout(ctx, readyLimit)
+	defer cancel()
+	var last string
+	for {
+		_, text, err := l.AgentGet(ctx, inst.Host, "/status")
+		if err != nil {
+			return err
+		}
+		var status struct{ Copies []migrate.Status }
+		if err := json.Unmarshal([]byte(text), &status); err != nil {
+			return fmt.Errorf("read the status of the agent of %s: %w", inst.Host, err)
+		}
+		done := 0
+		for _, c := range status.Copies {
+			last = c.Error
+			if c.Rounds >= copyRounds && slices.ContainsFunc(inst.Ports, func(p PortPlan) bool { return p.ENI == c.ENI }) {
+				done++
+			}
+		}
+		if done == len(inst.Ports) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the flows of %s are not copied: %s\n%s", inst.Name, last, l.LogTail(inst.Host))
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// copyRounds: what the first round did not see, the second one has.
+const copyRounds = 2
 
 // nextEpoch makes the attachment of an ENI a new one.
 func nextEpoch(spec *yaml.Node) error {

@@ -346,6 +346,15 @@ type driverMeetingPoint struct {
 	Moment  uint64
 }
 
+type driverMoves struct {
+	_ structs.HostLayout
+	V [2]struct {
+		_    structs.HostLayout
+		From [4]uint8
+		To   [4]uint8
+	}
+}
+
 type driverNexthop struct {
 	_          structs.HostLayout
 	Kind       uint8
@@ -538,6 +547,7 @@ const (
 	driverMapHostConf      = "host_conf"
 	driverMapLive          = "live"
 	driverMapMacs          = "macs"
+	driverMapMoves         = "moves"
 	driverMapNexthops      = "nexthops"
 	driverMapPeerRules     = "peer_rules"
 	driverMapPolicies      = "policies"
@@ -678,6 +688,7 @@ type driverMapSpecs struct {
 	HostConf     *ebpf.MapSpec `ebpf:"host_conf"`
 	Live         *ebpf.MapSpec `ebpf:"live"`
 	Macs         *ebpf.MapSpec `ebpf:"macs"`
+	Moves        *ebpf.MapSpec `ebpf:"moves"`
 	Nexthops     *ebpf.MapSpec `ebpf:"nexthops"`
 	PeerRules    *ebpf.MapSpec `ebpf:"peer_rules"`
 	Policies     *ebpf.MapSpec `ebpf:"policies"`
@@ -752,6 +763,7 @@ type driverMaps struct {
 	HostConf     *ebpf.Map `ebpf:"host_conf"`
 	Live         *ebpf.Map `ebpf:"live"`
 	Macs         *ebpf.Map `ebpf:"macs"`
+	Moves        *ebpf.Map `ebpf:"moves"`
 	Nexthops     *ebpf.Map `ebpf:"nexthops"`
 	PeerRules    *ebpf.Map `ebpf:"peer_rules"`
 	Policies     *ebpf.Map `ebpf:"policies"`
@@ -800,6 +812,7 @@ func (m *driverMaps) Close() error {
 		m.HostConf,
 		m.Live,
 		m.Macs,
+		m.Moves,
 		m.Nexthops,
 		m.PeerRules,
 		m.Policies,

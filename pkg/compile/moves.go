@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"net/netip"
+
+	"github.com/eniplane/eniplane/pkg/api"
+)
+
+// standing returns an ENI as it is attached to this host, nil if it is not. One that moves here is prepared as the
+// attachment that follows; one that moved away from here as it was prepared to, stays as it was until all is settled.
+func (c *compiler) standing(e *api.ENI) *api.ENI {
+	host := c.Objects.HostOf(e)
+	if e.Attachment != nil && host == c.Host {
+		return e
+	}
+	if c.Objects.MovingTo(e) == c.Host {
+		migration := c.Objects.Instances[e.Attachment.Instance].Migration
+		c.prepared[e.Name] = 0
+		return attachedAs(e, migration.Device(e), e.Attachment.Epoch+1)
+	}
+	old := c.previousENIs[e.Name]
+	if old == nil || c.Settled || old.Stage == Prepared || old.MovingTo != host || host == "" || old.UID != e.UID {
+		return nil
+	}
+	c.left[e.Name] = true
+	return attachedAs(e, old.Device, old.Epoch)
+}
+
+func attachedAs(e *api.ENI, device string, epoch uint64) *api.ENI {
+	attached, at := *e, api.Attachment{}
+	if e.Attachment != nil {
+		at = *e.Attachment
+	}
+	at.Device, at.Epoch = device, epoch
+	attached.Attachment = &at
+	return &attached
+}
+
+func (c *compiler) isPrepared(e *api.ENI) bool {
+	_, ok := c.prepared[e.Name]
+	return ok
+}
+
+// addLeft adds an ENI that has moved away, as it was: where it is now it is judged by what the feed says.
+func (c *compiler) addLeft(e *api.ENI) {
+	eni := *c.previousENIs[e.Name]
+	eni.Stage = Left
+	c.here[e.Name] = eni.Index
+	c.out.ENIs = append(c.out.ENIs, eni)
+}
+
+// addMove notes between which hosts an ENI moves, from when it is prepared until all is settled. It returns those
+// that may send as the ENI without being where it is.
+func (c *compiler) addMove(e *api.ENI, hop *NextHop) (senders []netip.Addr) {
+	own := c.Objects.Hosts[c.Host].VTEP
+	at := hop.VTEP
+	if !at.IsValid() {
+		at = own
+	}
+	m := Move{NextHop: hop.Index}
+	if to := c.Objects.MovingTo(e); to != "" {
+		m.From, m.To, m.Pending = at, c.Objects.Hosts[to].VTEP, true
+	} else if old := c.previousMoves[hop.Index]; old != nil && old.To == at && !c.Settled {
+		m = *old
+		m.Pending = false
+	} else {
+		return nil
+	}
+	c.out.Moves = append(c.out.Moves, m)
+	for _, vtep := range []netip.Addr{m.From, m.To} {
+		if vtep != own && vtep != hop.VTEP {
+			senders = append(senders, vtep)
+		}
+	}
+	return senders
+}
