@@ -77,6 +77,17 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+// TestExample: the example is a file of the kind that it describes.
+func TestExample(t *testing.T) {
+	m, err := ReadFile("../../examples/guest.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(m.ENIs) != 2 || len(m.ENIs[0].Addrs) != 3 {
+		t.Errorf("the example has %+v", m.ENIs)
+	}
+}
+
 func TestDecodeRefuses(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, want string }{
 		{"empty", twoENIs, "", "the file is empty"},
