@@ -246,8 +246,7 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	conf = eni_ready(p->slot, eni, &device);
 	if (!conf)
 		return REASON_NOT_READY;
-	if (from != FROM_OVERLAY && unlikely(device->flags & LIVE_CLOSED) &&
-	    !(p->out & CAME_MOVED))
+	if (from != FROM_OVERLAY && unlikely(device->flags & LIVE_CLOSED) && !(p->out & CAME_MOVED))
 		return REASON_NOT_READY;
 	w = work_of(p, conf);
 	if (!w)
@@ -264,6 +263,7 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 		return reason;
 	if (p->ip_len > device->mtu)
 		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
+	TRY(rate_packet(p, conf));
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
 	/* An error may come from a third party; all else comes from the flow's peer. */

@@ -46,8 +46,7 @@ static __always_inline enum reason overlay_outer(struct pkt *p, const struct hos
 		return REASON_NOT_OURS;
 	if ((ip->frag_off & bpf_htons(IP4_FRAGMENT)) ||
 	    !pkt_load_few(p, off + 8, o->vxlan, VXLAN_LEN, xdp) ||
-	    !overlay_policy(bpf_ntohl(o->vxlan[0]), &o->policy) ||
-	    (o->vxlan[1] & bpf_htonl(0xff)))
+	    !overlay_policy(bpf_ntohl(o->vxlan[0]), &o->policy) || (o->vxlan[1] & bpf_htonl(0xff)))
 		return REASON_VXLAN_HEADER;
 	o->source.vni = bpf_ntohl(o->vxlan[1]) >> 8;
 	*(__u32 *)o->source.vtep = ip->saddr;
@@ -175,9 +174,9 @@ static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
 
 	pkt_bounds(p, &data, &end, true);
 	eth = data + OUTER_LEN;
-	if ((void *)(eth + 1) > end || o->policy || outer->ihl != 5 || (outer->tos & IP_ECN) == IP_ECN ||
-	    bpf_ntohs(outer->tot_len) + ETH_LEN != p->len || (o->udp[1] >> 16) ||
-	    bpf_ntohl(o->udp[1]) >> 16 != p->len - ETH_LEN - 20)
+	if ((void *)(eth + 1) > end || o->policy || outer->ihl != 5 ||
+	    (outer->tos & IP_ECN) == IP_ECN || bpf_ntohs(outer->tot_len) + ETH_LEN != p->len ||
+	    (o->udp[1] >> 16) || bpf_ntohl(o->udp[1]) >> 16 != p->len - ETH_LEN - 20)
 		return false;
 	m = mac_find(p, o->source.vni, eth->h_dest);
 	nh = m ? nexthop_find(m->nexthop) : NULL;

@@ -79,8 +79,8 @@ static __always_inline enum reason uplink_vxlan(struct pkt *p, const struct host
 	const struct scratch *s = scratch_get();
 
 	if (reason == REASON_CONTINUE && s) {
-		((struct __sk_buff *)p->ctx)->mark = VXLAN_MARK |
-						     s->outer.policy << VXLAN_MARK_POLICY;
+		((struct __sk_buff *)p->ctx)->mark = VXLAN_MARK | s->outer.policy
+									  << VXLAN_MARK_POLICY;
 		return REASON_NOT_OURS;
 	}
 	if (reason != REASON_NOT_OURS)

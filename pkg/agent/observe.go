@@ -23,6 +23,7 @@ func (a *Agent) Status() Status {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.status.clone()
+	s.Problems = append(s.Problems, a.Announcer.Problems()...)
 	if a.Migrator != nil {
 		s.Copies = a.Migrator.Status()
 	}
@@ -55,7 +56,7 @@ func (a *Agent) observe(report *loader.Report) {
 	a.status.ENIs = a.eniStatus(report)
 	a.status.Foreign = report.Foreign
 	a.logNew("problem of this host", a.status.Problems, report.Problems)
-	a.status.Problems = report.Problems
+	a.status.Problems = slices.Clone(report.Problems)
 	a.status.EIPs = a.eipStatus()
 	for _, e := range a.status.ENIs {
 		if old := before[e.Name]; old.Phase != e.Phase || old.Reason != e.Reason {
@@ -113,10 +114,14 @@ func (a *Agent) eipStatus() []EIPStatus {
 	if a.inForce == nil {
 		return a.status.EIPs
 	}
+	announced := map[EIPStatus]bool{}
+	for _, e := range a.status.EIPs {
+		announced[e] = true
+	}
 	var list []EIPStatus
 	for _, e := range a.inForce.EIPs {
-		s := EIPStatus{Address: e.Addr, ENI: a.inForce.Names.ENIs[e.ENI], Private: e.Private}
-		s.Announced = a.eips[s] // s itself is the key: without the mark
+		s := EIPStatus{Address: e.Addr, ENI: a.inForce.Names.ENIs[e.ENI], Private: e.Private, Announced: true}
+		s.Announced = announced[s]
 		list = append(list, s)
 	}
 	slices.SortFunc(list, func(x, y EIPStatus) int {

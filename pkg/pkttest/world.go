@@ -268,7 +268,10 @@ func (w *World) ready(e compile.ENI) error {
 	if !ok {
 		return nil
 	}
-	live := dataplane.Live{Incarnation: e.Incarnation, Ifindex: index, MTU: 1500, XDP: !w.setup.NoXDP}
+	live := dataplane.Live{
+		Incarnation: e.Incarnation, Ifindex: index, MTU: 1500, XDP: !w.setup.NoXDP && e.Stage == compile.Attached,
+		Closed: e.Stage == compile.Prepared, Left: e.Stage == compile.Left,
+	}
 	return errors.Join(
 		w.put(dataplane.MapPorts, u32(index), dataplane.EncodePort(e.Index, e.Incarnation)),
 		w.put(dataplane.MapLive, u32(e.Index), live.Encode()))

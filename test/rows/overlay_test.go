@@ -3,6 +3,7 @@
 package rows
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/eniplane/eniplane/pkg/dataplane"
@@ -148,6 +149,7 @@ func outerRows() []Row {
 		header("OAM flag", 0x09, 0, 0, 0),
 		header("a policy id", 0x88, 1, 0, 0),
 		header("policy id 0", 0x88, 0, 0, 0),
+		header("policy id 4", 0x88, 4, 0, 0),
 		header("policy applied", 0x88, 0x0800, 0, 0),
 		header("policy bytes without the flag", 0x08, 1, 0, 0),
 		header("first reserved byte", 0x08, 0, 1, 0),
@@ -158,6 +160,13 @@ func outerRows() []Row {
 		row("to another address", fromUplink, outer(vtepB, IP("192.168.100.9"), red), untouched()),
 		row("tcp to the port", fromUplink,
 			Eth(routerMAC, uplinkMAC).Underlay(vtepB, vtepA).TCP(1, VXLANPort, SYN).Only(V4), untouched()),
+	}
+	for policy, mark := range map[uint16]uint32{2: movedMark, 3: internetMark} {
+		want := untouched()
+		want.Mark = mark
+		sent := row(fmt.Sprintf("sent on, policy id %d", policy), fromUplink, good.VXLANFlags(0x88, policy, 0, 0), want)
+		sent.Hooks = TCOnly
+		rows = append(rows, sent)
 	}
 	marked := row("a mark that came along vouches for nothing", fromUplink, outer(vtepC, vtepA, red),
 		Want{Counts: []Count{onHost(source)}})
