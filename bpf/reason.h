@@ -74,5 +74,7 @@ enum reason {
 	REASON_NOT_PEERED = 46, /* to or from another VPC without routes on both sides */
 	REASON_NO_TRANSIT = 47, /* addressed to another, and this ENI does not forward */
 
+	REASON_WRONG_ENI = 48, /* sent from an address that another ENI of the same instance has */
+
 	REASON_LAST,
 };

@@ -66,8 +66,11 @@ struct eni_conf {
 	__u32 max_flows; /* how many flows it may have */
 	__u32 half_open; /* of them half-open, per opening direction; at most half_open_slots */
 	struct flow_idle idle;
+	__u32 instance; /* the same number for all ENIs of an instance, for messages only */
 	__u8 mac[6];
 	__u8 pad[2];
+	__u8 gateway4[4]; /* of the subnet; 0 = it has none of the family */
+	__u8 gateway6[16];
 };
 
 enum live_flag {

@@ -122,8 +122,11 @@ type bpfEnis struct {
 			Udp            uint32
 			UdpStream      uint32
 		}
-		Mac [6]uint8
-		Pad [2]uint8
+		Instance uint32
+		Mac      [6]uint8
+		Pad      [2]uint8
+		Gateway4 [4]uint8
+		Gateway6 [16]uint8
 	}
 }
 
@@ -644,6 +647,7 @@ const (
 	bpfMapActive         = "active"
 	bpfMapAddrs4         = "addrs4"
 	bpfMapAddrs6         = "addrs6"
+	bpfMapAnswerTurns    = "answer_turns"
 	bpfMapCounters       = "counters"
 	bpfMapEipIn4         = "eip_in4"
 	bpfMapEipIn6         = "eip_in6"
@@ -765,6 +769,7 @@ type bpfMapSpecs struct {
 	Active       *ebpf.MapSpec `ebpf:"active"`
 	Addrs4       *ebpf.MapSpec `ebpf:"addrs4"`
 	Addrs6       *ebpf.MapSpec `ebpf:"addrs6"`
+	AnswerTurns  *ebpf.MapSpec `ebpf:"answer_turns"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	EipIn4       *ebpf.MapSpec `ebpf:"eip_in4"`
 	EipIn6       *ebpf.MapSpec `ebpf:"eip_in6"`
@@ -844,6 +849,7 @@ type bpfMaps struct {
 	Active       *ebpf.Map `ebpf:"active"`
 	Addrs4       *ebpf.Map `ebpf:"addrs4"`
 	Addrs6       *ebpf.Map `ebpf:"addrs6"`
+	AnswerTurns  *ebpf.Map `ebpf:"answer_turns"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	EipIn4       *ebpf.Map `ebpf:"eip_in4"`
 	EipIn6       *ebpf.Map `ebpf:"eip_in6"`
@@ -897,6 +903,7 @@ func (m *bpfMaps) Close() error {
 		m.Active,
 		m.Addrs4,
 		m.Addrs6,
+		m.AnswerTurns,
 		m.Counters,
 		m.EipIn4,
 		m.EipIn6,

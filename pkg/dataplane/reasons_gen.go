@@ -54,6 +54,7 @@ const (
 	ReasonFlowQuota      Reason = 45 // the ENI has as many flows as it may have
 	ReasonNotPeered      Reason = 46 // to or from another VPC without routes on both sides
 	ReasonNoTransit      Reason = 47 // addressed to another, and this ENI does not forward
+	ReasonWrongENI       Reason = 48 // sent from an address that another ENI of the same instance has
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -105,4 +106,5 @@ var reasonTable = [...]struct{ name, help string }{
 	{"FLOW_QUOTA", "the ENI has as many flows as it may have"},
 	{"NOT_PEERED", "to or from another VPC without routes on both sides"},
 	{"NO_TRANSIT", "addressed to another, and this ENI does not forward"},
+	{"WRONG_ENI", "sent from an address that another ENI of the same instance has"},
 }

@@ -122,8 +122,11 @@ type driverEnis struct {
 			Udp            uint32
 			UdpStream      uint32
 		}
-		Mac [6]uint8
-		Pad [2]uint8
+		Instance uint32
+		Mac      [6]uint8
+		Pad      [2]uint8
+		Gateway4 [4]uint8
+		Gateway6 [16]uint8
 	}
 }
 
