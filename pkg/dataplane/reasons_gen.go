@@ -54,7 +54,9 @@ const (
 	ReasonFlowQuota      Reason = 45 // the ENI has as many flows as it may have
 	ReasonNotPeered      Reason = 46 // to or from another VPC without routes on both sides
 	ReasonNoTransit      Reason = 47 // addressed to another, and this ENI does not forward
-	ReasonWrongENI       Reason = 48 // sent from an address that another ENI of the same instance has
+	ReasonPacketRate     Reason = 48 // the ENI has more packets in a second than it may have
+	ReasonFlowRate       Reason = 49 // the ENI has more new flows in a second than it may have
+	ReasonWrongENI       Reason = 50 // sent from an address that another ENI of the same instance has
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -106,5 +108,7 @@ var reasonTable = [...]struct{ name, help string }{
 	{"FLOW_QUOTA", "the ENI has as many flows as it may have"},
 	{"NOT_PEERED", "to or from another VPC without routes on both sides"},
 	{"NO_TRANSIT", "addressed to another, and this ENI does not forward"},
+	{"PACKET_RATE", "the ENI has more packets in a second than it may have"},
+	{"FLOW_RATE", "the ENI has more new flows in a second than it may have"},
 	{"WRONG_ENI", "sent from an address that another ENI of the same instance has"},
 }

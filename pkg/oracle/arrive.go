@@ -29,6 +29,9 @@ func (r *run) toENI(e *api.ENI, a arrival) Reason {
 		r.tooBig = r.host.PortMTU
 		return TooBig
 	}
+	if reason := r.ratePacket(e); reason != goOn {
+		return reason
+	}
 	if a.eip.IsValid() {
 		r.p.setDestination(a.eip, r.p.dst)
 	}

@@ -321,7 +321,17 @@ func (g gen) quota() api.Limits {
 	if !g.oneIn(4) {
 		return api.DefaultLimits()
 	}
-	return api.Limits{Flows: 1 + g.IntN(8)}
+	if g.oneIn(2) {
+		return api.Limits{Flows: 1 + g.IntN(8)}
+	}
+	l := api.DefaultLimits()
+	if g.oneIn(2) {
+		l.NewFlowsPerSecond = pick(g, []int{1, 10, 30, 100})
+	}
+	if g.oneIn(2) {
+		l.PacketsPerSecond = pick(g, []int{3, 100, 300, 1000})
+	}
+	return l
 }
 
 func (g gen) groups(vpc string) []string {
@@ -500,7 +510,6 @@ func (g gen) replaceENI(o *api.Objects, e *api.ENI) {
 			delete(o.EIPs, name)
 		}
 	}
-	delete(o.Instances, "vm"+e.Name[len("eni"):])
 	for i := range ports {
 		if o.ENIs[fmt.Sprintf("eni%d", i)] == nil && (len(o.ENIs) == 0 || g.oneIn(2)) {
 			g.addENI(o, i)
