@@ -62,6 +62,8 @@ func succeeds(t *testing.T, l *lab.Lab, node string, command ...string) string {
 func TestServices(t *testing.T) {
 	l := upFrom(t, "testdata/services-lab.yaml", false)
 	t.Run("sites", func(t *testing.T) { httpsSites(t, l) })
+	t.Run("overlay MTU", func(t *testing.T) { overlayMTU(t, l) })
+	t.Run("port MTU", func(t *testing.T) { portMTU(t, l) })
 	t.Run("guest", func(t *testing.T) { guestRoutes(t, l) })
 	balanced(t, l)
 }
@@ -129,8 +131,12 @@ func wrongENI(t *testing.T, l *lab.Lab, enictl, file string) {
 		}
 	}
 	// IPv4 asks for the peer's MAC in the name of the reply's source, IPv6 in that of the device.
-	for f, reason := range map[lab.Family]dataplane.Reason{lab.IPv4: dataplane.ReasonSpoofedARP, lab.IPv6: dataplane.ReasonSpoofedIP} {
-		denied(t, l, probe{from: "db", to: "site-mgmt", protocol: "tcp", port: 22, family: f}, "site-data", dataplane.Out, reason)
+	for _, f := range []lab.Family{lab.IPv4, lab.IPv6} {
+		denied(t, l, probe{from: "db", to: "site-mgmt", protocol: "tcp", port: 22, family: f}, "site-data", dataplane.Out, dataplane.ReasonWrongENI)
+	}
+	status, err := exec.Command(enictl, "status", "--host", "host-a", "--bpffs", l.AgentBPFFS(), "--state-dir", l.AgentStateDir()).CombinedOutput()
+	if err != nil || !strings.Contains(string(status), "ENI site-data: ") || !strings.Contains(string(status), "(WRONG_ENI)") {
+		t.Errorf("status does not name the ENI: %v\n%s", err, status)
 	}
 }
 
