@@ -61,7 +61,12 @@ func succeeds(t *testing.T, l *lab.Lab, node string, command ...string) string {
 // TestServices: what people run, in a lab of its own.
 func TestServices(t *testing.T) {
 	l := upFrom(t, "testdata/services-lab.yaml", false)
-	t.Run("sites", func(t *testing.T) { httpsSites(t, l) })
+	all := makeSites(t)
+	startNginx(t, l, all)
+	t.Run("sites", func(t *testing.T) { httpsSites(t, l, all) })
+	t.Run("apart", func(t *testing.T) { apart(t, l, all) })
+	t.Run("traces", func(t *testing.T) { traces(t, l) })
+	t.Run("iperf3", func(t *testing.T) { bulkTraffic(t, l) })
 	t.Run("overlay MTU", func(t *testing.T) { overlayMTU(t, l) })
 	t.Run("port MTU", func(t *testing.T) { portMTU(t, l) })
 	t.Run("guest", func(t *testing.T) { guestRoutes(t, l) })
