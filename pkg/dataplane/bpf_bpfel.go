@@ -672,6 +672,7 @@ const (
 	bpfMapOutsides       = "outsides"
 	bpfMapPeerRules      = "peer_rules"
 	bpfMapPolicies       = "policies"
+	bpfMapPortHints      = "port_hints"
 	bpfMapPorts          = "ports"
 	bpfMapProgsTc        = "progs_tc"
 	bpfMapProgsXdp       = "progs_xdp"
@@ -793,6 +794,7 @@ type bpfMapSpecs struct {
 	Outsides     *ebpf.MapSpec `ebpf:"outsides"`
 	PeerRules    *ebpf.MapSpec `ebpf:"peer_rules"`
 	Policies     *ebpf.MapSpec `ebpf:"policies"`
+	PortHints    *ebpf.MapSpec `ebpf:"port_hints"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
@@ -872,6 +874,7 @@ type bpfMaps struct {
 	Outsides     *ebpf.Map `ebpf:"outsides"`
 	PeerRules    *ebpf.Map `ebpf:"peer_rules"`
 	Policies     *ebpf.Map `ebpf:"policies"`
+	PortHints    *ebpf.Map `ebpf:"port_hints"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
@@ -925,6 +928,7 @@ func (m *bpfMaps) Close() error {
 		m.Outsides,
 		m.PeerRules,
 		m.Policies,
+		m.PortHints,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,
