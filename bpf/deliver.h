@@ -177,6 +177,7 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	}
 	if (p->ip_len > device->mtu)
 		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
+	TRY(rate_packet(p, conf));
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
 	if (!nh || !rewrite_macs(p, conf->mac,
