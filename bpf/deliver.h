@@ -4,6 +4,7 @@
 
 #include "eni.h"
 #include "fragment.h"
+#include "quick.h"
 #include "related.h"
 #include "rewrite.h"
 
@@ -154,27 +155,32 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 					  struct arrival *a, enum origin from, const bool v6,
 					  const bool xdp)
 {
+	const struct nexthop *nh = NULL;
 	const struct eni_conf *conf;
 	const struct live *device;
-	const struct nexthop *nh;
 	struct work *w;
 
 	conf = eni_ready(p->slot, eni, &device);
 	if (!conf)
 		return REASON_NOT_READY;
-	w = work_of(p, conf);
-	if (!w)
-		return REASON_HELPER;
-	TRY(arrival_flow(p, conf, w, a, from, v6, xdp));
-	if (p->fragment == FRAGMENT_FIRST)
-		fragment_first(p, w, from == FROM_INTERNET, v6);
+	if (!eni_forwards(conf))
+		nh = quick_in(p, conf, from == FROM_INTERNET ? CLASS_INTERNET : 0, v6);
+	if (!nh) {
+		w = work_of(p, conf);
+		if (!w)
+			return REASON_HELPER;
+		TRY(arrival_flow(p, conf, w, a, from, v6, xdp));
+		if (p->fragment == FRAGMENT_FIRST)
+			fragment_first(p, w, from == FROM_INTERNET, v6);
+		/* An error may come from a third party; all else comes from the flow's peer. */
+		nh = nexthop_find(p->quotes && from != FROM_INTERNET ? a->sender_nexthop :
+								       w->flow.nexthop);
+	}
 	if (p->ip_len > device->mtu)
 		return too_big_for(p, device->mtu);
 	TRY(rate_packet(p, conf));
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
-	/* An error may come from a third party; all else comes from the flow's peer. */
-	nh = nexthop_find(p->quotes && from != FROM_INTERNET ? a->sender_nexthop : w->flow.nexthop);
 	if (!nh || !rewrite_macs(p, conf->mac,
 				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
 		return REASON_HELPER;

@@ -695,6 +695,7 @@ const (
 	bpfMapOutsides       = "outsides"
 	bpfMapPeerRules      = "peer_rules"
 	bpfMapPolicies       = "policies"
+	bpfMapPortHints      = "port_hints"
 	bpfMapPorts          = "ports"
 	bpfMapProgsTc        = "progs_tc"
 	bpfMapProgsXdp       = "progs_xdp"
@@ -818,6 +819,7 @@ type bpfMapSpecs struct {
 	Outsides     *ebpf.MapSpec `ebpf:"outsides"`
 	PeerRules    *ebpf.MapSpec `ebpf:"peer_rules"`
 	Policies     *ebpf.MapSpec `ebpf:"policies"`
+	PortHints    *ebpf.MapSpec `ebpf:"port_hints"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
@@ -899,6 +901,7 @@ type bpfMaps struct {
 	Outsides     *ebpf.Map `ebpf:"outsides"`
 	PeerRules    *ebpf.Map `ebpf:"peer_rules"`
 	Policies     *ebpf.Map `ebpf:"policies"`
+	PortHints    *ebpf.Map `ebpf:"port_hints"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
@@ -954,6 +957,7 @@ func (m *bpfMaps) Close() error {
 		m.Outsides,
 		m.PeerRules,
 		m.Policies,
+		m.PortHints,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,

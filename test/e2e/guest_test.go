@@ -117,6 +117,24 @@ func guestRoutes(t *testing.T, l *lab.Lab) {
 	url := metadataService(t, l, file)
 	succeeds(t, l, "vm-site", enictl, "guest", "routes", "--from", url, "--apply")
 	mended(t, l, enictl, file)
+	watched(t, l, enictl, file)
+}
+
+// watched: what somebody takes away comes back, more than once.
+func watched(t *testing.T, l *lab.Lab, enictl, file string) {
+	background(t, l, "vm-site", enictl, "guest", "routes", "-f", file, "--apply", "--watch", "1s")
+	for range 2 {
+		succeeds(t, l, "vm-site", "ip", "rule", "del", "from", "10.0.2.10", "lookup", "69001")
+		for end := time.Now().Add(commandWait); ; time.Sleep(50 * time.Millisecond) {
+			out, _, code := execute(t, l, "vm-site", enictl, "guest", "check", "-f", file)
+			if code == 0 {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("nobody has mended it: %s", out)
+			}
+		}
+	}
 }
 
 // wrongENI: replies leave by the ENI in whose subnet the peer is, or by the first.

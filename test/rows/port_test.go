@@ -54,6 +54,8 @@ func portRows() []Row {
 			func(w *World) error { return w.ReadyAs(open1.name, false) }),
 		poked("to an ENI that is ready for another attachment", refused(open1, web0, dataplane.ReasonNotReady),
 			func(w *World) error { return w.ReadyAs(web0.name, false) }),
+		poked("a port that was guessed to be another's", delivered(ok, open1, web0),
+			func(w *World) error { return w.Mislead(open1.name, web0.name) }),
 		row("a device that is no port", Hook{Program: PortProgram, Device: "uplink0"}, ok,
 			Want{Counts: []Count{{Direction: dataplane.Out, Reason: dataplane.ReasonUnknownPort}}}),
 		unready,

@@ -546,6 +546,7 @@ const (
 	driverMapNexthops      = "nexthops"
 	driverMapPeerRules     = "peer_rules"
 	driverMapPolicies      = "policies"
+	driverMapPortHints     = "port_hints"
 	driverMapPorts         = "ports"
 	driverMapProgsTc       = "progs_tc"
 	driverMapProgsXdp      = "progs_xdp"
@@ -686,6 +687,7 @@ type driverMapSpecs struct {
 	Nexthops     *ebpf.MapSpec `ebpf:"nexthops"`
 	PeerRules    *ebpf.MapSpec `ebpf:"peer_rules"`
 	Policies     *ebpf.MapSpec `ebpf:"policies"`
+	PortHints    *ebpf.MapSpec `ebpf:"port_hints"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
@@ -760,6 +762,7 @@ type driverMaps struct {
 	Nexthops     *ebpf.Map `ebpf:"nexthops"`
 	PeerRules    *ebpf.Map `ebpf:"peer_rules"`
 	Policies     *ebpf.Map `ebpf:"policies"`
+	PortHints    *ebpf.Map `ebpf:"port_hints"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
@@ -808,6 +811,7 @@ func (m *driverMaps) Close() error {
 		m.Nexthops,
 		m.PeerRules,
 		m.Policies,
+		m.PortHints,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,
