@@ -74,10 +74,10 @@ static __always_inline enum reason judge_nacl(struct judge *j, const struct eni_
 	if (!(conf->flags & ENI_NACL) || j->same_subnet)
 		return REASON_CONTINUE;
 	if (!rules_allow(in ? &conf->nacl_in : &conf->nacl_out, j->remote, 0, j->protocol, j->port,
-			 &j->nacl_rule, v6))
+			 &j->nacl_rule, true, v6))
 		return REASON_NACL_DENIED;
 	j->reply_denied = !rules_allow(in ? &conf->nacl_out : &conf->nacl_in, j->remote, 0,
-				       j->protocol, j->reply_port, &reply_rule, v6);
+				       j->protocol, j->reply_port, &reply_rule, true, v6);
 	return REASON_CONTINUE;
 }
 
@@ -89,7 +89,7 @@ static __always_inline enum reason judge_sg(struct judge *j, const struct eni_co
 	if (j->kept && (!peer || peer->nexthop == j->sender_nexthop))
 		return REASON_CONTINUE;
 	if (rules_allow(rules, j->remote, peer ? peer->group_set : 0, j->protocol, j->port,
-			&j->rule, v6))
+			&j->rule, false, v6))
 		return REASON_CONTINUE;
 	return REASON_SG_DENIED;
 }

@@ -48,17 +48,25 @@ static __always_inline __u32 group_class(__u32 table, __u32 group_set)
 	return class ? *class : 0;
 }
 
-/* The classes of a peer, by kind: kind and class, 0 = none. Of a kind that no rule names nothing is asked. */
+/*
+ * The classes of a peer, by kind: kind and class, 0 = none. Of a kind that no rule names nothing is asked; a
+ * network ACL names addresses only.
+ */
 static __always_inline void peer_classes(const struct rules *r, const __u8 *peer, __u32 group_set,
-					 __u32 *classes, const bool v6)
+					 __u32 *classes, const bool acl, const bool v6)
 {
 	__u32 class = r->addrs ? peer_class(r->addrs, peer, v6) : 0;
 
 	classes[CLASS_ADDR] = class;
+	classes[CLASS_LIST] = classes[CLASS_GROUP] = 0;
+	if (acl)
+		return;
 	class = r->lists ? peer_class(r->lists, peer, v6) : 0;
-	classes[CLASS_LIST] = class ? CLASS_LIST << CLASS_SHIFT | class : 0;
+	if (class)
+		classes[CLASS_LIST] = CLASS_LIST << CLASS_SHIFT | class;
 	class = r->groups && group_set ? group_class(r->groups, group_set) : 0;
-	classes[CLASS_GROUP] = class ? CLASS_GROUP << CLASS_SHIFT | class : 0;
+	if (class)
+		classes[CLASS_GROUP] = CLASS_GROUP << CLASS_SHIFT | class;
 }
 
 static __always_inline const struct rule_set *rules_of_class(__u32 ruleset, __u32 class)
@@ -126,7 +134,8 @@ static __always_inline const struct verdict *pair_find(__u32 ruleset, const __u3
  * the set decides. `rule` becomes its id, 0 = none matches, or it has none.
  */
 static __always_inline bool rules_allow(const struct rules *r, const __u8 *peer, __u32 group_set,
-					__u8 protocol, __u16 port, __u32 *rule, const bool v6)
+					__u8 protocol, __u16 port, __u32 *rule, const bool acl,
+					const bool v6)
 {
 	__u32 service = r->services ? service_class(r->services, protocol, port) : 0;
 	__u32 classes[CLASS_SERVICE];
@@ -135,7 +144,7 @@ static __always_inline bool rules_allow(const struct rules *r, const __u8 *peer,
 	*rule = 0;
 	if (!service)
 		return false;
-	peer_classes(r, peer, group_set, classes, v6);
+	peer_classes(r, peer, group_set, classes, acl, v6);
 	if (r->verdicts & RULESET_WIDE)
 		first = wide_find(r->verdicts, classes, service);
 	else
