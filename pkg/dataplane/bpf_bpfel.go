@@ -133,12 +133,15 @@ type bpfEnis struct {
 			Udp            uint32
 			UdpStream      uint32
 		}
-		Mac     [6]uint8
-		Pad     [2]uint8
-		SgIn    bpfRules
-		SgOut   bpfRules
-		NaclIn  bpfRules
-		NaclOut bpfRules
+		Instance uint32
+		Mac      [6]uint8
+		Pad      [2]uint8
+		Gateway4 [4]uint8
+		Gateway6 [16]uint8
+		SgIn     bpfRules
+		SgOut    bpfRules
+		NaclIn   bpfRules
+		NaclOut  bpfRules
 	}
 }
 
@@ -690,6 +693,7 @@ const (
 	bpfMapActive         = "active"
 	bpfMapAddrs4         = "addrs4"
 	bpfMapAddrs6         = "addrs6"
+	bpfMapAnswerTurns    = "answer_turns"
 	bpfMapClassRules     = "class_rules"
 	bpfMapCounters       = "counters"
 	bpfMapEipIn4         = "eip_in4"
@@ -718,6 +722,7 @@ const (
 	bpfMapNexthops       = "nexthops"
 	bpfMapOutsides       = "outsides"
 	bpfMapPolicies       = "policies"
+	bpfMapPortHints      = "port_hints"
 	bpfMapPorts          = "ports"
 	bpfMapProgsTc        = "progs_tc"
 	bpfMapProgsXdp       = "progs_xdp"
@@ -812,6 +817,7 @@ type bpfMapSpecs struct {
 	Active        *ebpf.MapSpec `ebpf:"active"`
 	Addrs4        *ebpf.MapSpec `ebpf:"addrs4"`
 	Addrs6        *ebpf.MapSpec `ebpf:"addrs6"`
+	AnswerTurns   *ebpf.MapSpec `ebpf:"answer_turns"`
 	ClassRules    *ebpf.MapSpec `ebpf:"class_rules"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	EipIn4        *ebpf.MapSpec `ebpf:"eip_in4"`
@@ -840,6 +846,7 @@ type bpfMapSpecs struct {
 	Nexthops      *ebpf.MapSpec `ebpf:"nexthops"`
 	Outsides      *ebpf.MapSpec `ebpf:"outsides"`
 	Policies      *ebpf.MapSpec `ebpf:"policies"`
+	PortHints     *ebpf.MapSpec `ebpf:"port_hints"`
 	Ports         *ebpf.MapSpec `ebpf:"ports"`
 	ProgsTc       *ebpf.MapSpec `ebpf:"progs_tc"`
 	ProgsXdp      *ebpf.MapSpec `ebpf:"progs_xdp"`
@@ -892,6 +899,7 @@ type bpfMaps struct {
 	Active        *ebpf.Map `ebpf:"active"`
 	Addrs4        *ebpf.Map `ebpf:"addrs4"`
 	Addrs6        *ebpf.Map `ebpf:"addrs6"`
+	AnswerTurns   *ebpf.Map `ebpf:"answer_turns"`
 	ClassRules    *ebpf.Map `ebpf:"class_rules"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	EipIn4        *ebpf.Map `ebpf:"eip_in4"`
@@ -920,6 +928,7 @@ type bpfMaps struct {
 	Nexthops      *ebpf.Map `ebpf:"nexthops"`
 	Outsides      *ebpf.Map `ebpf:"outsides"`
 	Policies      *ebpf.Map `ebpf:"policies"`
+	PortHints     *ebpf.Map `ebpf:"port_hints"`
 	Ports         *ebpf.Map `ebpf:"ports"`
 	ProgsTc       *ebpf.Map `ebpf:"progs_tc"`
 	ProgsXdp      *ebpf.Map `ebpf:"progs_xdp"`
@@ -946,6 +955,7 @@ func (m *bpfMaps) Close() error {
 		m.Active,
 		m.Addrs4,
 		m.Addrs6,
+		m.AnswerTurns,
 		m.ClassRules,
 		m.Counters,
 		m.EipIn4,
@@ -974,6 +984,7 @@ func (m *bpfMaps) Close() error {
 		m.Nexthops,
 		m.Outsides,
 		m.Policies,
+		m.PortHints,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,

@@ -136,9 +136,12 @@ type driverEnis struct {
 			Udp            uint32
 			UdpStream      uint32
 		}
-		Mac  [6]uint8
-		Pad  [2]uint8
-		SgIn struct {
+		Instance uint32
+		Mac      [6]uint8
+		Pad      [2]uint8
+		Gateway4 [4]uint8
+		Gateway6 [16]uint8
+		SgIn     struct {
 			_        structs.HostLayout
 			Addrs    uint32
 			Lists    uint32
@@ -587,6 +590,7 @@ const (
 	driverMapMacs          = "macs"
 	driverMapNexthops      = "nexthops"
 	driverMapPolicies      = "policies"
+	driverMapPortHints     = "port_hints"
 	driverMapPorts         = "ports"
 	driverMapProgsTc       = "progs_tc"
 	driverMapProgsXdp      = "progs_xdp"
@@ -727,6 +731,7 @@ type driverMapSpecs struct {
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
 	Nexthops      *ebpf.MapSpec `ebpf:"nexthops"`
 	Policies      *ebpf.MapSpec `ebpf:"policies"`
+	PortHints     *ebpf.MapSpec `ebpf:"port_hints"`
 	Ports         *ebpf.MapSpec `ebpf:"ports"`
 	ProgsTc       *ebpf.MapSpec `ebpf:"progs_tc"`
 	ProgsXdp      *ebpf.MapSpec `ebpf:"progs_xdp"`
@@ -801,6 +806,7 @@ type driverMaps struct {
 	Macs          *ebpf.Map `ebpf:"macs"`
 	Nexthops      *ebpf.Map `ebpf:"nexthops"`
 	Policies      *ebpf.Map `ebpf:"policies"`
+	PortHints     *ebpf.Map `ebpf:"port_hints"`
 	Ports         *ebpf.Map `ebpf:"ports"`
 	ProgsTc       *ebpf.Map `ebpf:"progs_tc"`
 	ProgsXdp      *ebpf.Map `ebpf:"progs_xdp"`
@@ -849,6 +855,7 @@ func (m *driverMaps) Close() error {
 		m.Macs,
 		m.Nexthops,
 		m.Policies,
+		m.PortHints,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,
