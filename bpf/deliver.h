@@ -4,6 +4,7 @@
 
 #include "eni.h"
 #include "fragment.h"
+#include "quick.h"
 #include "related.h"
 #include "rewrite.h"
 
@@ -94,9 +95,10 @@ static __always_inline enum reason overlay_sender(const struct pkt *p, const str
 	if (!nh || (!(p->out & CAME_MOVED) && !nexthop_behind(p, m->nexthop, a->vtep)))
 		return REASON_VXLAN_SENDER;
 	a->sender_nexthop = m->nexthop;
-	e = endpoint_of_eni(p->slot, nh->vni, p->src, v6);
-	if (e && e->nexthop == m->nexthop)
-		return REASON_CONTINUE;
+	e = endpoint_find(p->slot, nh->vni, p->src, v6);
+	if (e && (e->flags & EP_GATEWAY ? icmp_error(p, v6) && p->fragment != FRAGMENT_LATER :
+					  e->nexthop == m->nexthop))
+		return REASON_CONTINUE; /* a gateway says that something is too big (toobig.h) */
 	return m->flags & MAC_FOREIGN ? REASON_CONTINUE : REASON_VXLAN_SENDER;
 }
 
@@ -237,37 +239,45 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 					  struct arrival *a, enum origin from, const bool v6,
 					  const bool xdp)
 {
+	const struct nexthop *nh = NULL, *own;
+	enum reason reason = REASON_CONTINUE;
 	const struct eni_conf *conf;
 	const struct live *device;
-	const struct nexthop *nh;
-	enum reason reason;
 	struct work *w;
 
 	conf = eni_ready(p->slot, eni, &device);
 	if (!conf)
 		return REASON_NOT_READY;
-	if (from != FROM_OVERLAY && unlikely(device->flags & LIVE_CLOSED) && !(p->out & CAME_MOVED))
+	if (from != FROM_OVERLAY && unlikely(device->flags & LIVE_CLOSED) &&
+	    (xdp || !(p->out & CAME_MOVED)))
 		return REASON_NOT_READY;
-	w = work_of(p, conf);
-	if (!w)
-		return REASON_HELPER;
-	reason = arrival_flow(p, conf, w, a, from, v6, xdp);
-	if (reason == REASON_CONTINUE && p->fragment == FRAGMENT_FIRST)
-		fragment_first(p, w, from == FROM_INTERNET, v6);
+	if (!eni_forwards(conf))
+		nh = quick_in(p, conf, from == FROM_INTERNET ? CLASS_INTERNET : 0, v6);
+	if (!nh) {
+		w = work_of(p, conf);
+		if (!w)
+			return REASON_HELPER;
+		reason = arrival_flow(p, conf, w, a, from, v6, xdp);
+		if (xdp && reason != REASON_CONTINUE)
+			return reason;
+		if (reason == REASON_CONTINUE && p->fragment == FRAGMENT_FIRST)
+			fragment_first(p, w, from == FROM_INTERNET, v6);
+		/* An error may come from a third party; all else comes from the flow's peer. */
+		nh = nexthop_find(p->quotes && from != FROM_INTERNET ? a->sender_nexthop :
+								       w->flow.nexthop);
+	}
 	if (!xdp && unlikely(device->flags & LIVE_LEFT)) {
-		nh = nexthop_find(conf->nexthop);
-		if (nh && nh->kind == NH_MOVED)
-			return to_moved(p, host, conf, nh, reason, from);
+		own = nexthop_find(conf->nexthop);
+		if (own && own->kind == NH_MOVED)
+			return to_moved(p, host, conf, own, reason, from);
 	}
 	if (reason != REASON_CONTINUE)
 		return reason;
 	if (p->ip_len > device->mtu)
-		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
+		return too_big_for(p, device->mtu);
 	TRY(rate_packet(p, conf));
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
-	/* An error may come from a third party; all else comes from the flow's peer. */
-	nh = nexthop_find(p->quotes && from != FROM_INTERNET ? a->sender_nexthop : w->flow.nexthop);
 	if (!nh || !rewrite_macs(p, conf->mac,
 				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
 		return REASON_HELPER;

@@ -68,9 +68,11 @@ int port(struct __sk_buff *skb)
 
 	begin_tc(&p, skb);
 	reason = port_run(&p);
+	if (reason == REASON_SPOOFED_IP || reason == REASON_SPOOFED_ARP)
+		reason = port_spoofed(&p, reason);
 	count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
-		reason = too_big(&p);
+		reason = too_big_at_port(&p);
 	return tc_action(&p, reason, TCX_DROP);
 }
 
@@ -88,6 +90,8 @@ int vxlan(struct __sk_buff *skb)
 		s->came.mark = 0;
 	reason = overlay_run(&p, &s->came, false);
 	count(&p, reason);
+	if (reason == REASON_TOO_BIG && p.mtu)
+		reason = too_big_in_overlay(&p, &s->came);
 	return tc_action(&p, reason, TCX_DROP);
 }
 
@@ -102,7 +106,7 @@ int uplink(struct __sk_buff *skb)
 	if (reason != REASON_NOT_OURS)
 		count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
-		reason = too_big(&p);
+		reason = too_big_at_uplink(&p);
 	return tc_action(&p, reason, TCX_NEXT);
 }
 
