@@ -74,7 +74,7 @@ static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_c
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
 	TRY(nd_stray(p, v6));
-	return to_eni(p, host, eni, &s->arrival, FROM_OVERLAY, v6, xdp);
+	return arrive(p, host, eni, &s->arrival, FROM_OVERLAY, v6, xdp);
 }
 
 /* A decapsulated packet: the ENI is found by VNI and destination MAC. */
@@ -87,16 +87,16 @@ static __always_inline enum reason overlay_run(struct pkt *p, const struct tunne
 
 	p->dir = DIR_IN;
 	if (t->mark != VXLAN_MARK || !host || parse_eth(p, xdp) != REASON_CONTINUE) {
-		count_enter(p, 0, DIR_IN);
+		arrival_enter(p, 0, xdp);
 		return REASON_VXLAN_UNMARKED;
 	}
 	m = mac_find(p, t->vni, p->dmac);
 	nh = m ? nexthop_find(m->nexthop) : NULL;
 	if (!nh || nh->kind != NH_LOCAL || nh->vni != t->vni) { /* a peer's ENI is no receiver */
-		count_enter(p, 0, DIR_IN);
+		arrival_enter(p, 0, xdp);
 		return REASON_VXLAN_NO_ENI;
 	}
-	count_enter(p, nh->eni, DIR_IN);
+	arrival_enter(p, nh->eni, xdp);
 	switch (p->ethertype) {
 	case ETH_P_IP:
 		return overlay_ip(p, host, nh->eni, t->vtep, false, xdp);
@@ -111,7 +111,29 @@ enum {
 	IP_ECN = 3, /* congestion experienced (RFC 3168): the kernel hands it down (RFC 6040) */
 };
 
-/* May XDP take the outer headers off that overlay_outer has read, and finish what is inside? */
+/* Nothing outside but what every VXLAN packet has: no options, checksum or trailer. */
+static __always_inline bool overlay_plain(const struct pkt *p, const struct outer *o)
+{
+	const struct iphdr *outer = (const struct iphdr *)o->ip;
+
+	return outer->ihl == 5 && bpf_ntohs(outer->tot_len) + ETH_LEN == p->len &&
+	       !(o->udp[1] >> 16) && bpf_ntohl(o->udp[1]) >> 16 == p->len - ETH_LEN - 20;
+}
+
+/* Is there something inside that XDP may finish or refuse? Asked before the overlay's tables are. */
+static __always_inline bool overlay_looks(const struct pkt *p)
+{
+	const struct ethhdr *eth;
+	void *data, *end;
+
+	pkt_bounds(p, &data, &end, true);
+	eth = data + OUTER_LEN;
+	if ((void *)(eth + 1) <= end && eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return own_looks(p, OUTER_LEN + ETH_LEN, true);
+	return own_looks(p, OUTER_LEN + ETH_LEN, false);
+}
+
+/* May XDP take the outer headers off that overlay_outer has read, and go on with what is inside? */
 static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
 {
 	const struct iphdr *outer = (const struct iphdr *)o->ip;
@@ -119,33 +141,45 @@ static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
 	const struct nexthop *nh;
 	const struct ethhdr *eth;
 	void *data, *end;
+	bool owned;
 
 	pkt_bounds(p, &data, &end, true);
 	eth = data + OUTER_LEN;
-	if ((void *)(eth + 1) > end || outer->ihl != 5 || (outer->tos & IP_ECN) == IP_ECN ||
-	    bpf_ntohs(outer->tot_len) + ETH_LEN != p->len || (o->udp[1] >> 16) ||
-	    bpf_ntohl(o->udp[1]) >> 16 != p->len - ETH_LEN - 20)
+	if ((void *)(eth + 1) > end || !overlay_plain(p, o))
 		return false;
 	m = mac_find(p, o->source.vni, eth->h_dest);
 	nh = m ? nexthop_find(m->nexthop) : NULL;
-	if (!nh || nh->kind != NH_LOCAL)
+	if (!nh || nh->kind != NH_LOCAL || nh->vni != o->source.vni)
 		return true; /* nobody's: dropped */
 	if (eth->h_proto == bpf_htons(ETH_P_IP))
-		return own(p, OUTER_LEN + ETH_LEN, nh->eni, false);
-	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
-		return own(p, OUTER_LEN + ETH_LEN, nh->eni, true);
-	return true;
+		owned = own(p, OUTER_LEN + ETH_LEN, nh->eni, false);
+	else if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		owned = own(p, OUTER_LEN + ETH_LEN, nh->eni, true);
+	else
+		return true;
+	if ((outer->tos & IP_ECN) == IP_ECN && p->out != OUT_LEFT)
+		return false;
+	return owned;
 }
 
-/* XDP's way: what it owns loses the outer headers here, the rest is left to the kernel as it came. */
+/*
+ * XDP's way: what it owns loses the outer headers here. What it only asks about gets them back: they lie where they
+ * lay, unless metadata of another program was moved over them.
+ */
 static __always_inline enum reason overlay_decap(struct pkt *p, const struct outer *o)
 {
 	struct tunnel t = {.vni = o->source.vni, .mark = VXLAN_MARK};
+	const struct xdp_md *x = p->ctx;
+	enum reason reason;
 
 	t.vtep = *(const __u32 *)o->source.vtep;
-	if (!overlay_owned(p, o) || bpf_xdp_adjust_head(p->ctx, OUTER_LEN))
+	if (!overlay_owned(p, o) || (p->out == OUT_LEFT && (long)x->data_meta != (long)x->data) ||
+	    bpf_xdp_adjust_head(p->ctx, OUTER_LEN))
 		return REASON_NOT_OURS;
 	p->len -= OUTER_LEN;
 	p->wire_bytes = p->len;
-	return overlay_run(p, &t, true);
+	reason = overlay_run(p, &t, true);
+	if (reason == REASON_NOT_OURS && bpf_xdp_adjust_head(p->ctx, -OUTER_LEN))
+		return REASON_HELPER;
+	return reason;
 }
