@@ -121,6 +121,23 @@ static __always_inline enum reason arrival_sender(const struct pkt *p, const str
 	return REASON_CONTINUE;
 }
 
+/*
+ * What a packet must prove that no flow knows, before it may open one. Of one from the internet the judge asks the same
+ * itself.
+ */
+static __always_inline enum reason arrival_opens(const struct pkt *p, const struct eni_conf *conf,
+						 struct work *w, struct arrival *a,
+						 enum origin from, const bool v6)
+{
+	if (from != FROM_INTERNET || track_may_open(p, v6) != REASON_CONTINUE) {
+		TRY(arrival_sender(p, conf, w, a, from, v6));
+		return track_may_open(p, v6);
+	}
+	w->judge.arrives = 1;
+	addr_copy(w->judge.eip, a->eip, v6);
+	return REASON_CONTINUE;
+}
+
 /* In which part of the flow table a packet to an ENI belongs. */
 struct arrival_key {
 	__u32 scope;
@@ -159,7 +176,7 @@ static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_
 	reason = track_flow(p, w, key.scope, key.class, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
-	TRY(arrival_sender(p, conf, w, a, from, v6));
+	TRY(arrival_opens(p, conf, w, a, from, v6));
 	return track_open(p, w, key.scope, key.class, a->sender_nexthop, v6);
 }
 

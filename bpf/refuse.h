@@ -40,6 +40,17 @@ static __always_inline bool refuse_asks(void)
 	return !(w->passed & (refuse_every - 1));
 }
 
+/* Was something dropped at XDP of late? Then it is cheaper to ask that first. */
+static __always_inline bool refuse_alerted(void)
+{
+	struct watch *w = watch_get();
+
+	if (!w || !w->left)
+		return false;
+	w->left--;
+	return true;
+}
+
 /* Something was dropped at XDP: more of it may follow. */
 static __always_inline void refuse_alert(void)
 {
@@ -49,7 +60,43 @@ static __always_inline void refuse_alert(void)
 		w->left = refuse_every;
 }
 
-/* Would TC drop this packet to a local ENI? Why, or NOT_OURS: then it is TC's, untouched. */
+/*
+ * Has the key no flow, sure? Asks for a line of each of its sets, and nothing of what follows waits for them. What only
+ * might be a flow is looked at as usual.
+ */
+static __always_inline bool flow_absent(const void *key, const bool v6)
+{
+	const struct flow_line *first, *second;
+	struct flow_choice choice;
+
+	if (!flow_hash(key, &choice, v6))
+		return false;
+	first = flow_set(choice.first, v6);
+	second = flow_set(choice.second, v6);
+	if (!first || !second)
+		return false;
+	return !(flow_match(*(const volatile __u64 *)&first->tags, choice.tag) |
+		 flow_match(*(const volatile __u64 *)&second->tags, choice.tag));
+}
+
+/* Would a packet that no flow knows be dropped? Why, or CONTINUE. */
+static __always_inline enum reason refuse_new(const struct pkt *p, const struct eni_conf *conf,
+					      struct work *w, struct arrival *a, enum origin from,
+					      __u32 class, const bool v6)
+{
+	enum reason reason;
+
+	TRY(arrival_opens(p, conf, w, a, from, v6));
+	reason = track_verdict(p, w, class, a->sender_nexthop, v6);
+	if (reason != REASON_CONTINUE)
+		track_hits(&w->judge);
+	return reason;
+}
+
+/*
+ * Would this packet to a local ENI be dropped? Why, or NOT_OURS: then it is TC's, untouched, or goes on as usual if XDP
+ * finishes it. Of that only what surely has no flow is asked about here.
+ */
 static __always_inline enum reason refuse(struct pkt *p, __u32 eni, struct arrival *a,
 					  enum origin from, const bool v6)
 {
@@ -70,20 +117,21 @@ static __always_inline enum reason refuse(struct pkt *p, __u32 eni, struct arriv
 		return REASON_NOT_OURS;
 	}
 	key = arrival_key_of(p, conf, from, v6);
-	w->related = 1; /* looks, and changes nothing */
-	reason = track_find(p, w, key.scope, key.class, v6);
-	w->related = 0;
-	if (reason == REASON_CONTINUE || reason == REASON_FLOW_BUSY)
-		return REASON_NOT_OURS;
-	if (reason != REASON_NO_FLOW)
-		return reason;
-	TRY(arrival_sender(p, conf, w, a, from, v6));
-	TRY(track_may_open(p, v6));
-	reason = track_verdict(p, w, key.class, a->sender_nexthop, v6);
-	if (reason == REASON_CONTINUE)
-		return REASON_NOT_OURS;
-	track_hits(&w->judge);
-	return reason;
+	track_key(p, w, key.scope, key.class, v6);
+	if (!flow_absent(v6 ? (void *)&w->key6 : (void *)&w->key4, v6)) {
+		if (p->out != OUT_LEFT)
+			return REASON_NOT_OURS;
+		w->stale = 0;
+		w->related = 1; /* looks, and changes nothing */
+		reason = v6 ? hit6(w) : hit4(w);
+		w->related = 0;
+		if (reason == REASON_CONTINUE || reason == REASON_FLOW_BUSY)
+			return REASON_NOT_OURS;
+		if (reason != REASON_NO_FLOW)
+			return reason;
+	}
+	reason = refuse_new(p, conf, w, a, from, key.class, v6);
+	return reason == REASON_CONTINUE ? REASON_NOT_OURS : reason;
 }
 
 /* A packet comes to an ENI. What is only asked about is counted if it ends here (refuse_count). */
@@ -108,7 +156,11 @@ static __always_inline enum reason arrive(struct pkt *p, const struct host_conf 
 					  struct arrival *a, enum origin from, const bool v6,
 					  const bool xdp)
 {
-	if (xdp && p->out == OUT_LEFT)
-		return refuse(p, eni, a, from, v6);
+	if (xdp && (p->out == OUT_LEFT || refuse_alerted())) {
+		enum reason reason = refuse(p, eni, a, from, v6);
+
+		if (reason != REASON_NOT_OURS || p->out == OUT_LEFT)
+			return reason;
+	}
 	return to_eni(p, host, eni, a, from, v6, xdp);
 }

@@ -105,7 +105,7 @@ static __always_inline enum reason uplink_vxlan_xdp(struct pkt *p, const struct 
 
 	if (!s || !overlay_looks(p))
 		return REASON_NOT_OURS;
-	reason = overlay_outer(p, host, true);
+	reason = overlay_outer_xdp(p, host, &s->outer);
 	if (reason == REASON_CONTINUE)
 		return overlay_decap(p, &s->outer);
 	if (reason != REASON_NOT_OURS)

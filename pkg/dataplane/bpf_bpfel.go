@@ -629,7 +629,8 @@ type bpfWork struct {
 		Internet      uint8
 		Transit       uint8
 		Packet        uint8
-		Pad           [3]uint8
+		Arrives       uint8
+		Pad           [2]uint8
 		Local         [16]uint8
 		Remote        [16]uint8
 		Rule          uint32
