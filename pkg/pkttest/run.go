@@ -43,7 +43,7 @@ func (w *World) Run(t *testing.T, row *Row, family Family, by By) {
 }
 
 func (w *World) run(t *testing.T, row *Row, family Family, by By) (err error) {
-	if err := errors.Join(w.clearFlows(), w.clearFragments(), w.clearTurns()); err != nil {
+	if err := errors.Join(w.clearFlows(), w.clearFragments(), w.clearTurns(), clearRates(w.coll.Maps[ratesMap], w.lastENI+1)); err != nil {
 		return err
 	}
 	dirty := false
