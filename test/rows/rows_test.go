@@ -78,6 +78,8 @@ var leftToTC = map[dataplane.Reason]string{
 	dataplane.ReasonTCPWindow:      "it depends on the state of a flow",
 	dataplane.ReasonFlowJudgeLimit: "the budget is spent where flows are judged again",
 	dataplane.ReasonFlowQuota:      "who counts flows stores them",
+	dataplane.ReasonPacketRate:     "only what passes is counted for the limit",
+	dataplane.ReasonFlowRate:       "only what opens a flow is counted for the limit",
 	dataplane.ReasonTooBig:         "it is answered",
 	dataplane.ReasonStrayNd:        "some of it is answered",
 }
