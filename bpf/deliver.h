@@ -147,15 +147,16 @@ struct arrival_key {
 };
 
 /* What is not addressed to the ENI, which may forward, is in transit there. */
-static __always_inline struct arrival_key arrival_key_of(const struct pkt *p,
-							 const struct eni_conf *conf,
-							 enum origin from, const bool v6)
+static __always_inline struct arrival_key
+arrival_key_of(const struct pkt *p, const struct eni_conf *conf, enum origin from, const bool v6)
 {
 	bool transit =
 		from != FROM_INTERNET && eni_forwards(conf) && !eni_owns(p->slot, conf, p->dst, v6);
 	struct arrival_key key = {
 		.scope = transit ? p->eni : conf->vni,
-		.class = from == FROM_INTERNET ? CLASS_INTERNET : transit ? CLASS_TRANSIT : 0,
+		.class = from == FROM_INTERNET ? CLASS_INTERNET :
+			 transit	       ? CLASS_TRANSIT :
+						 0,
 	};
 
 	return key;

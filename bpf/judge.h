@@ -74,23 +74,23 @@ static __always_inline enum reason judge_nacl(struct judge *j, const struct eni_
 	j->reply_denied = 0;
 	if (!(conf->flags & ENI_NACL) || j->same_subnet)
 		return REASON_CONTINUE;
-	if (!ruleset_allows(in ? conf->nacl_in : conf->nacl_out, j->remote, 0, j->protocol, j->port,
-			    &j->nacl_rule, v6))
+	if (!rules_allow(in ? &conf->nacl_in : &conf->nacl_out, j->remote, 0, j->protocol, j->port,
+			 &j->nacl_rule, true, v6))
 		return REASON_NACL_DENIED;
-	j->reply_denied = !ruleset_allows(in ? conf->nacl_out : conf->nacl_in, j->remote, 0,
-					  j->protocol, j->reply_port, &reply_rule, v6);
+	j->reply_denied = !rules_allow(in ? &conf->nacl_out : &conf->nacl_in, j->remote, 0,
+				       j->protocol, j->reply_port, &reply_rule, true, v6);
 	return REASON_CONTINUE;
 }
 
 static __always_inline enum reason judge_sg(struct judge *j, const struct eni_conf *conf,
 					    const struct endpoint *peer, const bool v6)
 {
-	__u32 ruleset = j->dir == DIR_IN ? conf->sg_in : conf->sg_out;
+	const struct rules *rules = j->dir == DIR_IN ? &conf->sg_in : &conf->sg_out;
 
 	if (j->kept && (!peer || peer->nexthop == j->sender_nexthop))
 		return REASON_CONTINUE;
-	if (ruleset && ruleset_allows(ruleset, j->remote, peer ? peer->group_set : 0, j->protocol,
-				      j->port, &j->rule, v6))
+	if (rules_allow(rules, j->remote, peer ? peer->group_set : 0, j->protocol, j->port,
+			&j->rule, false, v6))
 		return REASON_CONTINUE;
 	return REASON_SG_DENIED;
 }
