@@ -175,6 +175,16 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 } flows6 SEC(".maps");
 
+/* The tags of all sets again, and nothing between them: what surely has no flow is known without a line of the table
+ * (refuse.h). A tag is here before the flow can be found. The agent sets max_entries of these with that of the flows. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FLOW_SETS);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} flow_tags4 SEC(".maps"), flow_tags6 SEC(".maps");
+
 /* When the sweep must look at a set. One entry for 16 sets; written by the programs, lowered by who
  * ends flows from outside. The agent sets max_entries of these with that of the flows. */
 struct {
