@@ -28,7 +28,8 @@ struct flow_table {
 	__u32 words[10]; /* random multipliers, one per word of a key */
 	__u32 sets; /* 0 = not prepared yet: nothing is found, everything is refused */
 	__u32 max_flows; /* for which the sets were made */
-	__u32 pad[2];
+	__u32 tagged; /* flow_tags4, flow_tags6 know all flows; not so in a table from before they were */
+	__u32 pad;
 };
 
 /* The first line of a set. */

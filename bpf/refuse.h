@@ -67,9 +67,12 @@ static __always_inline void refuse_alert(void)
 static __always_inline bool flow_absent(const void *key, const bool v6)
 {
 	const volatile __u64 *first, *second;
+	const struct flow_table *table;
 	struct flow_choice choice;
+	__u32 family = v6;
 
-	if (!flow_hash(key, &choice, v6))
+	table = bpf_map_lookup_elem(&flow_tables, &family);
+	if (!table || !table->tagged || !flow_hash(key, &choice, v6))
 		return false;
 	first = flow_tags(choice.first, v6);
 	second = flow_tags(choice.second, v6);

@@ -272,7 +272,8 @@ type driverFlowTable struct {
 	Words    [10]uint32
 	Sets     uint32
 	MaxFlows uint32
-	Pad      [2]uint32
+	Tagged   uint32
+	Pad      uint32
 }
 
 type driverFlowUsage struct {
