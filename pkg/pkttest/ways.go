@@ -5,8 +5,10 @@ package pkttest
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -20,8 +22,8 @@ const firstExit = 1
 func writeWays(coll *ebpf.Collection, uplink uint32, mac MAC, ways map[string]MAC) error {
 	buckets := map[uint32][dataplane.WaysPerBucket][2]uint64{}
 	used := map[uint32]int{}
-	for vtep, neighbour := range ways {
-		way := dataplane.Way{VTEP: netip.MustParseAddr(vtep).As4(), MAC: neighbour, Exit: firstExit}
+	for _, vtep := range slices.Sorted(maps.Keys(ways)) {
+		way := dataplane.Way{VTEP: netip.MustParseAddr(vtep).As4(), MAC: ways[vtep], Exit: firstExit}
 		at := dataplane.WayBucket(way.VTEP)
 		bucket := buckets[at]
 		bucket[used[at]] = way.Words()
