@@ -171,6 +171,7 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 		fragment_first(p, w, from == FROM_INTERNET, v6);
 	if (p->ip_len > device->mtu)
 		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
+	TRY(rate_packet(p, conf));
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
 	/* An error may come from a third party; all else comes from the flow's peer. */

@@ -164,6 +164,7 @@ static __always_inline enum reason port_run(struct pkt *p)
 	TRY(eni_of_port(p, &conf));
 	if (!host || !conf)
 		return REASON_NOT_READY;
+	TRY(rate_packet(p, conf));
 	TRY(parse_eth(p, false));
 	if (((struct __sk_buff *)p->ctx)->vlan_present)
 		return REASON_ETHERTYPE;

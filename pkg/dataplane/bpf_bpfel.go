@@ -116,6 +116,8 @@ type bpfEnis struct {
 		Flows       uint32
 		MaxFlows    uint32
 		HalfOpen    uint32
+		Packets     uint32
+		NewFlows    uint32
 		Idle        struct {
 			_              structs.HostLayout
 			TcpEstablished uint32
@@ -425,6 +427,23 @@ type bpfQuote struct {
 	Head     [40]uint8
 }
 
+type bpfRates struct {
+	_       structs.HostLayout
+	Packets struct {
+		_           structs.HostLayout
+		Full        uint64
+		Rate        uint32
+		Incarnation uint32
+	}
+	Flows struct {
+		_           structs.HostLayout
+		Full        uint64
+		Rate        uint32
+		Incarnation uint32
+	}
+	Pad [32]uint8
+}
+
 type bpfRoute struct {
 	_      structs.HostLayout
 	Kind   uint32
@@ -577,7 +596,7 @@ type bpfWork struct {
 	Generation uint32
 	Vni        uint32
 	Related    uint32
-	Keep       uint32
+	Flags      uint32
 	Idle       struct {
 		_              structs.HostLayout
 		TcpEstablished uint32
@@ -709,6 +728,7 @@ const (
 	bpfMapProgsTc        = "progs_tc"
 	bpfMapProgsXdp       = "progs_xdp"
 	bpfMapQuotes         = "quotes"
+	bpfMapRates          = "rates"
 	bpfMapRoutes4        = "routes4"
 	bpfMapRoutes6        = "routes6"
 	bpfMapRuleHits       = "rule_hits"
@@ -832,6 +852,7 @@ type bpfMapSpecs struct {
 	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
 	Quotes       *ebpf.MapSpec `ebpf:"quotes"`
+	Rates        *ebpf.MapSpec `ebpf:"rates"`
 	Routes4      *ebpf.MapSpec `ebpf:"routes4"`
 	Routes6      *ebpf.MapSpec `ebpf:"routes6"`
 	RuleHits     *ebpf.MapSpec `ebpf:"rule_hits"`
@@ -913,6 +934,7 @@ type bpfMaps struct {
 	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
 	Quotes       *ebpf.Map `ebpf:"quotes"`
+	Rates        *ebpf.Map `ebpf:"rates"`
 	Routes4      *ebpf.Map `ebpf:"routes4"`
 	Routes6      *ebpf.Map `ebpf:"routes6"`
 	RuleHits     *ebpf.Map `ebpf:"rule_hits"`
@@ -968,6 +990,7 @@ func (m *bpfMaps) Close() error {
 		m.ProgsTc,
 		m.ProgsXdp,
 		m.Quotes,
+		m.Rates,
 		m.Routes4,
 		m.Routes6,
 		m.RuleHits,

@@ -28,6 +28,8 @@ const (
 	cENINoSourceCheck = 1 << 1 // sourceDestCheck: false
 	cENINACL          = 1 << 2 // the subnet has a network ACL: nacl_in and nacl_out count
 	cENIKeep          = 1 << 3 // onPolicyChange: keep: security groups judge a flow once
+	cENIPacketRate    = 1 << 4 // limits.packetsPerSecond: packets counts
+	cENIFlowRate      = 1 << 5 // limits.newFlowsPerSecond: new_flows counts
 )
 
 // enum live_flag

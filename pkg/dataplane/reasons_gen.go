@@ -54,6 +54,8 @@ const (
 	ReasonFlowQuota      Reason = 45 // the ENI has as many flows as it may have
 	ReasonNotPeered      Reason = 46 // to or from another VPC without routes on both sides
 	ReasonNoTransit      Reason = 47 // addressed to another, and this ENI does not forward
+	ReasonPacketRate     Reason = 48 // the ENI has more packets in a second than it may have
+	ReasonFlowRate       Reason = 49 // the ENI has more new flows in a second than it may have
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -105,4 +107,6 @@ var reasonTable = [...]struct{ name, help string }{
 	{"FLOW_QUOTA", "the ENI has as many flows as it may have"},
 	{"NOT_PEERED", "to or from another VPC without routes on both sides"},
 	{"NO_TRANSIT", "addressed to another, and this ENI does not forward"},
+	{"PACKET_RATE", "the ENI has more packets in a second than it may have"},
+	{"FLOW_RATE", "the ENI has more new flows in a second than it may have"},
 }

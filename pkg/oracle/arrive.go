@@ -31,6 +31,9 @@ func (r *run) toENI(e *api.ENI, a arrival) Reason {
 		}
 		return TooBig
 	}
+	if reason := r.ratePacket(e); reason != goOn {
+		return reason
+	}
 	if a.eip.IsValid() {
 		r.p.setDestination(a.eip, r.p.dst)
 	}

@@ -339,6 +339,9 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 	if !key.internet && !r.isSomewhere(r.objs.ENIs[v.peer]) {
 		return nil, NoNextHop
 	}
+	if reason := r.rateFlow(e); reason != goOn {
+		return nil, reason
+	}
 	if reason := r.admit(e, key); reason != goOn {
 		return nil, reason
 	}
