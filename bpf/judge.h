@@ -114,6 +114,28 @@ static __always_inline enum reason judge_peered(struct judge *j, const struct en
 	return REASON_CONTINUE;
 }
 
+/*
+ * To the ENI's own EIP from the port that it is addressed to, or without ports: what comes back in is of the
+ * flow that goes out, which nobody judges again. So both directions are judged at once.
+ */
+static __always_inline enum reason judge_self(struct judge *j, const struct eni_conf *conf,
+					      const bool v6)
+{
+	__u32 rule = j->rule, nacl_rule = j->nacl_rule;
+	enum reason reason;
+
+	if (!addr_equal(j->eip, j->remote, v6) || j->port != j->reply_port)
+		return REASON_CONTINUE;
+	j->dir = DIR_IN;
+	reason = judge_nacl(j, conf, v6);
+	if (reason == REASON_CONTINUE)
+		reason = judge_sg(j, conf, NULL, v6);
+	j->dir = DIR_OUT;
+	j->rule = rule;
+	j->nacl_rule = nacl_rule;
+	return reason;
+}
+
 /* Where to, for a packet that the ENI sends. */
 static __always_inline enum reason judge_route(struct judge *j, const struct eni_conf *conf,
 					       const struct endpoint *peer, const struct route *r,
@@ -138,7 +160,7 @@ static __always_inline enum reason judge_route(struct judge *j, const struct eni
 		if (j->transit || !eip_of(j, conf->vni, v6))
 			return REASON_NO_EIP;
 		j->nexthop = NEXTHOP_INTERNET;
-		return REASON_CONTINUE;
+		return judge_self(j, conf, v6);
 	case ROUTE_BLACKHOLE:
 		return REASON_BLACKHOLE;
 	case ROUTE_NOT_PEERED:

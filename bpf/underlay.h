@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "hook.h"
+#include "parse.h"
 #include "table.h"
 
 #define VXLAN_PORT 4789
@@ -37,7 +37,8 @@ struct encap {
 	__u8 pad2[2];
 } __attribute__((aligned(4)));
 #define ENCAP_LEN (OUTER_LEN + ETH_LEN)
-_Static_assert(offsetof(struct encap, pad2) - offsetof(struct encap, dmac) == ENCAP_LEN, "no holes");
+_Static_assert(offsetof(struct encap, pad2) - offsetof(struct encap, dmac) == ENCAP_LEN,
+	       "no holes");
 
 static __always_inline __u32 way_bucket(__u32 vtep)
 {
@@ -135,8 +136,8 @@ static __always_inline void encap_headers(const struct pkt *p, struct encap *e,
  */
 static __always_inline enum reason encapsulate(struct pkt *p, struct encap *e,
 					       const struct host_conf *host,
-					       const struct eni_conf *conf, const struct nexthop *nh,
-					       const bool v6)
+					       const struct eni_conf *conf,
+					       const struct nexthop *nh, const bool v6)
 {
 	const __u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 |
 			    BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2(ETH_LEN) |
