@@ -345,6 +345,34 @@ __noinline int owns6(struct judge *j)
 	return j && judge_owns(j, true);
 }
 
+/* Is the local address another ENI's of the same instance? */
+static __always_inline bool judge_sibling(const struct judge *j, const bool v6)
+{
+	const struct live *device;
+	const struct eni_conf *conf = eni_ready(j->slot, j->eni, &device), *other;
+	const struct endpoint *e;
+	const struct nexthop *nh;
+	__u32 index;
+
+	e = conf ? endpoint_of_eni(j->slot, conf->vni, j->local, v6) : NULL;
+	nh = e ? nexthop_find(e->nexthop) : NULL;
+	if (!nh || nh->kind != NH_LOCAL || nh->eni == j->eni)
+		return false;
+	index = nh->eni;
+	other = eni_conf_of(j->slot, index);
+	return other && other->instance == conf->instance;
+}
+
+__noinline int sibling4(struct judge *j)
+{
+	return j && judge_sibling(j, false);
+}
+
+__noinline int sibling6(struct judge *j)
+{
+	return j && judge_sibling(j, true);
+}
+
 /* Does the local address lie in the ENI's VPC? */
 static __always_inline bool judge_inside(const struct judge *j, const bool v6)
 {

@@ -47,6 +47,10 @@ MAP(xdp_lease, BPF_MAP_TYPE_ARRAY, __u32, __u32, 1, 0);
 /* ifindex -> ENI. Miss = UNKNOWN_PORT: dropped. */
 MAP(ports, BPF_MAP_TYPE_HASH, __u32, struct port, 2 * MAX_ENIS, 0);
 
+/* ifindex, as many of its bits as count here -> the ENI of the last port that had it: saves the look-up in
+ * `ports`. A guess, written by the programs, that counts only if `live` confirms it. */
+MAP(port_hints, BPF_MAP_TYPE_ARRAY, __u32, __u32, PORT_HINTS, 0);
+
 /* ifindex -> uplink. Miss = the packet is left to the host; nothing is sent out there. */
 MAP(uplinks, BPF_MAP_TYPE_HASH, __u32, struct uplink, MAX_UPLINKS, 0);
 

@@ -25,6 +25,7 @@ enum limit {
 	MAX_UPLINKS = 16,
 	WAY_BUCKETS = 4096, /* a power of two */
 	WAYS = 4, /* of a bucket: one cache line */
+	PORT_HINTS = 4096, /* a power of two */
 	MAX_RULES = 1 << 18, /* rules with an id; 0 is none */
 };
 
@@ -72,8 +73,11 @@ struct eni_conf {
 	__u32 packets; /* how many may pass in a second, both directions together (rate.h) */
 	__u32 new_flows; /* how many flows may be opened in a second */
 	struct flow_idle idle;
+	__u32 instance; /* the same number for all ENIs of an instance, for messages only */
 	__u8 mac[6];
 	__u8 pad[2];
+	__u8 gateway4[4]; /* of the subnet; 0 = it has none of the family */
+	__u8 gateway6[16];
 };
 
 enum live_flag {

@@ -129,6 +129,24 @@ static __always_inline void encap_headers(const struct pkt *p, struct encap *e,
 	e->inner_ethertype = bpf_htons(v6 ? ETH_P_IPV6 : ETH_P_IP);
 }
 
+/* The kernel has just made room: the front of the packet is ours alone, and in one piece. */
+static __always_inline bool encap_store(const struct pkt *p, const struct encap *e)
+{
+	const __u64 *from = (const __u64 *)e->dmac;
+	void *data, *end;
+	__u64 *to;
+
+	pkt_bounds(p, &data, &end, false);
+	to = data;
+	if (data + ENCAP_LEN > end)
+		return false;
+#pragma clang loop unroll(full)
+	for (__u32 i = 0; i < ENCAP_LEN / 8; i++)
+		to[i] = from[i];
+	return true;
+}
+_Static_assert(ENCAP_LEN % 8 == 0, "whole words");
+
 /*
  * Writes the outer headers for the way of the underlay that leads to the next hop. CONTINUE = there is
  * none, or the kernel knows no such encapsulation (what a guest has encapsulated already, SCTP segments):
@@ -153,7 +171,7 @@ static __always_inline enum reason encapsulate(struct pkt *p, struct encap *e,
 	mac_copy(e->smac, exit->mac);
 	if (bpf_skb_adjust_room(p->ctx, OUTER_LEN, BPF_ADJ_ROOM_MAC, flags))
 		return REASON_CONTINUE;
-	if (bpf_skb_store_bytes(p->ctx, 0, e->dmac, ENCAP_LEN, 0))
+	if (!encap_store(p, e))
 		return REASON_HELPER;
 	p->out_ifindex = exit->ifindex;
 	return REASON_DELIVERED;

@@ -69,6 +69,10 @@ type ENI struct {
 	PolicyFrom uint32 // Ruleset.ID of the policy routes' sources,
 	PolicyTo   uint32 // and of their destinations and services; 0 = none
 
+	Instance uint32     // the same for all ENIs of an instance, and of no other: but for messages, nothing depends on it
+	Gateway4 netip.Addr // of the subnet; invalid = it has none of the family
+	Gateway6 netip.Addr
+
 	NoSource bool // sourceDestCheck: false
 	Keep     bool // onPolicyChange: keep
 	Idle     Idle

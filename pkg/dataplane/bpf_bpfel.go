@@ -124,8 +124,11 @@ type bpfEnis struct {
 			Udp            uint32
 			UdpStream      uint32
 		}
-		Mac [6]uint8
-		Pad [2]uint8
+		Instance uint32
+		Mac      [6]uint8
+		Pad      [2]uint8
+		Gateway4 [4]uint8
+		Gateway6 [16]uint8
 	}
 }
 
@@ -695,6 +698,7 @@ const (
 	bpfMapActive         = "active"
 	bpfMapAddrs4         = "addrs4"
 	bpfMapAddrs6         = "addrs6"
+	bpfMapAnswerTurns    = "answer_turns"
 	bpfMapCounters       = "counters"
 	bpfMapEipIn4         = "eip_in4"
 	bpfMapEipIn6         = "eip_in6"
@@ -724,6 +728,7 @@ const (
 	bpfMapOutsides       = "outsides"
 	bpfMapPeerRules      = "peer_rules"
 	bpfMapPolicies       = "policies"
+	bpfMapPortHints      = "port_hints"
 	bpfMapPorts          = "ports"
 	bpfMapProgsTc        = "progs_tc"
 	bpfMapProgsXdp       = "progs_xdp"
@@ -819,6 +824,7 @@ type bpfMapSpecs struct {
 	Active       *ebpf.MapSpec `ebpf:"active"`
 	Addrs4       *ebpf.MapSpec `ebpf:"addrs4"`
 	Addrs6       *ebpf.MapSpec `ebpf:"addrs6"`
+	AnswerTurns  *ebpf.MapSpec `ebpf:"answer_turns"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	EipIn4       *ebpf.MapSpec `ebpf:"eip_in4"`
 	EipIn6       *ebpf.MapSpec `ebpf:"eip_in6"`
@@ -848,6 +854,7 @@ type bpfMapSpecs struct {
 	Outsides     *ebpf.MapSpec `ebpf:"outsides"`
 	PeerRules    *ebpf.MapSpec `ebpf:"peer_rules"`
 	Policies     *ebpf.MapSpec `ebpf:"policies"`
+	PortHints    *ebpf.MapSpec `ebpf:"port_hints"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
@@ -901,6 +908,7 @@ type bpfMaps struct {
 	Active       *ebpf.Map `ebpf:"active"`
 	Addrs4       *ebpf.Map `ebpf:"addrs4"`
 	Addrs6       *ebpf.Map `ebpf:"addrs6"`
+	AnswerTurns  *ebpf.Map `ebpf:"answer_turns"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	EipIn4       *ebpf.Map `ebpf:"eip_in4"`
 	EipIn6       *ebpf.Map `ebpf:"eip_in6"`
@@ -930,6 +938,7 @@ type bpfMaps struct {
 	Outsides     *ebpf.Map `ebpf:"outsides"`
 	PeerRules    *ebpf.Map `ebpf:"peer_rules"`
 	Policies     *ebpf.Map `ebpf:"policies"`
+	PortHints    *ebpf.Map `ebpf:"port_hints"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
@@ -957,6 +966,7 @@ func (m *bpfMaps) Close() error {
 		m.Active,
 		m.Addrs4,
 		m.Addrs6,
+		m.AnswerTurns,
 		m.Counters,
 		m.EipIn4,
 		m.EipIn6,
@@ -986,6 +996,7 @@ func (m *bpfMaps) Close() error {
 		m.Outsides,
 		m.PeerRules,
 		m.Policies,
+		m.PortHints,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,

@@ -59,6 +59,13 @@ func (e *encoder) eni(eni *compile.ENI, quotas quotas) {
 	half.MaxFlows, half.HalfOpen = quotas.limit(eni), quotas.halfOpen(eni)
 	half.Idle.TcpEstablished, half.Idle.Udp, half.Idle.UdpStream = eni.Idle.TCPEstablished, eni.Idle.UDP, eni.Idle.UDPStream
 	half.Mac = eni.MAC
+	half.Instance = eni.Instance
+	if eni.Gateway4.Is4() {
+		half.Gateway4 = eni.Gateway4.As4()
+	}
+	if eni.Gateway6.Is6() {
+		half.Gateway6 = eni.Gateway6.As16()
+	}
 	e.put(bpfMapEnis, keyOf(&eni.Index), bytesOf(half))
 }
 

@@ -124,8 +124,11 @@ type driverEnis struct {
 			Udp            uint32
 			UdpStream      uint32
 		}
-		Mac [6]uint8
-		Pad [2]uint8
+		Instance uint32
+		Mac      [6]uint8
+		Pad      [2]uint8
+		Gateway4 [4]uint8
+		Gateway6 [16]uint8
 	}
 }
 
@@ -563,6 +566,7 @@ const (
 	driverMapNexthops      = "nexthops"
 	driverMapPeerRules     = "peer_rules"
 	driverMapPolicies      = "policies"
+	driverMapPortHints     = "port_hints"
 	driverMapPorts         = "ports"
 	driverMapProgsTc       = "progs_tc"
 	driverMapProgsXdp      = "progs_xdp"
@@ -705,6 +709,7 @@ type driverMapSpecs struct {
 	Nexthops     *ebpf.MapSpec `ebpf:"nexthops"`
 	PeerRules    *ebpf.MapSpec `ebpf:"peer_rules"`
 	Policies     *ebpf.MapSpec `ebpf:"policies"`
+	PortHints    *ebpf.MapSpec `ebpf:"port_hints"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
@@ -781,6 +786,7 @@ type driverMaps struct {
 	Nexthops     *ebpf.Map `ebpf:"nexthops"`
 	PeerRules    *ebpf.Map `ebpf:"peer_rules"`
 	Policies     *ebpf.Map `ebpf:"policies"`
+	PortHints    *ebpf.Map `ebpf:"port_hints"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
@@ -831,6 +837,7 @@ func (m *driverMaps) Close() error {
 		m.Nexthops,
 		m.PeerRules,
 		m.Policies,
+		m.PortHints,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,
