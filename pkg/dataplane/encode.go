@@ -51,8 +51,8 @@ func (e *encoder) eni(eni *compile.ENI, quotas quotas) {
 	half.Packets, half.NewFlows = eni.Packets, eni.NewFlows
 	half.Vni, half.Subnet, half.Nexthop = eni.VNI, eni.Subnet, eni.NextHop
 	half.Incarnation, half.Generation = eni.Incarnation, eni.Generation
-	half.SgIn, half.SgOut = e.rulesetID(eni.SGIn), e.rulesetID(eni.SGOut)
-	half.NaclIn, half.NaclOut = e.rulesetID(eni.NACLIn), e.rulesetID(eni.NACLOut)
+	half.SgIn, half.SgOut = e.rules(eni, eni.SGIn), e.rules(eni, eni.SGOut)
+	half.NaclIn, half.NaclOut = e.rules(eni, eni.NACLIn), e.rules(eni, eni.NACLOut)
 	half.Routes, half.Allowed = eni.Routes, eni.Allowed
 	half.PolicyFrom, half.PolicyTo = eni.PolicyFrom, eni.PolicyTo
 	half.Flows = eni.Flows

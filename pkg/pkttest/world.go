@@ -31,6 +31,10 @@ type Setup struct {
 
 	Ways map[string]MAC // VTEP -> neighbour by which it is reached without the kernel
 
+	// Refuses tells whether XDP drops what this step wants to be dropped, so that TC never sees it; nil = the rows do
+	// not care. Asked if a row runs by XDP and TC in turn.
+	Refuses func(Step) bool
+
 	NoXDP     bool // the ports take no frames from XDP
 	WideRules bool // every rule set is searched instead of looked up
 }
