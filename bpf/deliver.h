@@ -7,6 +7,7 @@
 #include "quick.h"
 #include "related.h"
 #include "rewrite.h"
+#include "underlay.h"
 
 /* From where a packet reaches an ENI; decides what its sender must prove. */
 enum origin {
@@ -42,6 +43,7 @@ struct tunnel {
 /* What would crowd the stack; per CPU. */
 struct scratch {
 	__u8 tunnel[64] __attribute__((aligned(8))); /* struct bpf_tunnel_key */
+	struct encap encap;
 	struct outer outer;
 	__u32 group_policy; /* the VXLAN header's */
 	__u32 pad;
@@ -145,30 +147,63 @@ static __always_inline enum reason arrival_sender(const struct pkt *p, const str
 }
 
 /*
- * The flow of a packet to an ENI, made if need be. What is not addressed to the ENI, which may forward,
- * is in transit there.
+ * What a packet must prove that no flow knows, before it may open one. Of one from the internet the judge asks the same
+ * itself.
  */
+static __always_inline enum reason arrival_opens(const struct pkt *p, const struct eni_conf *conf,
+						 struct work *w, struct arrival *a,
+						 enum origin from, const bool v6)
+{
+	if (from != FROM_INTERNET || track_may_open(p, v6) != REASON_CONTINUE) {
+		TRY(arrival_sender(p, conf, w, a, from, v6));
+		return track_may_open(p, v6);
+	}
+	w->judge.arrives = 1;
+	addr_copy(w->judge.eip, a->eip, v6);
+	return REASON_CONTINUE;
+}
+
+/* In which part of the flow table a packet to an ENI belongs. */
+struct arrival_key {
+	__u32 scope;
+	__u32 class;
+};
+
+/* What is not addressed to the ENI, which may forward, is in transit there. */
+static __always_inline struct arrival_key
+arrival_key_of(const struct pkt *p, const struct eni_conf *conf, enum origin from, const bool v6)
+{
+	bool transit =
+		from != FROM_INTERNET && eni_forwards(conf) && !eni_owns(p->slot, conf, p->dst, v6);
+	struct arrival_key key = {
+		.scope = transit ? p->eni : conf->vni,
+		.class = from == FROM_INTERNET ? CLASS_INTERNET :
+			 transit	       ? CLASS_TRANSIT :
+						 0,
+	};
+
+	return key;
+}
+
+/* The flow of a packet to an ENI, made if need be. */
 static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_conf *conf,
 						struct work *w, struct arrival *a, enum origin from,
 						const bool v6, const bool xdp)
 {
-	bool transit =
-		from != FROM_INTERNET && eni_forwards(conf) && !eni_owns(p->slot, conf, p->dst, v6);
-	__u32 class = from == FROM_INTERNET ? CLASS_INTERNET : transit ? CLASS_TRANSIT : 0;
-	__u32 scope = transit ? p->eni : conf->vni;
+	struct arrival_key key = arrival_key_of(p, conf, from, v6);
 	enum reason reason;
 
 	if (p->fragment == FRAGMENT_LATER || icmp_error(p, v6)) {
 		TRY(arrival_sender(p, conf, w, a, from, v6));
 		if (p->fragment == FRAGMENT_LATER)
 			return fragment_later(p, w, from == FROM_INTERNET, v6);
-		return related(p, w, from == FROM_INTERNET ? a->eip : NULL, class, v6, xdp);
+		return related(p, w, from == FROM_INTERNET ? a->eip : NULL, key.class, v6, xdp);
 	}
-	reason = track_flow(p, w, scope, class, v6);
+	reason = track_flow(p, w, key.scope, key.class, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
-	TRY(arrival_sender(p, conf, w, a, from, v6));
-	return track_open(p, w, scope, class, a->sender_nexthop, v6);
+	TRY(arrival_opens(p, conf, w, a, from, v6));
+	return track_open(p, w, key.scope, key.class, a->sender_nexthop, v6);
 }
 
 /* To another host: the kernel's VXLAN device writes the outer headers and finds the way. */
@@ -183,7 +218,7 @@ static __always_inline enum reason overlay_send(struct pkt *p, const struct host
 	key = (struct bpf_tunnel_key *)s->tunnel;
 	__builtin_memset(key, 0, sizeof(*key));
 	key->tunnel_id = vni;
-	key->tunnel_ttl = 64;
+	key->tunnel_ttl = OUTER_TTL;
 	key->remote_ipv4 = bpf_ntohl(*(const __u32 *)vtep);
 	key->local_ipv4 = bpf_ntohl(*(const __u32 *)host->vtep);
 	/* Options too, or those of whoever used a tunnel last on this CPU would be sent. */
@@ -196,11 +231,18 @@ static __always_inline enum reason overlay_send(struct pkt *p, const struct host
 	return REASON_CONTINUE;
 }
 
+/* To an ENI of another host: by a way of our own, else by the kernel's. */
 static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
-					      const struct eni_conf *conf, const struct nexthop *nh)
+					      const struct eni_conf *conf, const struct nexthop *nh,
+					      const bool v6)
 {
+	struct scratch *s = scratch_get();
+
 	if (p->ip_len > host->overlay_mtu)
 		return too_big_for(p, host->overlay_mtu);
+	if (!s)
+		return REASON_HELPER;
+	TRY(encapsulate(p, &s->encap, host, conf, nh, v6));
 	if (!rewrite_macs(p, nh->mac, conf->mac, false))
 		return REASON_HELPER;
 	TRY(overlay_send(p, host, nh->vni, nh->vtep, 0));

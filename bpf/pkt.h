@@ -22,7 +22,8 @@
 enum out {
 	OUT_DEVICE = 0, /* as it is */
 	OUT_NEIGHBOUR = 1 << 0, /* the kernel writes the next hop's MAC */
-	CAME_MOVED = 1 << 1, /* from the host that had the ENI before, which has judged it */
+	OUT_LEFT = 1 << 1, /* XDP only asks whether it is dropped: TC takes it on (refuse.h) */
+	CAME_MOVED = 1 << 2, /* from the host that had the ENI before, which has judged it */
 };
 
 enum fragment {

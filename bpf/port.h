@@ -156,7 +156,7 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 		return to_eni(p, host, nh->eni, &s->arrival, FROM_LOCAL, v6, false);
 	case NH_VTEP:
 	case NH_MOVED:
-		return to_overlay(p, host, conf, nh);
+		return to_overlay(p, host, conf, nh, v6);
 	case NH_INTERNET:
 		return port_eip(p, host, s->nat, &s->arrival, v6);
 	}

@@ -51,6 +51,8 @@ type Loader struct {
 	events  deviceEvents
 	imports *mapping // of MapImports
 
+	underlay *underlay
+
 	mu      sync.Mutex
 	state   *compile.State      // that was applied last; nil before the first Apply
 	facts   dataplane.HostFacts // with which it was applied
@@ -121,6 +123,10 @@ func (l *Loader) open(ctx context.Context, maxFlows uint32) error {
 	if err := l.leaseXDP(); err != nil {
 		return err
 	}
+	if l.underlay, err = openUnderlay(l.maps, l.log); err != nil {
+		return err
+	}
+	l.closers = append(l.closers, l.underlay.close)
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -145,6 +145,14 @@ type bpfEnis struct {
 	}
 }
 
+type bpfExit struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Until   uint32
+	Mac     [6]uint8
+	Pad     [2]uint8
+}
+
 type bpfFlowDueLine struct {
 	_   structs.HostLayout
 	Due [16]uint32
@@ -277,7 +285,8 @@ type bpfFlowTable struct {
 	Words    [10]uint32
 	Sets     uint32
 	MaxFlows uint32
-	Pad      [2]uint32
+	Tagged   uint32
+	Pad      uint32
 }
 
 type bpfFlowUsage struct {
@@ -525,7 +534,21 @@ type bpfRules struct {
 type bpfScratch struct {
 	_      structs.HostLayout
 	Tunnel [64]uint8
-	Outer  struct {
+	Encap  struct {
+		_              structs.HostLayout
+		Pad            [2]uint8
+		Dmac           [6]uint8
+		Smac           [6]uint8
+		Ethertype      uint16
+		Ip             [5]uint32
+		Udp            [2]uint32
+		Vxlan          [2]uint32
+		InnerDmac      [6]uint8
+		InnerSmac      [6]uint8
+		InnerEthertype uint16
+		Pad2           [2]uint8
+	}
+	Outer struct {
 		_      structs.HostLayout
 		Ip     [20]uint8
 		Udp    [2]uint32
@@ -639,6 +662,23 @@ type bpfVtepKey struct {
 	Vtep [4]uint8
 }
 
+type bpfVtepWays struct {
+	_ structs.HostLayout
+	V [4]struct {
+		_    structs.HostLayout
+		Vtep [4]uint8
+		Pad  uint32
+		Mac  [6]uint8
+		Exit uint16
+	}
+}
+
+type bpfWatch struct {
+	_      structs.HostLayout
+	Left   uint32
+	Passed uint32
+}
+
 type bpfWork struct {
 	_          structs.HostLayout
 	Now        uint32
@@ -728,7 +768,8 @@ type bpfWork struct {
 		Internet      uint8
 		Transit       uint8
 		Packet        uint8
-		Pad           [3]uint8
+		Arrives       uint8
+		Pad           [2]uint8
 		Local         [16]uint8
 		Remote        [16]uint8
 		Rule          uint32
@@ -759,11 +800,14 @@ const (
 	bpfMapEndpoints4     = "endpoints4"
 	bpfMapEndpoints6     = "endpoints6"
 	bpfMapEnis           = "enis"
+	bpfMapExits          = "exits"
 	bpfMapFlowDue4       = "flow_due4"
 	bpfMapFlowDue6       = "flow_due6"
 	bpfMapFlowImports    = "flow_imports"
 	bpfMapFlowSweep      = "flow_sweep"
 	bpfMapFlowTables     = "flow_tables"
+	bpfMapFlowTags4      = "flow_tags4"
+	bpfMapFlowTags6      = "flow_tags6"
 	bpfMapFlowUsage      = "flow_usage"
 	bpfMapFlows4         = "flows4"
 	bpfMapFlows6         = "flows6"
@@ -798,7 +842,9 @@ const (
 	bpfMapTooBigs        = "too_bigs"
 	bpfMapUplinks        = "uplinks"
 	bpfMapVerdicts       = "verdicts"
+	bpfMapVtepWays       = "vtep_ways"
 	bpfMapVteps          = "vteps"
+	bpfMapWatches        = "watches"
 	bpfMapWorks          = "works"
 	bpfMapXdpLease       = "xdp_lease"
 	bpfProgFlowImport    = "flow_import"
@@ -813,6 +859,7 @@ const (
 	bpfProgUplinkXdp     = "uplink_xdp"
 	bpfProgVxlan         = "vxlan"
 	bpfVarHalfOpenSlots  = "half_open_slots"
+	bpfVarRefuseEvery    = "refuse_every"
 	bpfVarXdpOwns        = "xdp_owns"
 )
 
@@ -888,11 +935,14 @@ type bpfMapSpecs struct {
 	Endpoints4    *ebpf.MapSpec `ebpf:"endpoints4"`
 	Endpoints6    *ebpf.MapSpec `ebpf:"endpoints6"`
 	Enis          *ebpf.MapSpec `ebpf:"enis"`
+	Exits         *ebpf.MapSpec `ebpf:"exits"`
 	FlowDue4      *ebpf.MapSpec `ebpf:"flow_due4"`
 	FlowDue6      *ebpf.MapSpec `ebpf:"flow_due6"`
 	FlowImports   *ebpf.MapSpec `ebpf:"flow_imports"`
 	FlowSweep     *ebpf.MapSpec `ebpf:"flow_sweep"`
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
+	FlowTags4     *ebpf.MapSpec `ebpf:"flow_tags4"`
+	FlowTags6     *ebpf.MapSpec `ebpf:"flow_tags6"`
 	FlowUsage     *ebpf.MapSpec `ebpf:"flow_usage"`
 	Flows4        *ebpf.MapSpec `ebpf:"flows4"`
 	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
@@ -927,7 +977,9 @@ type bpfMapSpecs struct {
 	TooBigs       *ebpf.MapSpec `ebpf:"too_bigs"`
 	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
+	VtepWays      *ebpf.MapSpec `ebpf:"vtep_ways"`
 	Vteps         *ebpf.MapSpec `ebpf:"vteps"`
+	Watches       *ebpf.MapSpec `ebpf:"watches"`
 	Works         *ebpf.MapSpec `ebpf:"works"`
 	XdpLease      *ebpf.MapSpec `ebpf:"xdp_lease"`
 }
@@ -937,6 +989,7 @@ type bpfMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
 	HalfOpenSlots *ebpf.VariableSpec `ebpf:"half_open_slots"`
+	RefuseEvery   *ebpf.VariableSpec `ebpf:"refuse_every"`
 	XdpOwns       *ebpf.VariableSpec `ebpf:"xdp_owns"`
 }
 
@@ -973,11 +1026,14 @@ type bpfMaps struct {
 	Endpoints4    *ebpf.Map `ebpf:"endpoints4"`
 	Endpoints6    *ebpf.Map `ebpf:"endpoints6"`
 	Enis          *ebpf.Map `ebpf:"enis"`
+	Exits         *ebpf.Map `ebpf:"exits"`
 	FlowDue4      *ebpf.Map `ebpf:"flow_due4"`
 	FlowDue6      *ebpf.Map `ebpf:"flow_due6"`
 	FlowImports   *ebpf.Map `ebpf:"flow_imports"`
 	FlowSweep     *ebpf.Map `ebpf:"flow_sweep"`
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
+	FlowTags4     *ebpf.Map `ebpf:"flow_tags4"`
+	FlowTags6     *ebpf.Map `ebpf:"flow_tags6"`
 	FlowUsage     *ebpf.Map `ebpf:"flow_usage"`
 	Flows4        *ebpf.Map `ebpf:"flows4"`
 	Flows6        *ebpf.Map `ebpf:"flows6"`
@@ -1012,7 +1068,9 @@ type bpfMaps struct {
 	TooBigs       *ebpf.Map `ebpf:"too_bigs"`
 	Uplinks       *ebpf.Map `ebpf:"uplinks"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
+	VtepWays      *ebpf.Map `ebpf:"vtep_ways"`
 	Vteps         *ebpf.Map `ebpf:"vteps"`
+	Watches       *ebpf.Map `ebpf:"watches"`
 	Works         *ebpf.Map `ebpf:"works"`
 	XdpLease      *ebpf.Map `ebpf:"xdp_lease"`
 }
@@ -1032,11 +1090,14 @@ func (m *bpfMaps) Close() error {
 		m.Endpoints4,
 		m.Endpoints6,
 		m.Enis,
+		m.Exits,
 		m.FlowDue4,
 		m.FlowDue6,
 		m.FlowImports,
 		m.FlowSweep,
 		m.FlowTables,
+		m.FlowTags4,
+		m.FlowTags6,
 		m.FlowUsage,
 		m.Flows4,
 		m.Flows6,
@@ -1071,7 +1132,9 @@ func (m *bpfMaps) Close() error {
 		m.TooBigs,
 		m.Uplinks,
 		m.Verdicts,
+		m.VtepWays,
 		m.Vteps,
+		m.Watches,
 		m.Works,
 		m.XdpLease,
 	)
@@ -1082,6 +1145,7 @@ func (m *bpfMaps) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
 	HalfOpenSlots *ebpf.Variable `ebpf:"half_open_slots"`
+	RefuseEvery   *ebpf.Variable `ebpf:"refuse_every"`
 	XdpOwns       *ebpf.Variable `ebpf:"xdp_owns"`
 }
 

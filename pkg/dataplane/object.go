@@ -25,12 +25,16 @@ const (
 	MapCounters   = bpfMapCounters
 	MapRuleHits   = bpfMapRuleHits
 	MapXDPLease   = bpfMapXdpLease
+	MapExits      = bpfMapExits
+	MapVTEPWays   = bpfMapVtepWays
 	MapENIs       = bpfMapEnis
 	MapNextHops   = bpfMapNexthops
 	MapHost       = bpfMapHostConf
 	MapFlowTables = bpfMapFlowTables
 	MapFlows4     = bpfMapFlows4
 	MapFlows6     = bpfMapFlows6
+	MapFlowTags4  = bpfMapFlowTags4
+	MapFlowTags6  = bpfMapFlowTags6
 	MapFlowDue4   = bpfMapFlowDue4
 	MapFlowDue6   = bpfMapFlowDue6
 	MapFlowUsage  = bpfMapFlowUsage
