@@ -86,8 +86,9 @@ static __always_inline enum reason judge_sg(struct judge *j, const struct eni_co
 					    const struct endpoint *peer, const bool v6)
 {
 	const struct rules *rules = j->dir == DIR_IN ? &conf->sg_in : &conf->sg_out;
+	bool nobody = !peer || (peer->flags & EP_GATEWAY);
 
-	if (j->kept && (!peer || peer->nexthop == j->sender_nexthop))
+	if (j->kept && (nobody || peer->nexthop == j->sender_nexthop))
 		return REASON_CONTINUE;
 	if (rules_allow(rules, j->remote, peer ? peer->group_set : 0, j->protocol, j->port,
 			&j->rule, false, v6))
