@@ -34,7 +34,7 @@ struct scratch {
 	__u8 tunnel[64] __attribute__((aligned(8))); /* struct bpf_tunnel_key */
 	struct outer outer;
 	__u32 group_policy; /* the VXLAN header's, always 0 in this version */
-	__u32 pad;
+	__u32 class; /* of the sender's EIP, 0 = it leaves by none */
 	struct arrival arrival;
 	__u8 nat[16]; /* the sender's EIP */
 	__u8 fib[64] __attribute__((aligned(8))); /* struct bpf_fib_lookup */
@@ -178,19 +178,19 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
 		return REASON_HELPER;
 	p->out_ifindex = device->ifindex;
+	if (unlikely(device->flags & LIVE_CAP_IN))
+		p->out |= OUT_CLASS;
 	return REASON_DELIVERED;
 }
 
-/* To another host: the kernel's VXLAN device writes the outer headers and finds the way. */
-static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
-					      const struct eni_conf *conf, const struct nexthop *nh)
+/* By the kernel's VXLAN device, which writes the outer headers and finds the way. */
+static __always_inline enum reason to_vxlan(struct pkt *p, const struct host_conf *host,
+					    const struct nexthop *nh)
 {
 	struct scratch *s = scratch_get();
 	struct bpf_tunnel_key *key;
 
-	if (p->ip_len > host->overlay_mtu)
-		return too_big_for(p, host->overlay_mtu);
-	if (!s || !rewrite_macs(p, nh->mac, conf->mac, false))
+	if (!s)
 		return REASON_HELPER;
 	key = (struct bpf_tunnel_key *)s->tunnel;
 	__builtin_memset(key, 0, sizeof(*key));
@@ -206,6 +206,17 @@ static __always_inline enum reason to_overlay(struct pkt *p, const struct host_c
 		return REASON_HELPER;
 	p->out_ifindex = host->vxlan_ifindex;
 	return REASON_DELIVERED;
+}
+
+/* To another host. */
+static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
+					      const struct eni_conf *conf, const struct nexthop *nh)
+{
+	if (p->ip_len > host->overlay_mtu)
+		return too_big_for(p, host->overlay_mtu);
+	if (!rewrite_macs(p, nh->mac, conf->mac, false))
+		return REASON_HELPER;
+	return to_vxlan(p, host, nh);
 }
 
 /*
@@ -235,6 +246,6 @@ static __always_inline enum reason to_internet(struct pkt *p, const struct host_
 	if (ret != BPF_FIB_LKUP_RET_SUCCESS || !bpf_map_lookup_elem(&uplinks, &fib->ifindex))
 		return REASON_NO_FIB;
 	p->out_ifindex = fib->ifindex;
-	p->out = OUT_NEIGHBOUR;
+	p->out |= OUT_NEIGHBOUR;
 	return REASON_DELIVERED;
 }

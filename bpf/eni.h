@@ -37,6 +37,8 @@ static __always_inline enum reason eni_of_port(struct pkt *p, const struct eni_c
 	*conf = eni_ready(p->slot, port->eni, &device);
 	if (!*conf || (*conf)->incarnation != port->incarnation || device->ifindex != p->ifindex)
 		return REASON_NOT_READY;
+	if (unlikely(device->flags & (LIVE_CAP_OUT | LIVE_CAP_EIPS)))
+		p->out = device->flags & LIVE_CAP_OUT ? OUT_SHAPED : OUT_SHAPED_EIPS;
 	return REASON_CONTINUE;
 }
 

@@ -18,9 +18,13 @@
 			return try_;                                                               \
 	} while (0)
 
+/* How a packet leaves: bits. */
 enum out {
 	OUT_DEVICE = 0, /* as it is */
-	OUT_NEIGHBOUR = 1, /* the kernel writes the next hop's MAC */
+	OUT_NEIGHBOUR = 1 << 0, /* the kernel writes the next hop's MAC */
+	OUT_SHAPED = 1 << 1, /* by the sender's shaper (shape.h) */
+	OUT_SHAPED_EIPS = 1 << 2, /* if it goes to the internet */
+	OUT_CLASS = 1 << 3, /* in a class of the receiver's device */
 };
 
 enum fragment {

@@ -5,6 +5,7 @@
 #include "deliver.h"
 #include "eip.h"
 #include "neighbour.h"
+#include "shape.h"
 #include "spoof.h"
 
 /* A later fragment goes where the first one went. */
@@ -135,6 +136,8 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	w = work_of(p, conf);
 	if (!w || !s)
 		return REASON_HELPER;
+	if (unlikely(p->out))
+		s->class = 0;
 	TRY(port_flow(p, conf, w, v6));
 	if (p->fragment == FRAGMENT_FIRST)
 		fragment_first(p, w, false, v6);
@@ -148,8 +151,12 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 		count_enter(p, nh->eni, DIR_IN);
 		return to_eni(p, host, nh->eni, &s->arrival, FROM_LOCAL, v6, false);
 	case NH_VTEP:
+		if (unlikely(p->out & OUT_SHAPED))
+			return shape_overlay(p, host, conf, nh, w->flow.nexthop);
 		return to_overlay(p, host, conf, nh);
 	case NH_INTERNET:
+		if (unlikely(p->out))
+			shape_internet(p, conf->vni, s, v6);
 		addr_copy(s->nat, w->flow.nat, v6); /* to_eni uses `work` again */
 		return port_eip(p, host, s->nat, &s->arrival, v6);
 	}
