@@ -25,10 +25,13 @@ const (
 
 // shaperAlias says whose a shaper is; one of another incarnation is not taken over.
 func shaperAlias(eni *compile.ENI) string {
-	return fmt.Sprintf("%s%d of ENI %s", aliasPrefix, eni.Incarnation, eni.Name)
+	return fmt.Sprintf("%s%d%s%s", aliasPrefix, eni.Incarnation, aliasOf, eni.Name)
 }
 
-const aliasPrefix = "eniplane: incarnation "
+const (
+	aliasPrefix = "eniplane: incarnation "
+	aliasOf     = " of ENI "
+)
 
 func shaperNames(index uint32) []string {
 	return []string{fmt.Sprintf("%s%d", nearEnd, index), fmt.Sprintf("%s%d", farEnd, index)}

@@ -113,6 +113,7 @@ func (a *Agent) eipStatus() []EIPStatus {
 	for _, e := range a.inForce.EIPs {
 		s := EIPStatus{Address: e.Addr, ENI: a.inForce.Names.ENIs[e.ENI], Private: e.Private}
 		s.Announced = a.eips[s] // s itself is the key: without the mark
+		s.Class = e.Class
 		list = append(list, s)
 	}
 	slices.SortFunc(list, func(x, y EIPStatus) int {

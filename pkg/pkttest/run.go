@@ -18,6 +18,7 @@ const (
 	VXLANProgram     = "vxlan"
 	UplinkProgram    = "uplink"
 	UplinkXDPProgram = "uplink_xdp"
+	ShaperProgram    = "shaper"
 )
 
 // Run runs a row in one family. With xdp, packets come in at the uplinks by XDP. What the row
@@ -99,14 +100,15 @@ func (w *World) sendAhead(step Step, family Family, xdp bool, later time.Duratio
 
 // result is what one run of a program left.
 type result struct {
-	verdict Verdict
-	frame   []byte
-	mark    uint32
-	xdp     bool
-	asked   helpersAsked
-	counts  []Count
-	flows   []Flow
-	hits    []string
+	verdict  Verdict
+	frame    []byte
+	mark     uint32
+	priority uint32
+	xdp      bool
+	asked    helpersAsked
+	counts   []Count
+	flows    []Flow
+	hits     []string
 }
 
 // send runs the program of the step's hook on its packet and gathers all that came of it.
@@ -149,6 +151,13 @@ func (w *World) runProgram(step Step, family Family, xdp bool, later time.Durati
 		return result{}, 0, fmt.Errorf("the object has no program %s", name)
 	}
 	xdp = p.Type() == ebpf.XDP
+	if step.Bound != "" {
+		mark, err := w.markOf(step.Bound)
+		if err != nil {
+			return result{}, 0, err
+		}
+		step.Mark = mark
+	}
 	in := step.In.Bytes(family)
 	opts := &ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+512), Repeat: 1}
 	out := make([]byte, skbContextSize)
@@ -166,12 +175,16 @@ func (w *World) runProgram(step Step, family Family, xdp bool, later time.Durati
 	if err != nil {
 		return result{}, 0, fmt.Errorf("run program %s on %d bytes: %w", name, len(in), err)
 	}
-	return result{frame: opts.DataOut, xdp: xdp, mark: binary.LittleEndian.Uint32(out[skbMark:])}, code, nil
+	return result{
+		frame: opts.DataOut, xdp: xdp, mark: binary.LittleEndian.Uint32(out[skbMark:]),
+		priority: binary.LittleEndian.Uint32(out[skbPriority:]),
+	}, code, nil
 }
 
 // Offsets in struct __sk_buff, which is kernel ABI.
 const (
 	skbMark        = 8
+	skbPriority    = 32
 	skbIngress     = 36
 	skbIfindex     = 40
 	skbWireLen     = 160
