@@ -76,7 +76,7 @@ func newDescs() descs {
 		applyErrors: d("eni_apply_errors_total", "Revisions and repairs that failed since the agent started."),
 		capDrops: d("eni_cap_drop_packets_total",
 			"Packets lost behind caps in Mbit/s, as queued: one that stands for several on the wire counts once. Begins anew with a queue.", "direction"),
-		enis:        d("eni_enis", "ENIs of this host by state.", "state"),
+		enis: d("eni_enis", "ENIs of this host by state.", "state"),
 		build: d("eni_program_info", "Always 1: what is loaded, by agent version, hash of the BPF object, and kernel.",
 			"version", "hash", "kernel"),
 	}

@@ -72,6 +72,7 @@ type driverEipsOut4 struct {
 	V [2]struct {
 		_     structs.HostLayout
 		Flags uint32
+		Class uint32
 		Addr  [4]uint8
 	}
 }
@@ -81,6 +82,7 @@ type driverEipsOut6 struct {
 	V [2]struct {
 		_     structs.HostLayout
 		Flags uint32
+		Class uint32
 		Addr  [16]uint8
 	}
 }
@@ -309,6 +311,7 @@ type driverLive struct {
 	Ifindex     uint32
 	Mtu         uint32
 	Flags       uint32
+	Shaper      uint32
 }
 
 type driverLpmKey4 struct {
