@@ -4,6 +4,7 @@
 
 #include "eni.h"
 #include "fragment.h"
+#include "quick.h"
 #include "related.h"
 #include "rewrite.h"
 
@@ -73,9 +74,10 @@ static __always_inline enum reason overlay_sender(const struct pkt *p, const str
 	if (!nh || nh->kind != NH_VTEP || *(const __u32 *)nh->vtep != a->vtep)
 		return REASON_VXLAN_SENDER;
 	a->sender_nexthop = m->nexthop;
-	e = endpoint_of_eni(p->slot, nh->vni, p->src, v6);
-	if (e && e->nexthop == m->nexthop)
-		return REASON_CONTINUE;
+	e = endpoint_find(p->slot, nh->vni, p->src, v6);
+	if (e && (e->flags & EP_GATEWAY ? icmp_error(p, v6) && p->fragment != FRAGMENT_LATER :
+					  e->nexthop == m->nexthop))
+		return REASON_CONTINUE; /* a gateway says that something is too big (toobig.h) */
 	return m->flags & MAC_FOREIGN ? REASON_CONTINUE : REASON_VXLAN_SENDER;
 }
 
@@ -153,27 +155,32 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 					  struct arrival *a, enum origin from, const bool v6,
 					  const bool xdp)
 {
+	const struct nexthop *nh = NULL;
 	const struct eni_conf *conf;
 	const struct live *device;
-	const struct nexthop *nh;
 	struct work *w;
 
 	conf = eni_ready(p->slot, eni, &device);
 	if (!conf)
 		return REASON_NOT_READY;
-	w = work_of(p, conf);
-	if (!w)
-		return REASON_HELPER;
-	TRY(arrival_flow(p, conf, w, a, from, v6, xdp));
-	if (p->fragment == FRAGMENT_FIRST)
-		fragment_first(p, w, from == FROM_INTERNET, v6);
+	if (!eni_forwards(conf))
+		nh = quick_in(p, conf, from == FROM_INTERNET ? CLASS_INTERNET : 0, v6);
+	if (!nh) {
+		w = work_of(p, conf);
+		if (!w)
+			return REASON_HELPER;
+		TRY(arrival_flow(p, conf, w, a, from, v6, xdp));
+		if (p->fragment == FRAGMENT_FIRST)
+			fragment_first(p, w, from == FROM_INTERNET, v6);
+		/* An error may come from a third party; all else comes from the flow's peer. */
+		nh = nexthop_find(p->quotes && from != FROM_INTERNET ? a->sender_nexthop :
+								       w->flow.nexthop);
+	}
 	if (p->ip_len > device->mtu)
-		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
+		return too_big_for(p, device->mtu);
 	TRY(rate_packet(p, conf));
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
-	/* An error may come from a third party; all else comes from the flow's peer. */
-	nh = nexthop_find(p->quotes && from != FROM_INTERNET ? a->sender_nexthop : w->flow.nexthop);
 	if (!nh || !rewrite_macs(p, conf->mac,
 				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
 		return REASON_HELPER;
@@ -183,9 +190,9 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	return REASON_DELIVERED;
 }
 
-/* By the kernel's VXLAN device, which writes the outer headers and finds the way. */
-static __always_inline enum reason to_vxlan(struct pkt *p, const struct host_conf *host,
-					    const struct nexthop *nh)
+/* To where another host's ENI is: the kernel's VXLAN device writes the outer headers and finds the way. */
+static __always_inline enum reason to_vtep(struct pkt *p, const struct host_conf *host,
+					   const struct nexthop *nh)
 {
 	struct scratch *s = scratch_get();
 	struct bpf_tunnel_key *key;
@@ -208,7 +215,7 @@ static __always_inline enum reason to_vxlan(struct pkt *p, const struct host_con
 	return REASON_DELIVERED;
 }
 
-/* To another host. */
+/* To an ENI of another host. */
 static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
 					      const struct eni_conf *conf, const struct nexthop *nh)
 {
@@ -216,7 +223,7 @@ static __always_inline enum reason to_overlay(struct pkt *p, const struct host_c
 		return too_big_for(p, host->overlay_mtu);
 	if (!rewrite_macs(p, nh->mac, conf->mac, false))
 		return REASON_HELPER;
-	return to_vxlan(p, host, nh);
+	return to_vtep(p, host, nh);
 }
 
 /*

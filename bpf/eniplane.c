@@ -67,9 +67,11 @@ int port(struct __sk_buff *skb)
 
 	begin_tc(&p, skb);
 	reason = port_run(&p);
+	if (reason == REASON_SPOOFED_IP || reason == REASON_SPOOFED_ARP)
+		reason = port_spoofed(&p, reason);
 	count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
-		reason = too_big(&p);
+		reason = too_big_at_port(&p);
 	if (unlikely(p.out & (OUT_SHAPED | OUT_CLASS)) && reason == REASON_DELIVERED)
 		shape(&p);
 	return tc_action(&p, reason, TCX_DROP);
@@ -87,6 +89,8 @@ int vxlan(struct __sk_buff *skb)
 		t.mark = 0;
 	reason = overlay_run(&p, &t, false);
 	count(&p, reason);
+	if (reason == REASON_TOO_BIG && p.mtu)
+		reason = too_big_in_overlay(&p, &t);
 	if (unlikely(p.out & OUT_CLASS) && reason == REASON_DELIVERED)
 		shape_in(&p);
 	return tc_action(&p, reason, TCX_DROP);
@@ -103,7 +107,7 @@ int uplink(struct __sk_buff *skb)
 	if (reason != REASON_NOT_OURS)
 		count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
-		reason = too_big(&p);
+		reason = too_big_at_uplink(&p);
 	if (unlikely(p.out & OUT_CLASS) && reason == REASON_DELIVERED)
 		shape_in(&p);
 	return tc_action(&p, reason, TCX_NEXT);

@@ -160,7 +160,7 @@ static __always_inline enum reason shape_to_overlay(struct pkt *p, __u32 to)
 
 	if (!host || !nh || nh->kind != NH_VTEP || (nh->since & 0x3ff) != (to & 0x3ff))
 		return REASON_NO_NEXTHOP;
-	return to_vxlan(p, host, nh);
+	return to_vtep(p, host, nh);
 }
 
 /* The far end: a packet that has had its turn goes on. */

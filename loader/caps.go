@@ -21,6 +21,8 @@ type caps struct {
 	all  bool  // all that it sends is capped, not only what leaves by its EIPs
 	err  error // why they are not kept
 	near int   // ifindex of the shaper
+
+	known bool // these very caps were kept before
 }
 
 // capsOf lists the caps of the ENIs of a state, by index; most have none.
@@ -87,6 +89,10 @@ func (l *Loader) ensureCaps(report *Report, ports []*port, st *compile.State, al
 	if err != nil {
 		return err
 	}
+	var before map[uint32]caps
+	if l.state != nil {
+		before = capsOf(l.state)
+	}
 	for _, p := range ports {
 		c, capped := want[p.eni.Index]
 		if !capped || !p.usable() {
@@ -96,6 +102,8 @@ func (l *Loader) ensureCaps(report *Report, ports []*port, st *compile.State, al
 		if err != nil {
 			return err
 		}
+		was := before[p.eni.Index]
+		c.known = l.capsKept[p.eni.Index] && c.in.equal(was.in) && c.out.equal(was.out)
 		p.caps = c
 		if err := l.ensureQueues(report, p, queues, all); err != nil {
 			p.caps.err = fmt.Errorf("keep the caps of ENI %s: %w", p.eni.Name, err)
@@ -145,7 +153,7 @@ func (l *Loader) ensureQueues(report *Report, p *port, queues queueing, all devi
 
 // noteQueues reports queues that somebody else has changed: those of caps that were in force and are so still.
 func (l *Loader) noteQueues(report *Report, p *port, changed bool) {
-	if changed && l.capsKept[p.eni.Index] {
+	if changed && p.caps.known {
 		report.repaired(l.log, "queues of ENI %s were changed and are as they must be again", p.eni.Name)
 	}
 }
@@ -172,17 +180,19 @@ func (l *Loader) drainCaps(want openings) error {
 		if err != nil {
 			return err
 		}
-		var gone []int
+		var errs []error
 		if old.CapIn && !next.CapIn && next.Ifindex == old.Ifindex {
-			gone = append(gone, int(old.Ifindex))
+			errs = append(errs, drain(int(old.Ifindex)))
 		}
-		if (old.CapOut && !next.CapOut || old.CapEIPs && !next.CapEIPs && !next.CapOut) && next.Incarnation == old.Incarnation {
-			gone = append(gone, int(old.Shaper))
+		switch {
+		case next.Incarnation != old.Incarnation || !old.CapOut && !old.CapEIPs || next.CapOut:
+		case next.CapEIPs: // whose caps stay; above them there is none by now
+			errs = append(errs, awaitEmpty(int(old.Shaper), 0))
+		default:
+			errs = append(errs, drain(int(old.Shaper)))
 		}
-		for _, ifindex := range gone {
-			if err := drain(ifindex); err != nil {
-				l.log.Warn("what waits behind a cap that is gone may be overtaken", "ifindex", ifindex, "err", err)
-			}
+		if err := errors.Join(errs...); err != nil {
+			l.log.Warn("what waits behind a cap that is gone may be overtaken", "device", old.Ifindex, "shaper", old.Shaper, "err", err)
 		}
 	}
 	return nil
@@ -208,8 +218,13 @@ func drain(ifindex int) error {
 			return err
 		}
 	}
+	return awaitEmpty(ifindex, allGroups)
+}
+
+// awaitEmpty waits until nothing is in a group of a tree.
+func awaitEmpty(ifindex int, group uint32) error {
 	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
-		n, err := waiting(ifindex)
+		n, err := waiting(ifindex, group)
 		if err != nil || n == 0 {
 			return err
 		}

@@ -245,15 +245,19 @@ func removeTree(ifindex int) error {
 	return nil
 }
 
-// waiting is how many bytes wait in the tree of a device.
-func waiting(ifindex int) (uint64, error) {
+// allGroups stands for every group of a tree.
+const allGroups = ^uint32(0)
+
+// waiting is how many bytes wait in a group of the tree of a device.
+func waiting(ifindex int, group uint32) (uint64, error) {
 	classes, err := listClasses(ifindex)
 	if err != nil {
 		return 0, err
 	}
 	var n uint64
 	for _, c := range classes {
-		if s := c.Attrs().Statistics; s != nil {
+		minor := c.Attrs().Handle &^ dataplane.ShapeHandle
+		if s := c.Attrs().Statistics; s != nil && (group == allGroups || minor/dataplane.ShapeGroup == group+1) {
 			n += uint64(s.Queue.Backlog)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/eniplane/eniplane/pkg/announce"
 	"github.com/eniplane/eniplane/pkg/dataplane"
 )
 
@@ -41,7 +42,9 @@ func Teardown(ctx context.Context, opts Options) error {
 	if err := errors.Join(p.checkNamespace(), checkPins(p)); err != nil {
 		return fmt.Errorf("tear down host %s: %w", p.host, err)
 	}
-	steps := []func(place) error{lowerPorts, removeShapers, removeTrees, removePins, removeOverlay, removeGuard, removeState}
+	steps := []func(place) error{
+		lowerPorts, silenceUplinks, removeShapers, removeTrees, removePins, removeOverlay, removeGuard, removeState,
+	}
 	var errs []error
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
@@ -123,6 +126,28 @@ func lowerPorts(p place) error {
 		}
 		if err := setDown(device); err != nil {
 			errs = append(errs, fmt.Errorf("set port %s down: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// silenceUplinks takes the groups of EIPs out of the filters of the uplinks, which are found by their links.
+func silenceUplinks(p place) error {
+	if _, err := os.Stat(p.links()); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	linked, err := p.pinned(roleUplink)
+	if err != nil {
+		return err
+	}
+	all, err := listDevices()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for name, device := range all {
+		if slices.Contains(linked, device.Index) {
+			errs = append(errs, ignoreGone(announce.Silence(name)))
 		}
 	}
 	return errors.Join(errs...)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -18,6 +17,7 @@ import (
 	"github.com/eniplane/eniplane/bench/peer"
 	"github.com/eniplane/eniplane/loader"
 	"github.com/eniplane/eniplane/pkg/agent"
+	"github.com/eniplane/eniplane/pkg/announce"
 	"github.com/eniplane/eniplane/pkg/dataplane"
 	"github.com/eniplane/eniplane/pkg/feed"
 )
@@ -162,8 +162,17 @@ func (f *fed) Close() error {
 // silent announces nothing: nobody listens.
 type silent struct{}
 
-// Announce implements agent.Announcer.
-func (silent) Announce(string, netip.Addr) error { return nil }
+// Announce implements announce.Announcer.
+func (silent) Announce(context.Context, announce.Held) {}
+
+// Withdraw implements announce.Announcer.
+func (silent) Withdraw() {}
+
+// Problems implements announce.Announcer.
+func (silent) Problems() []string { return nil }
+
+// Wait implements announce.Announcer.
+func (silent) Wait() {}
 
 // counted adds to the loader what the agent asks of the maps.
 type counted struct{ *loader.Loader }

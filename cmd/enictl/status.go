@@ -28,6 +28,8 @@ type hostStatus struct {
 	Rates []rateDrops `json:"rates,omitempty"`
 
 	Caps []loader.CapUse `json:"caps,omitempty"` // of this network namespace
+
+	WrongENIs []wrongENI `json:"wrongENIs,omitempty"`
 }
 
 func newStatusCommand(a *app) *cobra.Command {
@@ -68,6 +70,9 @@ func (a *app) status() error {
 		if err == nil {
 			s.Rates, err = readRateDrops(m, names)
 		}
+		if err == nil {
+			s.WrongENIs, err = readWrongENIs(m, names)
+		}
 		return err
 	})
 	if err != nil {
@@ -105,6 +110,9 @@ func (a *app) printStatus(s *hostStatus) error {
 		for _, text := range s.Flows.limits() {
 			line("limit", "%s", text)
 		}
+	}
+	for _, w := range s.WrongENIs {
+		line("routing", "%s", w)
 	}
 	for _, d := range s.Rates {
 		line("limit", "%s", d)

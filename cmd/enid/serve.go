@@ -17,6 +17,7 @@ import (
 
 	"github.com/eniplane/eniplane/loader"
 	"github.com/eniplane/eniplane/pkg/agent"
+	"github.com/eniplane/eniplane/pkg/announce"
 	"github.com/eniplane/eniplane/pkg/dataplane"
 	"github.com/eniplane/eniplane/pkg/feed"
 	"github.com/eniplane/eniplane/pkg/feed/etcd"
@@ -53,7 +54,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	a, err := agent.New(agent.Options{
 		Host: cfg.Host, Feed: cfg.Feed, StateDir: stateDir, MaxDeleteRatio: cfg.MaxDeleteRatio, Log: log,
 		Source: source, LastGood: func() (*feed.Revision, error) { return feed.LastGood(stateDir) },
-		Dataplane: inForce{kernel}, Announcer: agent.PacketAnnouncer{}, Links: links,
+		Dataplane: inForce{kernel}, Announcer: announce.NewNeighbours(log), Links: links,
 		Obstacles: agent.Obstacles,
 	})
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"github.com/eniplane/eniplane/loader"
+	"github.com/eniplane/eniplane/pkg/announce"
 	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/durable"
 	"github.com/eniplane/eniplane/pkg/feed"
@@ -56,7 +56,7 @@ type Options struct {
 	Source    feed.Source
 	LastGood  func() (*feed.Revision, error) // what Source committed last; nil = nothing
 	Dataplane Dataplane
-	Announcer Announcer
+	Announcer announce.Announcer
 	Links     <-chan struct{} // a value when devices changed
 	Obstacles func() []string // what stands in the way of the overlay
 }
@@ -68,14 +68,13 @@ type Agent struct {
 	pinned uint64 // the revision that the maps held at the start, 0 = none
 
 	// Of the goroutine that runs Run.
-	ids      *compile.IDs       // the last numbers given out, as in ids.json
-	names    compile.Names      // as in names.json
-	inForce  *compile.State     // nil = unknown, after a start
-	degraded map[string]error   // what could not be compiled of it
-	local    map[string]string  // UID by name: the ENIs that the revision in force has on this host
-	lastGood *feed.Revision     // of the last agent, until this one brought something into force
-	waiting  *feed.Revision     // could not be brought into force and is tried again
-	eips     map[EIPStatus]bool // that were announced, with all but the mark
+	ids      *compile.IDs      // the last numbers given out, as in ids.json
+	names    compile.Names     // as in names.json
+	inForce  *compile.State    // nil = unknown, after a start
+	degraded map[string]error  // what could not be compiled of it
+	local    map[string]string // UID by name: the ENIs that the revision in force has on this host
+	lastGood *feed.Revision    // of the last agent, until this one brought something into force
+	waiting  *feed.Revision    // could not be brought into force and is tried again
 
 	restoreAt  <-chan time.Time // nil = not armed
 	retryAt    <-chan time.Time
@@ -84,8 +83,6 @@ type Agent struct {
 	savedAt    time.Time // when it was written
 	reported   *etcd.Status
 
-	announcements sync.WaitGroup
-
 	mu          sync.Mutex // guards what follows, which the HTTP handlers read
 	status      Status
 	applyErrors uint64
@@ -93,7 +90,7 @@ type Agent struct {
 
 // New reads what the last agent of this host left in the state directory.
 func New(opts Options) (*Agent, error) {
-	a := &Agent{Options: opts, local: map[string]string{}, eips: map[EIPStatus]bool{}}
+	a := &Agent{Options: opts, local: map[string]string{}}
 	now := time.Now()
 	a.status = Status{
 		Host: opts.Host, Version: BuildVersion().Version, PID: os.Getpid(), Started: now, Updated: now,
@@ -188,7 +185,7 @@ func (a *Agent) Run(ctx context.Context) {
 	settle := time.After(settleTime) // the first reconcile, before any revision
 	slow := time.NewTicker(reconcileEvery)
 	defer slow.Stop()
-	defer a.announcements.Wait()
+	defer a.Announcer.Wait()
 	a.lookAround()
 	a.save()
 	for {
@@ -374,41 +371,21 @@ func (a *Agent) reconcile(ctx context.Context) {
 	}
 }
 
-// announce tells the segment about EIPs whose ENI became Ready here. A restored revision may be
-// old: until the feed has spoken, the addresses may be somebody else's.
+// announce says which EIPs have a Ready ENI here. Those of a restored revision may be somebody else's until the feed has
+// spoken: they are not announced.
 func (a *Agent) announce(ctx context.Context, restored bool) {
-	var fresh []netip.Addr
-	a.mu.Lock()
-	present := map[EIPStatus]bool{}
-	for i := range a.status.EIPs {
-		e := &a.status.EIPs[i]
-		key := EIPStatus{Address: e.Address, ENI: e.ENI, Private: e.Private}
-		if e.Announced = !restored && a.ready(e.ENI); !e.Announced {
-			continue
-		}
-		if !a.eips[key] {
-			fresh = append(fresh, e.Address)
-		}
-		present[key] = true
-	}
-	uplinks := a.status.Uplinks
-	a.mu.Unlock()
-	a.eips = present
-	if len(fresh) == 0 {
-		return
-	}
-	a.announcements.Add(1)
-	go func() {
-		defer a.announcements.Done()
-		announceAll(ctx, a.Announcer, a.Log, announceEvery, uplinks, fresh, a.announces)
-	}()
-}
-
-// announces tells whether an EIP is this host's to announce now.
-func (a *Agent) announces(addr netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return slices.ContainsFunc(a.status.EIPs, func(e EIPStatus) bool { return e.Address == addr && a.ready(e.ENI) })
+	held := announce.Held{Uplinks: slices.Clone(a.status.Uplinks), Quiet: restored}
+	for i := range a.status.EIPs {
+		e := &a.status.EIPs[i]
+		ready := a.ready(e.ENI)
+		e.Announced = ready && !restored
+		if ready {
+			held.Addrs = append(held.Addrs, e.Address)
+		}
+	}
+	a.Announcer.Announce(ctx, held)
 }
 
 // Metrics returns what the collector cannot read from the maps.

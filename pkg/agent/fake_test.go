@@ -6,13 +6,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
-	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/eniplane/eniplane/loader"
+	"github.com/eniplane/eniplane/pkg/announce"
 	"github.com/eniplane/eniplane/pkg/api"
 	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/feed"
@@ -91,32 +89,29 @@ func (k *fakeKernel) report() *loader.Report {
 	return r
 }
 
-type lockedAnnouncer struct {
-	mu   sync.Mutex
-	sent map[string]int
+// fakeAnnouncer keeps what it was told.
+type fakeAnnouncer struct {
+	held     []announce.Held
+	problems []string
 }
 
-func (l *lockedAnnouncer) Announce(uplink string, addr netip.Addr) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.sent[uplink+" "+addr.String()]++
-	return nil
+func (f *fakeAnnouncer) Announce(_ context.Context, held announce.Held) {
+	f.held = append(f.held, held)
 }
+func (f *fakeAnnouncer) Withdraw()          {}
+func (f *fakeAnnouncer) Problems() []string { return f.problems }
+func (f *fakeAnnouncer) Wait()              {}
 
-func (l *lockedAnnouncer) all() map[string]int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return maps.Clone(l.sent)
-}
+func (f *fakeAnnouncer) last() announce.Held { return f.held[len(f.held)-1] }
 
 // world is an agent and all around it.
 type world struct {
-	t        *testing.T
-	feed     *fakeFeed
-	kernel   *fakeKernel
-	announce *lockedAnnouncer
-	dir      string
-	agent    *Agent
+	t         *testing.T
+	feed      *fakeFeed
+	kernel    *fakeKernel
+	announcer *fakeAnnouncer
+	dir       string
+	agent     *Agent
 
 	obstacles []string
 }
@@ -124,7 +119,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, dir: t.TempDir(), feed: &fakeFeed{says: make(chan feed.Update)},
-		kernel: &fakeKernel{}, announce: &lockedAnnouncer{sent: map[string]int{}},
+		kernel: &fakeKernel{}, announcer: &fakeAnnouncer{},
 	}
 	w.start()
 	return w
@@ -142,7 +137,7 @@ func (w *world) start() {
 func (w *world) create() (*Agent, error) {
 	return New(Options{
 		Host: "host-a", Feed: "dir:/feed", StateDir: w.dir, MaxDeleteRatio: 0.2, Log: slog.New(slog.DiscardHandler),
-		Source: w.feed, LastGood: w.feed.LastGood, Dataplane: w.kernel, Announcer: w.announce, Links: make(chan struct{}), Obstacles: func() []string { return w.obstacles },
+		Source: w.feed, LastGood: w.feed.LastGood, Dataplane: w.kernel, Announcer: w.announcer, Links: make(chan struct{}), Obstacles: func() []string { return w.obstacles },
 	})
 }
 

@@ -22,7 +22,9 @@ import (
 func (a *Agent) Status() Status {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.status.clone()
+	s := a.status.clone()
+	s.Problems = append(s.Problems, a.Announcer.Problems()...)
+	return s
 }
 
 // revision names the revision that this agent brought into force, nil if none.
@@ -51,7 +53,7 @@ func (a *Agent) observe(report *loader.Report) {
 	a.status.ENIs = a.eniStatus(report)
 	a.status.Foreign = report.Foreign
 	a.logNew("problem of this host", a.status.Problems, report.Problems)
-	a.status.Problems = report.Problems
+	a.status.Problems = slices.Clone(report.Problems)
 	a.status.EIPs = a.eipStatus()
 	for _, e := range a.status.ENIs {
 		if old := before[e.Name]; old.Phase != e.Phase || old.Reason != e.Reason {
@@ -109,11 +111,14 @@ func (a *Agent) eipStatus() []EIPStatus {
 	if a.inForce == nil {
 		return a.status.EIPs
 	}
+	announced := map[EIPStatus]bool{}
+	for _, e := range a.status.EIPs {
+		announced[e] = true
+	}
 	var list []EIPStatus
 	for _, e := range a.inForce.EIPs {
-		s := EIPStatus{Address: e.Addr, ENI: a.inForce.Names.ENIs[e.ENI], Private: e.Private}
-		s.Announced = a.eips[s] // s itself is the key: without the mark
-		s.Class = e.Class
+		s := EIPStatus{Address: e.Addr, ENI: a.inForce.Names.ENIs[e.ENI], Private: e.Private, Announced: true, Class: e.Class}
+		s.Announced = announced[s]
 		list = append(list, s)
 	}
 	slices.SortFunc(list, func(x, y EIPStatus) int {

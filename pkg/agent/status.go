@@ -159,5 +159,8 @@ func readJSON(path string, value any) error {
 	if err != nil {
 		return err
 	}
-	return wrap(json.Unmarshal(text, value), "decode %s", path)
+	if err := json.Unmarshal(text, value); err != nil {
+		return fmt.Errorf("decode %s: %w", path, err)
+	}
+	return nil
 }

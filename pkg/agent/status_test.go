@@ -10,13 +10,17 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/eniplane/eniplane/loader"
+	"github.com/eniplane/eniplane/pkg/announce"
+	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/feed"
 )
 
@@ -99,42 +103,47 @@ func TestErrorsAreFew(t *testing.T) {
 	}
 }
 
+// Held is what has a Ready ENI here, once the revision is in force; a restored revision is not announced.
 func TestAnnouncements(t *testing.T) {
 	w := newWorld(t)
 	w.kernel.waiting = map[string]bool{"eni-1": true}
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel() // one round only
-	rounds := func() int {
-		w.agent.announcements.Wait()
-		return w.announce.all()["uplink0 203.0.113.10"]
+	w.kernel.onApply = func(*compile.State) {
+		if len(w.kernel.applied) == 0 && len(w.announcer.held) > 0 {
+			t.Error("something was announced before a revision was in force")
+		}
+	}
+	ctx, public := context.Background(), []netip.Addr{netip.MustParseAddr("203.0.113.10")}
+	want := func(what string, addrs []netip.Addr, quiet bool) {
+		t.Helper()
+		held := announce.Held{Uplinks: []string{"uplink0"}, Addrs: addrs, Quiet: quiet}
+		if diff := cmp.Diff(held, w.announcer.last(), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			t.Errorf("%s: %s", what, diff)
+		}
 	}
 	w.agent.update(ctx, feed.Update{Revision: w.revision(1, objects(t, names(1, 2), nil))})
-	if n := rounds(); n != 0 {
-		t.Errorf("announced %d times although the ENI has no device", n)
-	}
+	want("the ENI has no device", nil, false)
 	w.kernel.waiting = nil
 	w.agent.reconcile(ctx)
-	w.agent.reconcile(ctx)
-	if n := rounds(); n != 1 {
-		t.Errorf("announced %d times, want once", n)
-	}
+	want("the ENI is Ready", public, false)
 	if e := w.agent.Status().EIPs; len(e) != 1 || !e[0].Announced || e[0].ENI != "eni-1" {
 		t.Errorf("EIPs %v", e)
 	}
 	w.agent.update(ctx, feed.Update{Revision: w.revision(2, objects(t, nil, names(1, 2)))})
+	want("the ENI has moved away", nil, false)
 	w.agent.update(ctx, feed.Update{Revision: w.revision(3, objects(t, names(1, 2), nil))})
-	if n := rounds(); n != 2 {
-		t.Errorf("announced %d times, want again after it came back", n)
-	}
-	// A restored revision may be old: silence until the feed speaks.
+	want("the ENI is back", public, false)
 	w.start()
 	w.agent.restore(ctx)
-	if n := rounds(); n != 2 {
-		t.Errorf("announced %d times: a restored revision was announced", n)
+	want("a restored revision", public, true)
+	if e := w.agent.Status().EIPs; len(e) != 1 || e[0].Announced {
+		t.Errorf("EIPs of a restored revision %v", e)
 	}
 	w.agent.update(ctx, feed.Update{Revision: w.revision(3, objects(t, names(1, 2), nil))})
-	if n := rounds(); n != 3 {
-		t.Errorf("announced %d times, want again after the restart", n)
+	want("the feed has spoken", public, false)
+
+	w.announcer.problems = []string{"announce EIPs: no uplink"}
+	if p := w.agent.Status().Problems; !slices.Contains(p, "announce EIPs: no uplink") {
+		t.Errorf("problems %v: what cannot be announced is missing", p)
 	}
 }
 

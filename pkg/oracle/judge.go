@@ -126,8 +126,28 @@ func (m *Model) judgeOut(e *api.ENI, k flowKey, by asked) verdict {
 	}
 	h := m.route(e, k.out(by.what))
 	v := m.way(e, k, h)
+	if v.reason == goOn && v.nat == k.remote {
+		v.reason = m.comesBack(e, k, by)
+	}
 	v.rule, v.way, v.hits = rule, h.String(), hits
 	return v
+}
+
+// comesBack: what an ENI sends to its own EIP comes in as another connection, which is judged when it does; but if both
+// ends look the same it is this one.
+func (m *Model) comesBack(e *api.ENI, k flowKey, by asked) Reason {
+	if by.what.isICMP || k.localPort != k.remotePort {
+		return goOn
+	}
+	if _, ok := m.aclDecides(e, In, k.remote, by.what); !ok {
+		return NACLDenied
+	}
+	if !by.kept {
+		if _, ok := m.groupsAllow(e, In, k.remote, true, by.what); !ok {
+			return SGDenied
+		}
+	}
+	return goOn
 }
 
 // way: where a connection goes that the ENI opens.

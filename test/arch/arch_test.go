@@ -30,6 +30,7 @@ var layers = []string{"pkg/api", "pkg/compile", "pkg/dataplane", "loader", "pkg/
 
 // bounds are packages beside the layers: what of the module each may import.
 var bounds = map[string][]string{
+	"pkg/announce": {},
 	"pkg/durable":  {},
 	"pkg/feed":     {"pkg/api", "pkg/durable"},
 	"pkg/testroot": {"pkg/lab/netnsdir"},

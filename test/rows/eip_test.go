@@ -5,6 +5,7 @@ package rows
 import (
 	"time"
 
+	"github.com/eniplane/eniplane/pkg/api"
 	"github.com/eniplane/eniplane/pkg/dataplane"
 	. "github.com/eniplane/eniplane/pkg/pkttest"
 )
@@ -73,6 +74,22 @@ func eipRows() []Row {
 		row("the host has no route", web0.port(), to(unroutable).UDP(1, 53), dropped(web0, dataplane.ReasonNoFIB)),
 		row("a neighbour's EIP", web1.port(), hairpin, turned(hairpin, web1, web0)),
 		row("its own EIP", web0.port(), self, turned(self, web0, web0)),
+		row("its own EIP, the same port", web0.port(), to(web0.eip).TCP(443, 443, SYN),
+			turned(to(web0.eip).TCP(443, 443, SYN), web0, web0)),
+		row("its own EIP, the same port, which its groups do not let in", web0.port(), to(web0.eip).TCP(7000, 7000, SYN),
+			dropped(web0, dataplane.ReasonSGDenied)),
+		row("its own EIP, the same port, which its network ACL does not let in", web0.port(),
+			to(web0.eip).TCP(8025, 8025, SYN), dropped(web0, dataplane.ReasonNACLDenied)),
+		row("its own EIP, udp, the same port, which its groups do not let in", web0.port(), to(web0.eip).UDP(500, 500),
+			dropped(web0, dataplane.ReasonSGDenied)),
+		row("its own EIP, no ports, which its groups do not let in", web0.port(), to(web0.eip).Carries(GRE).Payload(8),
+			dropped(web0, dataplane.ReasonSGDenied)),
+		row("its own EIP, echo", web0.port(), to(web0.eip).Echo(5), turned(to(web0.eip).Echo(5), web0, web0)),
+		{Name: "its own EIP, the same port, denied later", Steps: []Step{
+			send(web0, to(web0.eip).UDP(53, 53), turned(to(web0.eip).UDP(53, 53), web0, web0)),
+			after(func(o *api.Objects) { o.SecurityGroups["web"].Ingress = nil },
+				send(web0, to(web0.eip).UDP(53, 53), dropped(web0, dataplane.ReasonSGDenied))),
+		}},
 		row("a neighbour's EIP, which its groups do not allow", web1.port(), outward(web1, web0.eip).TCP(1, 25, SYN),
 			refused(web1, web0, dataplane.ReasonSGDenied)),
 		row("through an EIP nobody is a member of a group", web1.port(), outward(web1, web0.eip).TCP(1, 9000, SYN),
@@ -81,7 +98,7 @@ func eipRows() []Row {
 			refused(web1, late0, dataplane.ReasonNotReady)),
 		row("an EIP on another host", web1.port(), outward(web1, relay9.eip).TCP(1, 443, SYN),
 			translated(outward(web1, relay9.eip).TCP(1, 443, SYN), web1)),
-		row("more than the uplink carries", web0.port(), big, tooBig(big, web0, client, mtu, out(web0, dataplane.ReasonTooBig))),
+		row("more than the uplink carries", web0.port(), big, tooBig(big, web0, mtu, out(web0, dataplane.ReasonTooBig))),
 		{Name: "an answer from the internet", Steps: []Step{
 			send(web0, ask, opened),
 			{At: fromUplink, In: answer, Want: admitted(answer, web0)},

@@ -71,7 +71,75 @@ func revisionRows() []Row {
 			o.EIPs["open-0-v6"].PrivateIP = o.ENIs["open-0"].IPs[1]
 		}, send(web0, data, refused(web0, open0, dataplane.ReasonNoFlow)))),
 	}
-	return append(rows, borderRows()...)
+	return append(append(rows, borderRows()...), movedRows()...)
+}
+
+// movedRows: an EIP that leads elsewhere. With the next packet its old flows are over, and nothing of them reaches who
+// has it now.
+func movedRows() []Row {
+	ask, more := outward(web0, client).TCP(40000, 443, SYN), outward(web0, client).TCP(40000, 443, ACK)
+	answer := inward(client, web0).TCP(443, 40000, SYN|ACK)
+	fresh := inward(client, web0).TCP(50000, 443, SYN)
+	move := func(eni string, v4, v6 netip.Addr, also ...func(*api.Objects)) func(*api.Objects) {
+		return func(o *api.Objects) {
+			for name, private := range map[string]netip.Addr{"web-0": v4, "web-0-v6": v6} {
+				o.EIPs[name].ENI, o.EIPs[name].PrivateIP = eni, private
+			}
+			for _, change := range also {
+				change(o)
+			}
+		}
+	}
+	to := func(p party, also ...func(*api.Objects)) func(*api.Objects) {
+		return move(p.name, p.ip.V4, p.ip.V6, also...)
+	}
+	blueRoutes := func(o *api.Objects) {
+		o.RouteTables["blue"] = &api.RouteTable{Metadata: api.Metadata{Name: "blue", UID: "blue"}, VPC: "blue"}
+		for _, cidr := range []string{"0.0.0.0/0", "::/0"} {
+			o.RouteTables["blue"].Routes = append(o.RouteTables["blue"].Routes, api.Route{
+				Destination: netip.MustParsePrefix(cidr), Target: api.Target{Kind: api.TargetInternet},
+			})
+		}
+		o.Subnets["blue-all"].RouteTable = "blue"
+	}
+	begin := func(then ...Step) []Step {
+		return append([]Step{
+			send(web0, ask, translated(ask, web0)), {At: fromUplink, In: answer, Want: admitted(answer, web0)},
+		}, then...)
+	}
+	reaches := func(p party) Want {
+		return Want{
+			Verdict: Redirect, Device: p.device(), Packet: fresh.To(p.ip).MACs(gatewayMAC, p.mac),
+			Counts: []Count{in(p, dataplane.ReasonDelivered)},
+		}
+	}
+	stray := func(p party) Step {
+		return Step{At: fromUplink, In: answer, Want: Want{Counts: []Count{in(p, dataplane.ReasonNoFlow)}}}
+	}
+	nothing := send(web0, more, dropped(web0, dataplane.ReasonNoEIP))
+	second := web0
+	second.ip = IP("10.0.1.11", "fd00:1:0:1::11")
+	return []Row{
+		{Name: "the EIP is a neighbour's: the old flow is over", Steps: begin(after(to(open1), stray(open1)), nothing)},
+		{Name: "the EIP is a neighbour's: a new flow is the neighbour's", Steps: begin(
+			after(to(open1), Step{At: fromUplink, In: fresh, Want: reaches(open1)}), nothing)},
+		{Name: "the EIP is another tenant's: the old flow is over", Steps: begin(
+			after(to(blue0, blueRoutes), stray(blue0)), nothing)},
+		{Name: "the EIP is another tenant's: a new flow is the tenant's", Steps: begin(
+			after(to(blue0, blueRoutes), Step{At: fromUplink, In: fresh, Want: reaches(blue0)}), nothing)},
+		{Name: "the EIP is another tenant's, who has no way to the internet", Steps: begin(
+			after(to(blue0), Step{At: fromUplink, In: fresh, Want: Want{Counts: []Count{in(blue0, dataplane.ReasonEIPSource)}}}),
+			nothing)},
+		{Name: "the EIP is of another address of the ENI: the old flow is over", Steps: begin(
+			after(to(second), stray(second)), nothing)},
+		{Name: "the EIP is of another address of the ENI: a new flow is that address's", Steps: begin(
+			after(to(second), Step{At: fromUplink, In: fresh, Want: reaches(second)}), nothing)},
+		{Name: "the EIP is another host's: the old flow is over", Steps: begin(
+			after(to(web9), Step{At: fromUplink, In: answer, Want: untouched()}), nothing)},
+		{Name: "the EIP comes back: the old flow goes on", Steps: begin(
+			after(to(open1), stray(open1)), nothing,
+			after(restored, Step{At: fromUplink, In: answer, Want: admitted(answer, web0)}))},
+	}
 }
 
 // borderRows: revisions of what is not a security group.
