@@ -68,7 +68,7 @@ func shapeRows() []Row {
 		one("out and in", func(o *api.Objects) { cap(open1)(o); in(o) }, open1.port(), local, shaped(delivered(local, open1, open0), 1, "eni open-0")),
 		one("denied", cap(web0), web0.port(), frame(web0, db0).TCP(1, 81, SYN), refused(web0, db0, dataplane.ReasonSGDenied)),
 		one("too big for the overlay", cap(open1), open1.port(), big,
-			tooBig(big, open1, open9.ip, overlayMTU, Count{ENI: open1.name, Direction: dataplane.Out, Reason: dataplane.ReasonTooBig})),
+			tooBig(big, open1, overlayMTU, Count{ENI: open1.name, Direction: dataplane.Out, Reason: dataplane.ReasonTooBig})),
 		one("answers do not wait", capped(web0, 5, 5), web0.port(), WhoHas(web0.mac, web0.ip, web1.ip),
 			answered(IsAt(web1.mac, web1.ip, web0.mac, web0.ip, host), web0)),
 	}
