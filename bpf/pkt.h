@@ -25,6 +25,7 @@ enum out {
 	OUT_SHAPED = 1 << 1, /* by the sender's shaper (shape.h) */
 	OUT_SHAPED_EIPS = 1 << 2, /* if it goes to the internet */
 	OUT_CLASS = 1 << 3, /* in a class of the receiver's device */
+	OUT_LEFT = 1 << 4, /* XDP only asks whether it is dropped: TC takes it on (refuse.h) */
 };
 
 enum fragment {
