@@ -211,15 +211,15 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	}
 	if (p->ip_len > device->mtu)
 		return too_big_for(p, device->mtu);
+	p->out_ifindex = device->ifindex;
+	if (!xdp && unlikely(device->flags & LIVE_CAP_IN))
+		p->out |= OUT_CLASS;
 	TRY(rate_packet(p, conf));
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
 	if (!nh || !rewrite_macs(p, conf->mac,
 				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
 		return REASON_HELPER;
-	p->out_ifindex = device->ifindex;
-	if (!xdp && unlikely(device->flags & LIVE_CAP_IN))
-		p->out |= OUT_CLASS;
 	return REASON_DELIVERED;
 }
 
