@@ -160,7 +160,7 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	case NH_VTEP:
 		if (unlikely(p->out & OUT_SHAPED) && w)
 			return shape_overlay(p, host, conf, nh, w->flow.nexthop);
-		return to_overlay(p, host, conf, nh);
+		return to_overlay(p, host, conf, nh, v6);
 	case NH_INTERNET:
 		if (unlikely(p->out))
 			shape_internet(p, conf->vni, s, v6);

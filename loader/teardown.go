@@ -43,7 +43,7 @@ func Teardown(ctx context.Context, opts Options) error {
 		return fmt.Errorf("tear down host %s: %w", p.host, err)
 	}
 	steps := []func(place) error{
-		lowerPorts, silenceUplinks, removeShapers, removeTrees, removePins, removeOverlay, removeGuard, removeState,
+		lowerPorts, silenceUplinks, removeShapers, removeTrees, removePins, removeOverlay, removeNeighbours, removeGuard, removeState,
 	}
 	var errs []error
 	for _, step := range steps {

@@ -37,6 +37,8 @@ type Step struct {
 	Tunnel *Tunnel // what decapsulation left, at the VXLAN device only
 	Bound  string  // at the far end of a shaper: where the packet was bound for, instead of Mark
 
+	ByKernel bool // what goes into a tunnel takes the kernel's way, although there is another
+
 	Later  time.Duration      // passes before the packet
 	Revise func(*api.Objects) // a new revision comes into force before the packet
 	Poke   func(*World) error // changes maps behind the feed's back, before the packet

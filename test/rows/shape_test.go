@@ -78,7 +78,7 @@ func shapeRows() []Row {
 func farRows() []Row {
 	at := Hook{Program: ShaperProgram, Device: ShaperDevice}
 	far := func(name, bound string, p Packet, want Want) Row {
-		return Row{Name: name, Steps: []Step{{At: at, In: p, Bound: bound, Want: want}}}
+		return Row{Name: name, Steps: []Step{{At: at, In: p, Bound: bound, ByKernel: true, Want: want}}}
 	}
 	lost := func(r dataplane.Reason) Want { return Want{Counts: []Count{{Direction: dataplane.Out, Reason: r}}} }
 	p := arrived(frame(open1, open0).UDP(40000, 53), open1, open0)
