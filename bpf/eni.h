@@ -31,6 +31,13 @@ static __always_inline const struct eni_conf *eni_ready(__u32 slot, __u32 eni,
 	return conf;
 }
 
+/* What an ENI sends that has caps does not leave at once (shape.h). */
+static __always_inline void eni_caps(struct pkt *p, const struct live *device)
+{
+	if (unlikely(device->flags & (LIVE_CAP_OUT | LIVE_CAP_EIPS)))
+		p->out = device->flags & LIVE_CAP_OUT ? OUT_SHAPED : OUT_SHAPED_EIPS;
+}
+
 /*
  * The ENI whose port this packet came in by. `live` alone says whose device this is and whether it is
  * ready; `ports` only leads there, so that another way there will do.
@@ -49,6 +56,7 @@ static __always_inline enum reason eni_of_port(struct pkt *p, const struct eni_c
 	*conf = eni_ready(p->slot, eni, &device);
 	if (*conf && device->ifindex == p->ifindex) {
 		count_enter(p, eni, DIR_OUT);
+		eni_caps(p, device);
 		return REASON_CONTINUE;
 	}
 	port = bpf_map_lookup_elem(&ports, &p->ifindex);
@@ -61,6 +69,7 @@ static __always_inline enum reason eni_of_port(struct pkt *p, const struct eni_c
 	if (!*conf || (*conf)->incarnation != port->incarnation || device->ifindex != p->ifindex)
 		return REASON_NOT_READY;
 	*(volatile __u32 *)hint = port->eni;
+	eni_caps(p, device);
 	return REASON_CONTINUE;
 }
 

@@ -141,6 +141,7 @@ enum program_slot {
 	PROGRAM_PORT = 0,
 	PROGRAM_VXLAN = 1,
 	PROGRAM_UPLINK = 2,
+	PROGRAM_SHAPER = 3,
 	PROGRAM_SLOTS = 4,
 };
 struct {

@@ -5,6 +5,7 @@
 #include "deliver.h"
 #include "eip.h"
 #include "neighbour.h"
+#include "shape.h"
 #include "spoof.h"
 
 /* A later fragment goes where the first one went. */
@@ -122,7 +123,7 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 {
 	struct scratch *s = scratch_get();
 	const struct nexthop *nh = NULL;
-	struct work *w;
+	struct work *w = NULL;
 
 	TRY(parse_ip(p, v6, false));
 	TRY(spoof_checksum(p, v6));
@@ -134,7 +135,9 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	TRY(parse_addresses(p, v6));
 	if (!s)
 		return REASON_HELPER;
-	if (!eni_forwards(conf))
+	if (unlikely(p->out))
+		s->class = 0; /* and the long way, which knows the next hop by its index */
+	else if (!eni_forwards(conf))
 		nh = quick_out(p, conf, s->nat, v6);
 	if (!nh) {
 		w = work_of(p, conf);
@@ -155,8 +158,12 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 		count_enter(p, nh->eni, DIR_IN);
 		return to_eni(p, host, nh->eni, &s->arrival, FROM_LOCAL, v6, false);
 	case NH_VTEP:
+		if (unlikely(p->out & OUT_SHAPED) && w)
+			return shape_overlay(p, host, conf, nh, w->flow.nexthop);
 		return to_overlay(p, host, conf, nh, v6);
 	case NH_INTERNET:
+		if (unlikely(p->out))
+			shape_internet(p, conf->vni, s, v6);
 		return port_eip(p, host, s->nat, &s->arrival, v6);
 	}
 	return REASON_NO_NEXTHOP;

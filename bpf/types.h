@@ -91,6 +91,9 @@ struct eni_conf {
 
 enum live_flag {
 	LIVE_XDP = 1 << 0, /* the device takes frames from XDP now */
+	LIVE_CAP_IN = 1 << 1, /* the device has classes (shape.h): limits.ingressMbps */
+	LIVE_CAP_OUT = 1 << 2, /* all that the ENI sends goes by `shaper`: limits.egressMbps */
+	LIVE_CAP_EIPS = 1 << 3, /* what it sends to the internet does: egressMbps of an EIP */
 };
 
 /* live: the device of an ENI and its READY mark. Written last, cleared first. */
@@ -99,6 +102,19 @@ struct live {
 	__u32 ifindex;
 	__u32 mtu; /* of the device, bytes of layer 3 */
 	__u32 flags; /* enum live_flag */
+	__u32 shaper; /* ifindex of the device whose queues hold back what the ENI sends; 0 = there is none */
+};
+
+/*
+ * Classes of the queueing discipline that caps an ENI, on its own device and on its shaper. Handle 1:, the
+ * cap of the ENI 1:1, then SHAPE_GROUP numbers for each group: that of what has no EIP, and one for each
+ * EIP by its class. The first is the cap of the group, the next SHAPE_BUCKETS are queues of flows.
+ */
+enum shape {
+	SHAPE_HANDLE = 1 << 16,
+	SHAPE_ROOT = 1,
+	SHAPE_GROUP = 32,
+	SHAPE_BUCKETS = 16,
 };
 
 /* ports: device -> ENI. */
@@ -246,11 +262,13 @@ struct eip_key6 {
 /* eip_out4, eip_out6 (slotted): private IP of a local ENI -> its EIP. */
 struct eip_out4 {
 	__u32 flags; /* 1 = present */
+	__u32 class; /* of what leaves by it, among the EIPs of its ENI: from 1 */
 	__u8 addr[4]; /* the EIP */
 };
 
 struct eip_out6 {
 	__u32 flags;
+	__u32 class;
 	__u8 addr[16];
 };
 

@@ -318,6 +318,7 @@ func (c *compiler) addEIPs() {
 		for _, eip := range c.eips[eni.Name] {
 			c.out.EIPs = append(c.out.EIPs, EIP{
 				Addr: eip.Address, ENI: eni.Index, VNI: eni.VNI, Private: eip.PrivateIP,
+				Class: c.alloc.ids.ENIs[eni.Name].EIPs[eip.Name], EgressMbps: uint32(eip.EgressMbps),
 			})
 		}
 	}

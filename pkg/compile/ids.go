@@ -62,6 +62,8 @@ type ENISlot struct {
 	Content     string `json:"content"`
 	Flows       uint32 `json:"flows,omitempty"` // 0 = as the incarnation
 	Groups      string `json:"groups,omitempty"`
+
+	EIPs map[string]uint32 `json:"eips,omitempty"` // classes of its EIPs, by name
 }
 
 // NextHopSlot is what any ENI owns whose VPC is present. Content covers its UID and addresses, Owner its
@@ -265,6 +267,31 @@ func (a *allocator) claimENIs(enis []*api.ENI) (failed []*api.ENI) {
 	}
 	a.ids.CoolingENIs = difference(blocked, owned)
 	return failed
+}
+
+// MaxEIPClasses is how many EIPs an ENI can have: one per private IP.
+const MaxEIPClasses = 2 * api.MaxIPsPerENI
+
+// claimEIPs gives each EIP of an ENI a class among them, which it keeps as long as it is that ENI's.
+func (s *ENISlot) claimEIPs(eips []*api.EIP) {
+	had, taken := s.EIPs, newBitset(MaxEIPClasses+1)
+	s.EIPs = nil
+	if len(eips) == 0 {
+		return
+	}
+	s.EIPs = make(map[string]uint32, len(eips))
+	for _, eip := range eips {
+		if class, ok := had[eip.Name]; ok && class <= MaxEIPClasses && !taken.has(int(class)) {
+			s.EIPs[eip.Name] = class
+			taken.add(int(class))
+		}
+	}
+	free := indexes{taken: taken, next: 1, limit: MaxEIPClasses + 1}
+	for _, eip := range eips {
+		if _, ok := s.EIPs[eip.Name]; !ok {
+			s.EIPs[eip.Name], _ = free.lowest()
+		}
+	}
 }
 
 // claimNextHops gives each ENI its next hop and returns those for which none is left. The

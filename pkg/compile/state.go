@@ -58,6 +58,8 @@ type ENI struct {
 	MaxFlows    uint32 // how many flows it may have
 	NewFlows    uint32 // how many it may open in a second; 0 = any number
 	Packets     uint32 // how many packets may pass it in a second; 0 = any number
+	IngressMbps uint32 // cap of what it receives; 0 = none
+	EgressMbps  uint32 // cap of what it sends; 0 = none
 
 	VNI     uint32
 	Subnet  uint32
@@ -131,6 +133,9 @@ type EIP struct {
 	ENI     uint32 // ENI.Index
 	VNI     uint32
 	Private netip.Addr
+
+	Class      uint32 // of what leaves by it, among the EIPs of its ENI: 1 to MaxEIPClasses
+	EgressMbps uint32 // cap of that; 0 = none
 }
 
 // Route is one entry of a route table. Kind and Arg as in bpf/types.h.

@@ -85,6 +85,7 @@ type bpfEipsOut4 struct {
 	V [2]struct {
 		_     structs.HostLayout
 		Flags uint32
+		Class uint32
 		Addr  [4]uint8
 	}
 }
@@ -94,6 +95,7 @@ type bpfEipsOut6 struct {
 	V [2]struct {
 		_     structs.HostLayout
 		Flags uint32
+		Class uint32
 		Addr  [16]uint8
 	}
 }
@@ -328,6 +330,7 @@ type bpfLive struct {
 	Ifindex     uint32
 	Mtu         uint32
 	Flags       uint32
+	Shaper      uint32
 }
 
 type bpfLpmKey4 struct {
@@ -507,7 +510,7 @@ type bpfScratch struct {
 		Source bpfVtepKey
 	}
 	GroupPolicy uint32
-	Pad         uint32
+	Class       uint32
 	Arrival     struct {
 		_             structs.HostLayout
 		SenderNexthop uint32
@@ -788,7 +791,9 @@ const (
 	bpfMapWorks          = "works"
 	bpfMapXdpLease       = "xdp_lease"
 	bpfProgPort          = "port"
+	bpfProgShaper        = "shaper"
 	bpfProgStubPort      = "stub_port"
+	bpfProgStubShaper    = "stub_shaper"
 	bpfProgStubUplink    = "stub_uplink"
 	bpfProgStubUplinkXdp = "stub_uplink_xdp"
 	bpfProgStubVxlan     = "stub_vxlan"
@@ -845,7 +850,9 @@ type bpfSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
 	Port          *ebpf.ProgramSpec `ebpf:"port"`
+	Shaper        *ebpf.ProgramSpec `ebpf:"shaper"`
 	StubPort      *ebpf.ProgramSpec `ebpf:"stub_port"`
+	StubShaper    *ebpf.ProgramSpec `ebpf:"stub_shaper"`
 	StubUplink    *ebpf.ProgramSpec `ebpf:"stub_uplink"`
 	StubUplinkXdp *ebpf.ProgramSpec `ebpf:"stub_uplink_xdp"`
 	StubVxlan     *ebpf.ProgramSpec `ebpf:"stub_vxlan"`
@@ -1083,7 +1090,9 @@ type bpfVariables struct {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
 	Port          *ebpf.Program `ebpf:"port"`
+	Shaper        *ebpf.Program `ebpf:"shaper"`
 	StubPort      *ebpf.Program `ebpf:"stub_port"`
+	StubShaper    *ebpf.Program `ebpf:"stub_shaper"`
 	StubUplink    *ebpf.Program `ebpf:"stub_uplink"`
 	StubUplinkXdp *ebpf.Program `ebpf:"stub_uplink_xdp"`
 	StubVxlan     *ebpf.Program `ebpf:"stub_vxlan"`
@@ -1097,7 +1106,9 @@ type bpfPrograms struct {
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.Port,
+		p.Shaper,
 		p.StubPort,
+		p.StubShaper,
 		p.StubUplink,
 		p.StubUplinkXdp,
 		p.StubVxlan,

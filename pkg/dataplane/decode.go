@@ -99,7 +99,10 @@ func liveRow(n namer, k *uint32, v *bpfLive) any {
 	if v.Incarnation == 0 {
 		return nil
 	}
-	return LiveRow{Index: *k, ENI: n.eni(*k), Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu, XDP: v.Flags&cLiveXdp != 0}
+	return LiveRow{
+		Index: *k, ENI: n.eni(*k), Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu, XDP: v.Flags&cLiveXdp != 0,
+		CapIn: v.Flags&cLiveCapIn != 0, CapOut: v.Flags&cLiveCapOut != 0, CapEIPs: v.Flags&cLiveCapEips != 0, Shaper: v.Shaper,
+	}
 }
 
 func portRow(n namer, k *uint32, v *bpfPort) any {

@@ -136,7 +136,7 @@ func (e *encoder) eips(eips []compile.EIP) {
 			var in bpfEipsIn4
 			var out bpfEipsOut4
 			in.V[0].Flags, in.V[0].Eni, in.V[0].Addr = 1, eip.ENI, eip.Private.As4()
-			out.V[0].Flags, out.V[0].Addr = 1, eip.Addr.As4()
+			out.V[0].Flags, out.V[0].Class, out.V[0].Addr = 1, eip.Class, eip.Addr.As4()
 			e.put(bpfMapEipIn4, keyOf(&bpfEipKey4{Addr: eip.Addr.As4()}), bytesOf(&in.V[0]))
 			e.put(bpfMapEipOut4, addrKey(eip.VNI, eip.Private), bytesOf(&out.V[0]))
 			continue
@@ -144,7 +144,7 @@ func (e *encoder) eips(eips []compile.EIP) {
 		var in bpfEipsIn6
 		var out bpfEipsOut6
 		in.V[0].Flags, in.V[0].Eni, in.V[0].Addr = 1, eip.ENI, eip.Private.As16()
-		out.V[0].Flags, out.V[0].Addr = 1, eip.Addr.As16()
+		out.V[0].Flags, out.V[0].Class, out.V[0].Addr = 1, eip.Class, eip.Addr.As16()
 		e.put(bpfMapEipIn6, keyOf(&bpfEipKey6{Addr: eip.Addr.As16()}), bytesOf(&in.V[0]))
 		e.put(bpfMapEipOut6, addrKey(eip.VNI, eip.Private), bytesOf(&out.V[0]))
 	}

@@ -35,7 +35,18 @@ const (
 
 // enum live_flag
 const (
-	cLiveXdp = 1 << 0 // the device takes frames from XDP now
+	cLiveXdp     = 1 << 0 // the device takes frames from XDP now
+	cLiveCapIn   = 1 << 1 // the device has classes (shape.h): limits.ingressMbps
+	cLiveCapOut  = 1 << 2 // all that the ENI sends goes by `shaper`: limits.egressMbps
+	cLiveCapEips = 1 << 3 // what it sends to the internet does: egressMbps of an EIP
+)
+
+// enum shape
+const (
+	cShapeHandle  = 1 << 16
+	cShapeRoot    = 1
+	cShapeGroup   = 32
+	cShapeBuckets = 16
 )
 
 // enum endpoint_flag
@@ -140,5 +151,6 @@ const (
 	cProgramPort   = 0
 	cProgramVXLAN  = 1
 	cProgramUplink = 2
+	cProgramShaper = 3
 	cProgramSlots  = 4
 )

@@ -60,7 +60,11 @@ type LiveRow struct {
 	Incarnation uint32 `json:"incarnation"`
 	Ifindex     uint32 `json:"ifindex"`
 	MTU         uint32 `json:"mtu"`
-	XDP         bool   `json:"xdp"` // takes frames from XDP
+	XDP         bool   `json:"xdp"`     // takes frames from XDP
+	CapIn       bool   `json:"capIn"`   // what it receives waits in classes of the device
+	CapOut      bool   `json:"capOut"`  // what it sends waits at the shaper
+	CapEIPs     bool   `json:"capEIPs"` // what it sends to the internet does
+	Shaper      uint32 `json:"shaper"`  // ifindex
 }
 
 // PortRow is an entry of ports.

@@ -63,6 +63,8 @@ func stages() map[string][]Row {
 		"budget":    budgetRows(),
 		"packets":   packetRateRows(),
 		"opened":    flowRateRows(),
+		"shape":     shapeRows(),
+		"far":       farRows(),
 	}
 }
 

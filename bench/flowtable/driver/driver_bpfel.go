@@ -88,6 +88,7 @@ type driverEipsOut4 struct {
 	V [2]struct {
 		_     structs.HostLayout
 		Flags uint32
+		Class uint32
 		Addr  [4]uint8
 	}
 }
@@ -97,6 +98,7 @@ type driverEipsOut6 struct {
 	V [2]struct {
 		_     structs.HostLayout
 		Flags uint32
+		Class uint32
 		Addr  [16]uint8
 	}
 }
@@ -365,6 +367,7 @@ type driverLive struct {
 	Ifindex     uint32
 	Mtu         uint32
 	Flags       uint32
+	Shaper      uint32
 }
 
 type driverLpmKey4 struct {
