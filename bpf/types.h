@@ -24,6 +24,7 @@ enum limit {
 	MAX_REASONS = 64, /* per ENI and direction, a power of two */
 	MAX_UPLINKS = 16,
 	PORT_HINTS = 4096, /* a power of two */
+	MAC_HINTS = 4096, /* a power of two */
 	MAX_RULES = 1 << 18, /* rules with an id; 0 is none */
 };
 
