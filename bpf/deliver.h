@@ -74,9 +74,10 @@ static __always_inline enum reason overlay_sender(const struct pkt *p, const str
 	if (!nh || nh->kind != NH_VTEP || *(const __u32 *)nh->vtep != a->vtep)
 		return REASON_VXLAN_SENDER;
 	a->sender_nexthop = m->nexthop;
-	e = endpoint_of_eni(p->slot, nh->vni, p->src, v6);
-	if (e && e->nexthop == m->nexthop)
-		return REASON_CONTINUE;
+	e = endpoint_find(p->slot, nh->vni, p->src, v6);
+	if (e && (e->flags & EP_GATEWAY ? icmp_error(p, v6) && p->fragment != FRAGMENT_LATER :
+					  e->nexthop == m->nexthop))
+		return REASON_CONTINUE; /* a gateway says that something is too big (toobig.h) */
 	return m->flags & MAC_FOREIGN ? REASON_CONTINUE : REASON_VXLAN_SENDER;
 }
 
@@ -176,7 +177,7 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 								       w->flow.nexthop);
 	}
 	if (p->ip_len > device->mtu)
-		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
+		return too_big_for(p, device->mtu);
 	TRY(rate_packet(p, conf));
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
@@ -187,16 +188,14 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	return REASON_DELIVERED;
 }
 
-/* To another host: the kernel's VXLAN device writes the outer headers and finds the way. */
-static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
-					      const struct eni_conf *conf, const struct nexthop *nh)
+/* To where another host's ENI is: the kernel's VXLAN device writes the outer headers and finds the way. */
+static __always_inline enum reason to_vtep(struct pkt *p, const struct host_conf *host,
+					   const struct nexthop *nh)
 {
 	struct scratch *s = scratch_get();
 	struct bpf_tunnel_key *key;
 
-	if (p->ip_len > host->overlay_mtu)
-		return too_big_for(p, host->overlay_mtu);
-	if (!s || !rewrite_macs(p, nh->mac, conf->mac, false))
+	if (!s)
 		return REASON_HELPER;
 	key = (struct bpf_tunnel_key *)s->tunnel;
 	__builtin_memset(key, 0, sizeof(*key));
@@ -212,6 +211,17 @@ static __always_inline enum reason to_overlay(struct pkt *p, const struct host_c
 		return REASON_HELPER;
 	p->out_ifindex = host->vxlan_ifindex;
 	return REASON_DELIVERED;
+}
+
+/* To an ENI of another host. */
+static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
+					      const struct eni_conf *conf, const struct nexthop *nh)
+{
+	if (p->ip_len > host->overlay_mtu)
+		return too_big_for(p, host->overlay_mtu);
+	if (!rewrite_macs(p, nh->mac, conf->mac, false))
+		return REASON_HELPER;
+	return to_vtep(p, host, nh);
 }
 
 /*

@@ -5,6 +5,14 @@
 #include "count.h"
 #include "table.h"
 
+/* The configuration of a local ENI in force, READY or not, or NULL. */
+static __always_inline const struct eni_conf *eni_conf_of(__u32 slot, __u32 eni)
+{
+	struct enis *both = bpf_map_lookup_elem(&enis, &eni);
+
+	return both && (both->v[slot & 1].flags & ENI_PRESENT) ? &both->v[slot & 1] : NULL;
+}
+
 /* The configuration of a local ENI in force, or NULL if it is not READY. */
 static __always_inline const struct eni_conf *eni_ready(__u32 slot, __u32 eni,
 							const struct live **device)

@@ -66,9 +66,11 @@ int port(struct __sk_buff *skb)
 
 	begin_tc(&p, skb);
 	reason = port_run(&p);
+	if (reason == REASON_SPOOFED_IP || reason == REASON_SPOOFED_ARP)
+		reason = port_spoofed(&p, reason);
 	count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
-		reason = too_big(&p);
+		reason = too_big_at_port(&p);
 	return tc_action(&p, reason, TCX_DROP);
 }
 
@@ -84,6 +86,8 @@ int vxlan(struct __sk_buff *skb)
 		t.mark = 0;
 	reason = overlay_run(&p, &t, false);
 	count(&p, reason);
+	if (reason == REASON_TOO_BIG && p.mtu)
+		reason = too_big_in_overlay(&p, &t);
 	return tc_action(&p, reason, TCX_DROP);
 }
 
@@ -98,7 +102,7 @@ int uplink(struct __sk_buff *skb)
 	if (reason != REASON_NOT_OURS)
 		count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
-		reason = too_big(&p);
+		reason = too_big_at_uplink(&p);
 	return tc_action(&p, reason, TCX_NEXT);
 }
 

@@ -172,6 +172,26 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	return REASON_NO_NEXTHOP;
 }
 
+/*
+ * What an ENI may not send from: an address of its own instance, which a guest without policy routing
+ * answers from by the wrong ENI, or a stranger's? Linux asks for the next hop in the name of the source
+ * first, so that ARP tells it, too.
+ */
+static __always_inline enum reason port_spoofed(struct pkt *p, enum reason reason)
+{
+	__u32 zero = 0;
+	struct work *w = bpf_map_lookup_elem(&works, &zero);
+
+	if (!w || p->dir != DIR_OUT)
+		return reason;
+	w->judge.slot = p->slot;
+	w->judge.eni = p->eni;
+	addr_copy(w->judge.local, p->src, true);
+	if (p->ethertype == ETH_P_IPV6 ? sibling6(&w->judge) : sibling4(&w->judge))
+		return REASON_WRONG_ENI;
+	return reason;
+}
+
 static __always_inline enum reason port_run(struct pkt *p)
 {
 	const struct host_conf *host = host_find(p);

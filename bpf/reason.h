@@ -77,5 +77,7 @@ enum reason {
 	REASON_PACKET_RATE = 48, /* the ENI has more packets in a second than it may have */
 	REASON_FLOW_RATE = 49, /* the ENI has more new flows in a second than it may have */
 
+	REASON_WRONG_ENI = 50, /* sent from an address that another ENI of the same instance has */
+
 	REASON_LAST,
 };

@@ -81,10 +81,20 @@ const (
 	cRouteNotPeered = 7 // to another VPC, without routes on both sides
 )
 
+// enum class_kind
+const (
+	cClassAddr    = 0
+	cClassList    = 1
+	cClassGroup   = 2
+	cClassService = 3
+	cClassShift   = 28 // kind << CLASS_SHIFT | class
+)
+
 // enum ruleset
 const (
-	cRulesetWide  = 1 << 31 // in the id of a wide set
-	cRulesetWords = 16      // 64 rules each
+	cRulesetWide    = 1 << 31 // in the id of a wide set
+	cRulesetWords   = 16      // 64 rules each
+	cRulesetClasses = 8       // that share an entry of class_rules
 )
 
 // enum flow_class

@@ -56,6 +56,7 @@ const (
 	ReasonNoTransit      Reason = 47 // addressed to another, and this ENI does not forward
 	ReasonPacketRate     Reason = 48 // the ENI has more packets in a second than it may have
 	ReasonFlowRate       Reason = 49 // the ENI has more new flows in a second than it may have
+	ReasonWrongENI       Reason = 50 // sent from an address that another ENI of the same instance has
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -109,4 +110,5 @@ var reasonTable = [...]struct{ name, help string }{
 	{"NO_TRANSIT", "addressed to another, and this ENI does not forward"},
 	{"PACKET_RATE", "the ENI has more packets in a second than it may have"},
 	{"FLOW_RATE", "the ENI has more new flows in a second than it may have"},
+	{"WRONG_ENI", "sent from an address that another ENI of the same instance has"},
 }

@@ -26,9 +26,7 @@ func (r *run) toENI(e *api.ENI, a arrival) Reason {
 	}
 	r.remember(e, f, a.eip.IsValid())
 	if r.wire.size > r.host.PortMTU {
-		if !a.vtep.IsValid() {
-			r.tooBig = r.host.PortMTU
-		}
+		r.tooBig = r.host.PortMTU
 		return TooBig
 	}
 	if reason := r.ratePacket(e); reason != goOn {
@@ -94,6 +92,9 @@ func (r *run) overlaySender(e *api.ENI, vtep netip.Addr) (identity, Reason) {
 	if sender == nil || r.vtepOf(sender) != vtep {
 		return identity{}, VXLANSender
 	}
+	if r.isGateway(r.vpcOf(sender), r.p.src) && r.p.isICMPError() && r.p.fragment != laterFragment {
+		return r.identify(sender), goOn // it says that something is too big
+	}
 	if !owns(sender, r.p.src) && sender.SourceDestCheck && len(sender.AllowedAddresses) == 0 {
 		return identity{}, VXLANSender
 	}
@@ -153,7 +154,7 @@ func (r *run) uplink() {
 	}
 	r.end(reason)
 	if r.answersTooBig() && r.from.Kind == AtUplink {
-		r.answerTooBig()
+		r.answerTooBig(nil)
 	}
 }
 

@@ -128,8 +128,8 @@ func TestDifferential(t *testing.T) {
 var (
 	mustBecome = []seen{
 		{oracle.Delivered, "fragment"}, {oracle.Delivered, "error"}, {oracle.TCPWindow, ""}, {oracle.StrayND, ""},
-		{oracle.FlowQuota, ""}, {oracle.PacketRate, ""}, {oracle.FlowRate, ""}, {oracle.PacketRate, "segments"},
-		{oracle.Delivered, "segments"}, {oracle.Answered, "segments"}, {oracle.TooBig, "segments"}, {oracle.Malformed, "segments"},
+		{oracle.FlowQuota, ""}, {oracle.WrongENI, ""}, {oracle.PacketRate, ""}, {oracle.FlowRate, ""}, {oracle.PacketRate, "segments"},
+		{oracle.Delivered, "segments"}, {oracle.Answered, "segments"}, {oracle.TooBig, ""}, {oracle.Answered, "far"}, {oracle.Malformed, "segments"},
 		{oracle.Delivered, "way eni"}, {oracle.Delivered, "way vpc"}, {oracle.Delivered, "way eni by policy"},
 		{oracle.Delivered, "way vpc by policy"}, {oracle.Delivered, "way internet by policy"},
 		{oracle.Delivered, "way transit local"}, {oracle.Delivered, "way transit eni"}, {oracle.Delivered, "way transit vpc"},
