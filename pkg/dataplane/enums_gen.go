@@ -12,6 +12,7 @@ const (
 	cMaxReasons   = 64 // per ENI and direction, a power of two
 	cMaxUplinks   = 16
 	cPortHints    = 4096    // a power of two
+	cMACHints     = 4096    // a power of two
 	cMaxRules     = 1 << 18 // rules with an id; 0 is none
 )
 
