@@ -124,30 +124,63 @@ static __always_inline enum reason arrival_sender(const struct pkt *p, const str
 }
 
 /*
- * The flow of a packet to an ENI, made if need be. What is not addressed to the ENI, which may forward,
- * is in transit there.
+ * What a packet must prove that no flow knows, before it may open one. Of one from the internet the judge asks the same
+ * itself.
  */
+static __always_inline enum reason arrival_opens(const struct pkt *p, const struct eni_conf *conf,
+						 struct work *w, struct arrival *a,
+						 enum origin from, const bool v6)
+{
+	if (from != FROM_INTERNET || track_may_open(p, v6) != REASON_CONTINUE) {
+		TRY(arrival_sender(p, conf, w, a, from, v6));
+		return track_may_open(p, v6);
+	}
+	w->judge.arrives = 1;
+	addr_copy(w->judge.eip, a->eip, v6);
+	return REASON_CONTINUE;
+}
+
+/* In which part of the flow table a packet to an ENI belongs. */
+struct arrival_key {
+	__u32 scope;
+	__u32 class;
+};
+
+/* What is not addressed to the ENI, which may forward, is in transit there. */
+static __always_inline struct arrival_key
+arrival_key_of(const struct pkt *p, const struct eni_conf *conf, enum origin from, const bool v6)
+{
+	bool transit =
+		from != FROM_INTERNET && eni_forwards(conf) && !eni_owns(p->slot, conf, p->dst, v6);
+	struct arrival_key key = {
+		.scope = transit ? p->eni : conf->vni,
+		.class = from == FROM_INTERNET ? CLASS_INTERNET :
+			 transit	       ? CLASS_TRANSIT :
+						 0,
+	};
+
+	return key;
+}
+
+/* The flow of a packet to an ENI, made if need be. */
 static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_conf *conf,
 						struct work *w, struct arrival *a, enum origin from,
 						const bool v6, const bool xdp)
 {
-	bool transit =
-		from != FROM_INTERNET && eni_forwards(conf) && !eni_owns(p->slot, conf, p->dst, v6);
-	__u32 class = from == FROM_INTERNET ? CLASS_INTERNET : transit ? CLASS_TRANSIT : 0;
-	__u32 scope = transit ? p->eni : conf->vni;
+	struct arrival_key key = arrival_key_of(p, conf, from, v6);
 	enum reason reason;
 
 	if (p->fragment == FRAGMENT_LATER || icmp_error(p, v6)) {
 		TRY(arrival_sender(p, conf, w, a, from, v6));
 		if (p->fragment == FRAGMENT_LATER)
 			return fragment_later(p, w, from == FROM_INTERNET, v6);
-		return related(p, w, from == FROM_INTERNET ? a->eip : NULL, class, v6, xdp);
+		return related(p, w, from == FROM_INTERNET ? a->eip : NULL, key.class, v6, xdp);
 	}
-	reason = track_flow(p, w, scope, class, v6);
+	reason = track_flow(p, w, key.scope, key.class, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
-	TRY(arrival_sender(p, conf, w, a, from, v6));
-	return track_open(p, w, scope, class, a->sender_nexthop, v6);
+	TRY(arrival_opens(p, conf, w, a, from, v6));
+	return track_open(p, w, key.scope, key.class, a->sender_nexthop, v6);
 }
 
 /* Judges a packet for the ENI that it is addressed to and hands it to its port. */

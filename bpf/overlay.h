@@ -11,6 +11,21 @@
 #define VXLAN_FLAGS 0x08000000 /* a VNI, and nothing else: no group policy id in this version */
 #define VXLAN_MARK 0xe41b0d01 /* skb->mark of a packet that passed overlay_outer */
 
+/* The VXLAN packet whose headers are `o`: are they as we send them, and from a host that has the VPC? */
+static __always_inline enum reason overlay_vxlan(struct outer *o, __be32 src, __be32 flags,
+						 __be32 vni)
+{
+	struct vtep_key key = {.vni = bpf_ntohl(vni) >> 8};
+
+	if (flags != bpf_htonl(VXLAN_FLAGS) || (vni & bpf_htonl(0xff)))
+		return REASON_VXLAN_HEADER;
+	*(__be32 *)key.vtep = src;
+	if (!bpf_map_lookup_elem(&vteps, &key))
+		return REASON_VXLAN_SOURCE;
+	o->source = key;
+	return REASON_CONTINUE;
+}
+
 /* Is this VXLAN to our VTEP, and from a host that has the VPC? CONTINUE = yes. */
 static __always_inline enum reason overlay_outer(struct pkt *p, const struct host_conf *host,
 						 const bool xdp)
@@ -32,14 +47,9 @@ static __always_inline enum reason overlay_outer(struct pkt *p, const struct hos
 	if (!pkt_load_few(p, off, o->udp, 8, xdp) || (bpf_ntohl(o->udp[0]) & 0xffff) != VXLAN_PORT)
 		return REASON_NOT_OURS;
 	if ((ip->frag_off & bpf_htons(IP4_FRAGMENT)) ||
-	    !pkt_load_few(p, off + 8, o->vxlan, VXLAN_LEN, xdp) ||
-	    o->vxlan[0] != bpf_htonl(VXLAN_FLAGS) || (o->vxlan[1] & bpf_htonl(0xff)))
+	    !pkt_load_few(p, off + 8, o->vxlan, VXLAN_LEN, xdp))
 		return REASON_VXLAN_HEADER;
-	o->source.vni = bpf_ntohl(o->vxlan[1]) >> 8;
-	*(__u32 *)o->source.vtep = ip->saddr;
-	if (!bpf_map_lookup_elem(&vteps, &o->source))
-		return REASON_VXLAN_SOURCE;
-	return REASON_CONTINUE;
+	return overlay_vxlan(o, ip->saddr, o->vxlan[0], o->vxlan[1]);
 }
 
 /* What the kernel's VXLAN device took off. */
@@ -74,7 +84,7 @@ static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_c
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
 	TRY(nd_stray(p, v6));
-	return to_eni(p, host, eni, &s->arrival, FROM_OVERLAY, v6, xdp);
+	return arrive(p, host, eni, &s->arrival, FROM_OVERLAY, v6, xdp);
 }
 
 /* A decapsulated packet: the ENI is found by VNI and destination MAC. */
@@ -86,11 +96,11 @@ static __always_inline enum reason overlay_run(struct pkt *p, const struct tunne
 
 	p->dir = DIR_IN;
 	if (t->mark != VXLAN_MARK || !host || parse_eth(p, xdp) != REASON_CONTINUE) {
-		count_enter(p, 0, DIR_IN);
+		arrival_enter(p, 0, xdp);
 		return REASON_VXLAN_UNMARKED;
 	}
 	eni = eni_of_mac(p, t->vni);
-	count_enter(p, eni, DIR_IN);
+	arrival_enter(p, eni, xdp);
 	if (!eni)
 		return REASON_VXLAN_NO_ENI;
 	switch (p->ethertype) {
@@ -107,41 +117,102 @@ enum {
 	IP_ECN = 3, /* congestion experienced (RFC 3168): the kernel hands it down (RFC 6040) */
 };
 
-/* May XDP take the outer headers off that overlay_outer has read, and finish what is inside? */
-static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
+/* The outer headers of a VXLAN packet, as they nearly always are. */
+struct plain {
+	struct ethhdr eth;
+	struct iphdr ip;
+	struct udphdr udp;
+	__be32 vxlan[2];
+	struct ethhdr inside;
+} __attribute__((packed, aligned(2)));
+_Static_assert(offsetof(struct plain, inside) == OUTER_LEN, "nothing between");
+
+/* The outer headers in the frame, or NULL: they have options, or are not whole. */
+static __always_inline const struct plain *overlay_plain(const struct pkt *p)
 {
-	const struct iphdr *outer = (const struct iphdr *)o->ip;
-	const struct mac_entry *m;
-	const struct nexthop *nh;
-	const struct ethhdr *eth;
+	const struct plain *f;
 	void *data, *end;
 
 	pkt_bounds(p, &data, &end, true);
-	eth = data + OUTER_LEN;
-	if ((void *)(eth + 1) > end || outer->ihl != 5 || (outer->tos & IP_ECN) == IP_ECN ||
-	    bpf_ntohs(outer->tot_len) + ETH_LEN != p->len || (o->udp[1] >> 16) ||
-	    bpf_ntohl(o->udp[1]) >> 16 != p->len - ETH_LEN - 20)
-		return false;
-	m = mac_find(p, o->source.vni, eth->h_dest);
-	nh = m ? nexthop_find(m->nexthop) : NULL;
-	if (!nh || nh->kind != NH_LOCAL)
-		return true; /* nobody's: dropped */
-	if (eth->h_proto == bpf_htons(ETH_P_IP))
-		return own(p, OUTER_LEN + ETH_LEN, nh->eni, false);
-	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
-		return own(p, OUTER_LEN + ETH_LEN, nh->eni, true);
-	return true;
+	f = data;
+	return (void *)(f + 1) <= end && f->ip.ihl == 5 ? f : NULL;
 }
 
-/* XDP's way: what it owns loses the outer headers here, the rest is left to the kernel as it came. */
+/* Nothing outside but what every VXLAN packet has: no checksum and no trailer. */
+static __always_inline bool overlay_bare(const struct pkt *p, const struct plain *f)
+{
+	return bpf_ntohs(f->ip.tot_len) + ETH_LEN == p->len && !f->udp.check &&
+	       bpf_ntohs(f->udp.len) == p->len - ETH_LEN - sizeof(f->ip);
+}
+
+/* overlay_outer for the headers that nearly all packets have, read where they are. */
+static __always_inline enum reason overlay_outer_xdp(struct pkt *p, const struct host_conf *host,
+						     struct outer *o)
+{
+	const struct plain *f = overlay_plain(p);
+
+	if (unlikely(!f))
+		return overlay_outer(p, host, true);
+	if (f->ip.protocol != PROTO_UDP || (f->ip.frag_off & bpf_htons(IP4_OFFSET)) ||
+	    f->udp.dest != bpf_htons(VXLAN_PORT))
+		return REASON_NOT_OURS;
+	if (f->ip.frag_off & bpf_htons(IP4_FRAGMENT))
+		return REASON_VXLAN_HEADER;
+	return overlay_vxlan(o, f->ip.saddr, f->vxlan[0], f->vxlan[1]);
+}
+
+/* Is there something inside that XDP may finish or refuse? Asked before the overlay's tables are. */
+static __always_inline bool overlay_looks(const struct pkt *p)
+{
+	const struct plain *f = overlay_plain(p);
+
+	if (f && f->inside.h_proto == bpf_htons(ETH_P_IPV6))
+		return own_looks(p, OUTER_LEN + ETH_LEN, true);
+	return own_looks(p, OUTER_LEN + ETH_LEN, false);
+}
+
+/* May XDP take the outer headers off that overlay_outer has read, and go on with what is inside? */
+static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
+{
+	const struct plain *f = overlay_plain(p);
+	const struct mac_entry *m;
+	const struct nexthop *nh;
+	bool congested, owned;
+
+	if (!f || !overlay_bare(p, f))
+		return false;
+	congested = (f->ip.tos & IP_ECN) == IP_ECN;
+	m = mac_find(p, o->source.vni, f->inside.h_dest);
+	nh = m ? nexthop_find(m->nexthop) : NULL;
+	if (!nh || nh->kind != NH_LOCAL || nh->vni != o->source.vni)
+		return true; /* nobody's: dropped */
+	if (f->inside.h_proto == bpf_htons(ETH_P_IP))
+		owned = own(p, OUTER_LEN + ETH_LEN, nh->eni, false);
+	else if (f->inside.h_proto == bpf_htons(ETH_P_IPV6))
+		owned = own(p, OUTER_LEN + ETH_LEN, nh->eni, true);
+	else
+		return true;
+	return owned && (!congested || p->out == OUT_LEFT);
+}
+
+/*
+ * XDP's way: what it owns loses the outer headers here. What it only asks about gets them back: they lie where they
+ * lay, unless metadata of another program was moved over them.
+ */
 static __always_inline enum reason overlay_decap(struct pkt *p, const struct outer *o)
 {
 	struct tunnel t = {.vni = o->source.vni, .mark = VXLAN_MARK};
+	const struct xdp_md *x = p->ctx;
+	enum reason reason;
 
 	t.vtep = *(const __u32 *)o->source.vtep;
-	if (!overlay_owned(p, o) || bpf_xdp_adjust_head(p->ctx, OUTER_LEN))
+	if (!overlay_owned(p, o) || (p->out == OUT_LEFT && (long)x->data_meta != (long)x->data) ||
+	    bpf_xdp_adjust_head(p->ctx, OUTER_LEN))
 		return REASON_NOT_OURS;
 	p->len -= OUTER_LEN;
 	p->wire_bytes = p->len;
-	return overlay_run(p, &t, true);
+	reason = overlay_run(p, &t, true);
+	if (reason == REASON_NOT_OURS && bpf_xdp_adjust_head(p->ctx, -OUTER_LEN))
+		return REASON_HELPER;
+	return reason;
 }

@@ -595,6 +595,12 @@ type bpfVtepKey struct {
 	Vtep [4]uint8
 }
 
+type bpfWatch struct {
+	_      structs.HostLayout
+	Left   uint32
+	Passed uint32
+}
+
 type bpfWork struct {
 	_          structs.HostLayout
 	Now        uint32
@@ -684,7 +690,8 @@ type bpfWork struct {
 		Internet      uint8
 		Transit       uint8
 		Packet        uint8
-		Pad           [3]uint8
+		Arrives       uint8
+		Pad           [2]uint8
 		Local         [16]uint8
 		Remote        [16]uint8
 		Rule          uint32
@@ -754,6 +761,7 @@ const (
 	bpfMapUplinks        = "uplinks"
 	bpfMapVerdicts       = "verdicts"
 	bpfMapVteps          = "vteps"
+	bpfMapWatches        = "watches"
 	bpfMapWorks          = "works"
 	bpfMapXdpLease       = "xdp_lease"
 	bpfProgPort          = "port"
@@ -767,6 +775,7 @@ const (
 	bpfProgUplinkXdp     = "uplink_xdp"
 	bpfProgVxlan         = "vxlan"
 	bpfVarHalfOpenSlots  = "half_open_slots"
+	bpfVarRefuseEvery    = "refuse_every"
 	bpfVarXdpOwns        = "xdp_owns"
 )
 
@@ -880,6 +889,7 @@ type bpfMapSpecs struct {
 	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
 	Vteps         *ebpf.MapSpec `ebpf:"vteps"`
+	Watches       *ebpf.MapSpec `ebpf:"watches"`
 	Works         *ebpf.MapSpec `ebpf:"works"`
 	XdpLease      *ebpf.MapSpec `ebpf:"xdp_lease"`
 }
@@ -889,6 +899,7 @@ type bpfMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
 	HalfOpenSlots *ebpf.VariableSpec `ebpf:"half_open_slots"`
+	RefuseEvery   *ebpf.VariableSpec `ebpf:"refuse_every"`
 	XdpOwns       *ebpf.VariableSpec `ebpf:"xdp_owns"`
 }
 
@@ -964,6 +975,7 @@ type bpfMaps struct {
 	Uplinks       *ebpf.Map `ebpf:"uplinks"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
 	Vteps         *ebpf.Map `ebpf:"vteps"`
+	Watches       *ebpf.Map `ebpf:"watches"`
 	Works         *ebpf.Map `ebpf:"works"`
 	XdpLease      *ebpf.Map `ebpf:"xdp_lease"`
 }
@@ -1022,6 +1034,7 @@ func (m *bpfMaps) Close() error {
 		m.Uplinks,
 		m.Verdicts,
 		m.Vteps,
+		m.Watches,
 		m.Works,
 		m.XdpLease,
 	)
@@ -1032,6 +1045,7 @@ func (m *bpfMaps) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
 	HalfOpenSlots *ebpf.Variable `ebpf:"half_open_slots"`
+	RefuseEvery   *ebpf.Variable `ebpf:"refuse_every"`
 	XdpOwns       *ebpf.Variable `ebpf:"xdp_owns"`
 }
 

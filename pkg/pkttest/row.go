@@ -41,6 +41,8 @@ type Step struct {
 	Poke   func(*World) error // changes maps behind the feed's back, before the packet
 	Ahead  []Packet           // come in where the packet does, before it, and nobody looks at them
 
+	TCDrops bool // XDP leaves to TC what is dropped here: to know it takes more than a look
+
 	Want Want
 }
 
@@ -142,4 +144,9 @@ func (r *Row) UsesUplink() bool {
 // isDecapsulated: the packet had outer headers that the uplink has vouched for.
 func (s *Step) isDecapsulated() bool {
 	return s.At.Program == VXLANProgram && s.Tunnel != nil && s.Mark != 0 && s.GSO == 0
+}
+
+// passesXDP: on its way to the step's hook the packet passed the uplink's XDP.
+func (s *Step) passesXDP() bool {
+	return s.GSO == 0 && (s.At.Program == UplinkProgram || s.isDecapsulated())
 }

@@ -29,6 +29,10 @@ type Setup struct {
 	Uplink   MAC            // of every uplink
 	Knobs    map[string]any // volatile const of the object
 
+	// Refuses tells whether XDP drops what this step wants to be dropped, so that TC never sees it; nil = the rows do
+	// not care. Asked if a row runs by XDP and TC in turn.
+	Refuses func(Step) bool
+
 	NoXDP     bool // the ports take no frames from XDP
 	WideRules bool // every rule set is searched instead of looked up
 }

@@ -170,7 +170,7 @@ func mended(t *testing.T, l *lab.Lab, enictl, file string) {
 		for _, ends := range [][2]string{{"db", "site-mgmt"}, {"db", "site-data"}, {"near", "site-data"}} {
 			allowed(t, l, probe{from: ends[0], to: ends[1], protocol: "tcp", port: 22, family: f})
 		}
-		allowed(t, l, probe{from: internetNode, to: "site", protocol: "tcp", port: 443, family: f})
+		allowed(t, l, probe{from: internetNode, to: "site", protocol: "icmp", family: f})
 		allowed(t, l, probe{from: "site", to: internetNode, protocol: "udp", port: 53, family: f})
 	}
 }

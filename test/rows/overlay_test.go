@@ -113,8 +113,11 @@ func overlayRows() []Row {
 
 // outerRows: what the uplink's program makes of VXLAN.
 func outerRows() []Row {
+	around := func(from, to Addr, vni uint32, inside Packet) Packet {
+		return Eth(routerMAC, uplinkMAC).Underlay(from, to).VXLAN(vni).Inside(inside)
+	}
 	outer := func(from, to Addr, vni uint32) Packet {
-		return Eth(routerMAC, uplinkMAC).Underlay(from, to).VXLAN(vni).Inside(inner(web9, web0).TCP(1, 443, SYN))
+		return around(from, to, vni, inner(web9, web0).TCP(1, 443, SYN))
 	}
 	good := outer(vtepB, vtepA, red)
 	vouched := untouched()
@@ -135,7 +138,7 @@ func outerRows() []Row {
 	const source = dataplane.ReasonVXLANSource
 	rows := []Row{
 		pass("from a host that has the VPC", good),
-		pass("blue from a third host", outer(vtepC, vtepA, blue)),
+		pass("blue from a third host", around(vtepC, vtepA, blue, inner(blue8, blue0).TCP(1, 443, SYN))),
 		pass("any source port", good.Ports(1, VXLANPort)),
 		drop("from a host that does not have the VPC", outer(vtepC, vtepA, red), source),
 		drop("a VPC that is not here", outer(vtepC, vtepA, 1003), source),
