@@ -7,6 +7,7 @@
 #include "quick.h"
 #include "related.h"
 #include "rewrite.h"
+#include "underlay.h"
 
 /* From where a packet reaches an ENI; decides what its sender must prove. */
 enum origin {
@@ -33,6 +34,7 @@ struct outer {
 /* What would crowd the stack; per CPU. */
 struct scratch {
 	__u8 tunnel[64] __attribute__((aligned(8))); /* struct bpf_tunnel_key */
+	struct encap encap;
 	struct outer outer;
 	__u32 group_policy; /* the VXLAN header's, always 0 in this version */
 	__u32 pad;
@@ -233,7 +235,7 @@ static __always_inline enum reason to_vtep(struct pkt *p, const struct host_conf
 	key = (struct bpf_tunnel_key *)s->tunnel;
 	__builtin_memset(key, 0, sizeof(*key));
 	key->tunnel_id = nh->vni;
-	key->tunnel_ttl = 64;
+	key->tunnel_ttl = OUTER_TTL;
 	key->remote_ipv4 = bpf_ntohl(*(const __u32 *)nh->vtep);
 	key->local_ipv4 = bpf_ntohl(*(const __u32 *)host->vtep);
 	/* Options too, or those of whoever used a tunnel last on this CPU would be sent. */
@@ -246,12 +248,18 @@ static __always_inline enum reason to_vtep(struct pkt *p, const struct host_conf
 	return REASON_DELIVERED;
 }
 
-/* To an ENI of another host. */
+/* To an ENI of another host: by a way of our own, else by the kernel's. */
 static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
-					      const struct eni_conf *conf, const struct nexthop *nh)
+					      const struct eni_conf *conf, const struct nexthop *nh,
+					      const bool v6)
 {
+	struct scratch *s = scratch_get();
+
 	if (p->ip_len > host->overlay_mtu)
 		return too_big_for(p, host->overlay_mtu);
+	if (!s)
+		return REASON_HELPER;
+	TRY(encapsulate(p, &s->encap, host, conf, nh, v6));
 	if (!rewrite_macs(p, nh->mac, conf->mac, false))
 		return REASON_HELPER;
 	return to_vtep(p, host, nh);

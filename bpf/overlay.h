@@ -6,9 +6,6 @@
 #include "neighbour.h"
 #include "own.h"
 
-#define VXLAN_PORT 4789
-#define VXLAN_LEN 8
-#define VXLAN_FLAGS 0x08000000 /* a VNI, and nothing else: no group policy id in this version */
 #define VXLAN_MARK 0xe41b0d01 /* skb->mark of a packet that passed overlay_outer */
 
 /* The VXLAN packet whose headers are `o`: are they as we send them, and from a host that has the VPC? */
@@ -111,11 +108,6 @@ static __always_inline enum reason overlay_run(struct pkt *p, const struct tunne
 	}
 	return REASON_ETHERTYPE;
 }
-
-enum {
-	OUTER_LEN = ETH_LEN + 20 + 8 + VXLAN_LEN, /* in front of the inner frame */
-	IP_ECN = 3, /* congestion experienced (RFC 3168): the kernel hands it down (RFC 6040) */
-};
 
 /* The outer headers of a VXLAN packet, as they nearly always are. */
 struct plain {

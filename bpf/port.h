@@ -165,7 +165,7 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 		count_enter(p, nh->eni, DIR_IN);
 		return to_eni(p, host, nh->eni, &s->arrival, FROM_LOCAL, v6, false);
 	case NH_VTEP:
-		return to_overlay(p, host, conf, nh);
+		return to_overlay(p, host, conf, nh, v6);
 	case NH_INTERNET:
 		return port_eip(p, host, s->nat, &s->arrival, v6);
 	}

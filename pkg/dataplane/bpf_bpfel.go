@@ -157,6 +157,14 @@ type bpfEnis struct {
 	}
 }
 
+type bpfExit struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Until   uint32
+	Mac     [6]uint8
+	Pad     [2]uint8
+}
+
 type bpfFlowDueLine struct {
 	_   structs.HostLayout
 	Due [16]uint32
@@ -488,7 +496,21 @@ type bpfRules struct {
 type bpfScratch struct {
 	_      structs.HostLayout
 	Tunnel [64]uint8
-	Outer  struct {
+	Encap  struct {
+		_              structs.HostLayout
+		Pad            [2]uint8
+		Dmac           [6]uint8
+		Smac           [6]uint8
+		Ethertype      uint16
+		Ip             [5]uint32
+		Udp            [2]uint32
+		Vxlan          [2]uint32
+		InnerDmac      [6]uint8
+		InnerSmac      [6]uint8
+		InnerEthertype uint16
+		Pad2           [2]uint8
+	}
+	Outer struct {
 		_      structs.HostLayout
 		Ip     [20]uint8
 		Udp    [2]uint32
@@ -504,7 +526,6 @@ type bpfScratch struct {
 		Eip           [16]uint8
 	}
 	Nat [16]uint8
-	_   [4]byte
 	Fib [64]uint8
 }
 
@@ -593,6 +614,17 @@ type bpfVtepKey struct {
 	_    structs.HostLayout
 	Vni  uint32
 	Vtep [4]uint8
+}
+
+type bpfVtepWays struct {
+	_ structs.HostLayout
+	V [4]struct {
+		_    structs.HostLayout
+		Vtep [4]uint8
+		Pad  uint32
+		Mac  [6]uint8
+		Exit uint16
+	}
 }
 
 type bpfWatch struct {
@@ -723,6 +755,7 @@ const (
 	bpfMapEndpoints4     = "endpoints4"
 	bpfMapEndpoints6     = "endpoints6"
 	bpfMapEnis           = "enis"
+	bpfMapExits          = "exits"
 	bpfMapFlowDue4       = "flow_due4"
 	bpfMapFlowDue6       = "flow_due6"
 	bpfMapFlowSweep      = "flow_sweep"
@@ -760,6 +793,7 @@ const (
 	bpfMapTooBigs        = "too_bigs"
 	bpfMapUplinks        = "uplinks"
 	bpfMapVerdicts       = "verdicts"
+	bpfMapVtepWays       = "vtep_ways"
 	bpfMapVteps          = "vteps"
 	bpfMapWatches        = "watches"
 	bpfMapWorks          = "works"
@@ -851,6 +885,7 @@ type bpfMapSpecs struct {
 	Endpoints4    *ebpf.MapSpec `ebpf:"endpoints4"`
 	Endpoints6    *ebpf.MapSpec `ebpf:"endpoints6"`
 	Enis          *ebpf.MapSpec `ebpf:"enis"`
+	Exits         *ebpf.MapSpec `ebpf:"exits"`
 	FlowDue4      *ebpf.MapSpec `ebpf:"flow_due4"`
 	FlowDue6      *ebpf.MapSpec `ebpf:"flow_due6"`
 	FlowSweep     *ebpf.MapSpec `ebpf:"flow_sweep"`
@@ -888,6 +923,7 @@ type bpfMapSpecs struct {
 	TooBigs       *ebpf.MapSpec `ebpf:"too_bigs"`
 	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
+	VtepWays      *ebpf.MapSpec `ebpf:"vtep_ways"`
 	Vteps         *ebpf.MapSpec `ebpf:"vteps"`
 	Watches       *ebpf.MapSpec `ebpf:"watches"`
 	Works         *ebpf.MapSpec `ebpf:"works"`
@@ -937,6 +973,7 @@ type bpfMaps struct {
 	Endpoints4    *ebpf.Map `ebpf:"endpoints4"`
 	Endpoints6    *ebpf.Map `ebpf:"endpoints6"`
 	Enis          *ebpf.Map `ebpf:"enis"`
+	Exits         *ebpf.Map `ebpf:"exits"`
 	FlowDue4      *ebpf.Map `ebpf:"flow_due4"`
 	FlowDue6      *ebpf.Map `ebpf:"flow_due6"`
 	FlowSweep     *ebpf.Map `ebpf:"flow_sweep"`
@@ -974,6 +1011,7 @@ type bpfMaps struct {
 	TooBigs       *ebpf.Map `ebpf:"too_bigs"`
 	Uplinks       *ebpf.Map `ebpf:"uplinks"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
+	VtepWays      *ebpf.Map `ebpf:"vtep_ways"`
 	Vteps         *ebpf.Map `ebpf:"vteps"`
 	Watches       *ebpf.Map `ebpf:"watches"`
 	Works         *ebpf.Map `ebpf:"works"`
@@ -996,6 +1034,7 @@ func (m *bpfMaps) Close() error {
 		m.Endpoints4,
 		m.Endpoints6,
 		m.Enis,
+		m.Exits,
 		m.FlowDue4,
 		m.FlowDue6,
 		m.FlowSweep,
@@ -1033,6 +1072,7 @@ func (m *bpfMaps) Close() error {
 		m.TooBigs,
 		m.Uplinks,
 		m.Verdicts,
+		m.VtepWays,
 		m.Vteps,
 		m.Watches,
 		m.Works,

@@ -36,6 +36,8 @@ type Step struct {
 	GSO    uint32  // gso_size
 	Tunnel *Tunnel // what decapsulation left, at the VXLAN device only
 
+	ByKernel bool // what goes into a tunnel takes the kernel's way, although there is another
+
 	Later  time.Duration      // passes before the packet
 	Revise func(*api.Objects) // a new revision comes into force before the packet
 	Poke   func(*World) error // changes maps behind the feed's back, before the packet

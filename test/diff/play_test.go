@@ -69,6 +69,7 @@ func newHost(t testing.TB, knobs map[string]any) *pkttest.Quick {
 	setup := pkttest.QuickSetup{
 		Uplinks: []string{uplinkDevice}, Uplink: pkttest.MAC(uplinkMAC), Sets: 256,
 		Knobs: knobs,
+		Ways:  map[string]pkttest.MAC{vteps[1].String(): pkttest.MAC(routerMAC)},
 		Underlay: pkttest.Underlay{
 			Addresses: own, Refused: refused, Neighbour: pkttest.MAC(routerMAC),
 			Gateways: []netip.Addr{netip.MustParseAddr("192.168.100.254"), netip.MustParseAddr("2001:db8:64::fe")},
@@ -86,6 +87,7 @@ func model(l limits) oracle.Host {
 		Name: hosts[0], VXLAN: pkttest.VXLANDevice, OverlayMTU: 1450, PortMTU: 1500,
 		Uplinks:  map[string]api.MAC{uplinkDevice: uplinkMAC},
 		MaxFlows: l.Flows, HalfOpen: l.HalfOpen,
+		Hops: map[netip.Addr]oracle.Hop{vteps[1]: {Device: uplinkDevice, MAC: routerMAC}},
 		Route: func(dst netip.Addr) string {
 			for _, p := range refused {
 				if p.Contains(dst) {
@@ -335,6 +337,9 @@ type outcome struct {
 
 func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickResult) string {
 	w, g := outcome{Verdict: string(want.Verdict)}, outcome{Verdict: got.Verdict.String()}
+	if want.Outside != nil {
+		want.Device, want.Tunnel, want.Packet = want.Outside.Device, nil, withSourcePort(want.Outside.Packet, got.Frame)
+	}
 	if want.Verdict == oracle.Redirect {
 		w.Device, w.Neighbour = want.Device, want.Neighbour
 		if want.Tunnel != nil {
@@ -358,6 +363,15 @@ func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickR
 		text += "the packet leaves (want = model):\n" + pkttest.Diff(want.Packet, got.Frame)
 	}
 	return text
+}
+
+// withSourcePort is the model's packet with the outer source port that the programs chose, if that is one they may choose.
+func withSourcePort(model, got []byte) []byte {
+	const at, first = 14 + 20, 49152
+	if len(got) > at+2 && binary.BigEndian.Uint16(got[at:]) >= first {
+		copy(model[at:], got[at:at+2])
+	}
+	return model
 }
 
 // compareHits: new connections count the rules that decide, known ones may.

@@ -42,6 +42,7 @@ func stages() map[string][]Row {
 		"internet":  internetRows(),
 		"overlay":   overlayRows(),
 		"outer":     outerRows(),
+		"way":       wayRows(),
 		"uplink":    uplinkRows(),
 		"revision":  revisionRows(),
 		"fragment":  fragmentRows(),

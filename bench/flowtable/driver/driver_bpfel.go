@@ -176,6 +176,14 @@ type driverEnis struct {
 	}
 }
 
+type driverExit struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Until   uint32
+	Mac     [6]uint8
+	Pad     [2]uint8
+}
+
 type driverFlowDueLine struct {
 	_   structs.HostLayout
 	Due [16]uint32
@@ -505,6 +513,17 @@ type driverVtepKey struct {
 	Vtep [4]uint8
 }
 
+type driverVtepWays struct {
+	_ structs.HostLayout
+	V [4]struct {
+		_    structs.HostLayout
+		Vtep [4]uint8
+		Pad  uint32
+		Mac  [6]uint8
+		Exit uint16
+	}
+}
+
 type driverWork struct {
 	_   structs.HostLayout
 	Run struct {
@@ -573,6 +592,7 @@ const (
 	driverMapEndpoints4    = "endpoints4"
 	driverMapEndpoints6    = "endpoints6"
 	driverMapEnis          = "enis"
+	driverMapExits         = "exits"
 	driverMapFlowDue4      = "flow_due4"
 	driverMapFlowDue6      = "flow_due6"
 	driverMapFlowSweep     = "flow_sweep"
@@ -604,6 +624,7 @@ const (
 	driverMapSweepTurns    = "sweep_turns"
 	driverMapUplinks       = "uplinks"
 	driverMapVerdicts      = "verdicts"
+	driverMapVtepWays      = "vtep_ways"
 	driverMapVteps         = "vteps"
 	driverMapXdpLease      = "xdp_lease"
 	driverProgAdvance4     = "advance4"
@@ -716,6 +737,7 @@ type driverMapSpecs struct {
 	Endpoints4    *ebpf.MapSpec `ebpf:"endpoints4"`
 	Endpoints6    *ebpf.MapSpec `ebpf:"endpoints6"`
 	Enis          *ebpf.MapSpec `ebpf:"enis"`
+	Exits         *ebpf.MapSpec `ebpf:"exits"`
 	FlowDue4      *ebpf.MapSpec `ebpf:"flow_due4"`
 	FlowDue6      *ebpf.MapSpec `ebpf:"flow_due6"`
 	FlowSweep     *ebpf.MapSpec `ebpf:"flow_sweep"`
@@ -747,6 +769,7 @@ type driverMapSpecs struct {
 	SweepTurns    *ebpf.MapSpec `ebpf:"sweep_turns"`
 	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
+	VtepWays      *ebpf.MapSpec `ebpf:"vtep_ways"`
 	Vteps         *ebpf.MapSpec `ebpf:"vteps"`
 	XdpLease      *ebpf.MapSpec `ebpf:"xdp_lease"`
 }
@@ -793,6 +816,7 @@ type driverMaps struct {
 	Endpoints4    *ebpf.Map `ebpf:"endpoints4"`
 	Endpoints6    *ebpf.Map `ebpf:"endpoints6"`
 	Enis          *ebpf.Map `ebpf:"enis"`
+	Exits         *ebpf.Map `ebpf:"exits"`
 	FlowDue4      *ebpf.Map `ebpf:"flow_due4"`
 	FlowDue6      *ebpf.Map `ebpf:"flow_due6"`
 	FlowSweep     *ebpf.Map `ebpf:"flow_sweep"`
@@ -824,6 +848,7 @@ type driverMaps struct {
 	SweepTurns    *ebpf.Map `ebpf:"sweep_turns"`
 	Uplinks       *ebpf.Map `ebpf:"uplinks"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
+	VtepWays      *ebpf.Map `ebpf:"vtep_ways"`
 	Vteps         *ebpf.Map `ebpf:"vteps"`
 	XdpLease      *ebpf.Map `ebpf:"xdp_lease"`
 }
@@ -843,6 +868,7 @@ func (m *driverMaps) Close() error {
 		m.Endpoints4,
 		m.Endpoints6,
 		m.Enis,
+		m.Exits,
 		m.FlowDue4,
 		m.FlowDue6,
 		m.FlowSweep,
@@ -874,6 +900,7 @@ func (m *driverMaps) Close() error {
 		m.SweepTurns,
 		m.Uplinks,
 		m.Verdicts,
+		m.VtepWays,
 		m.Vteps,
 		m.XdpLease,
 	)
