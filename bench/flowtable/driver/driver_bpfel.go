@@ -280,7 +280,8 @@ type driverFlowTable struct {
 	Words    [10]uint32
 	Sets     uint32
 	MaxFlows uint32
-	Pad      [2]uint32
+	Tagged   uint32
+	Pad      uint32
 }
 
 type driverFlowUsage struct {
@@ -597,6 +598,8 @@ const (
 	driverMapFlowDue6      = "flow_due6"
 	driverMapFlowSweep     = "flow_sweep"
 	driverMapFlowTables    = "flow_tables"
+	driverMapFlowTags4     = "flow_tags4"
+	driverMapFlowTags6     = "flow_tags6"
 	driverMapFlowUsage     = "flow_usage"
 	driverMapFlows4        = "flows4"
 	driverMapFlows6        = "flows6"
@@ -742,6 +745,8 @@ type driverMapSpecs struct {
 	FlowDue6      *ebpf.MapSpec `ebpf:"flow_due6"`
 	FlowSweep     *ebpf.MapSpec `ebpf:"flow_sweep"`
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
+	FlowTags4     *ebpf.MapSpec `ebpf:"flow_tags4"`
+	FlowTags6     *ebpf.MapSpec `ebpf:"flow_tags6"`
 	FlowUsage     *ebpf.MapSpec `ebpf:"flow_usage"`
 	Flows4        *ebpf.MapSpec `ebpf:"flows4"`
 	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
@@ -821,6 +826,8 @@ type driverMaps struct {
 	FlowDue6      *ebpf.Map `ebpf:"flow_due6"`
 	FlowSweep     *ebpf.Map `ebpf:"flow_sweep"`
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
+	FlowTags4     *ebpf.Map `ebpf:"flow_tags4"`
+	FlowTags6     *ebpf.Map `ebpf:"flow_tags6"`
 	FlowUsage     *ebpf.Map `ebpf:"flow_usage"`
 	Flows4        *ebpf.Map `ebpf:"flows4"`
 	Flows6        *ebpf.Map `ebpf:"flows6"`
@@ -873,6 +880,8 @@ func (m *driverMaps) Close() error {
 		m.FlowDue6,
 		m.FlowSweep,
 		m.FlowTables,
+		m.FlowTags4,
+		m.FlowTags6,
 		m.FlowUsage,
 		m.Flows4,
 		m.Flows6,
