@@ -104,7 +104,9 @@ type compiler struct {
 	previousENIs map[string]*ENI
 	previous     ruleTables        // of the previous revision
 	previousIDs  map[string]uint32 // of its rule sets and tables of addresses, by key
-	made         ruleTables        // in this run, or taken over
+
+	previousLists map[[2]string]groupRules
+	made          ruleTables // in this run, or taken over
 
 	infra []netip.Prefix
 	local []*api.ENI      // attached here, by name
@@ -144,7 +146,7 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 		here:         map[string]uint32{},
 		degraded:     map[string]error{},
 	}
-	c.out.Revision = in.Revision
+	c.out.Revision, c.out.lists = in.Revision, map[[2]string]groupRules{}
 	if in.Previous == nil {
 		return c
 	}
@@ -152,6 +154,7 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 		c.previousENIs[in.Previous.ENIs[i].Name] = &in.Previous.ENIs[i]
 	}
 	c.previous, c.previousIDs = tablesOf(in.Previous)
+	c.previousLists = in.Previous.lists
 	return c
 }
 
