@@ -73,6 +73,42 @@ static __always_inline enum reason eni_of_port(struct pkt *p, const struct eni_c
 	return REASON_CONTINUE;
 }
 
+/* Is the ENI at home here? */
+static __always_inline bool eni_here(const struct eni_conf *conf, __u32 eni)
+{
+	const struct nexthop *nh = nexthop_find(conf->nexthop);
+
+	return nh && nh->kind == NH_LOCAL && nh->eni == eni;
+}
+
+/*
+ * The ENI of this host that has the packet's destination MAC; 0 = there is none. What `macs` says of an
+ * ENI that is ready, its configuration and its next hop say too; so they confirm a guess.
+ */
+static __always_inline __u32 eni_of_mac(const struct pkt *p, __u32 vni)
+{
+	__u32 place = (vni * 61 ^ p->dmac[4] << 8 ^ p->dmac[5]) & (MAC_HINTS - 1);
+	const struct eni_conf *conf;
+	const struct mac_entry *m;
+	const struct nexthop *nh;
+	const struct live *device;
+	__u32 *hint, eni;
+
+	hint = bpf_map_lookup_elem(&mac_hints, &place);
+	if (!hint)
+		return 0;
+	eni = *(volatile __u32 *)hint;
+	conf = eni_ready(p->slot, eni, &device);
+	if (conf && conf->vni == vni && mac_equal(conf->mac, p->dmac) && eni_here(conf, eni))
+		return eni;
+	m = mac_find(p, vni, p->dmac);
+	nh = m ? nexthop_find(m->nexthop) : NULL;
+	if (!nh || nh->kind != NH_LOCAL || nh->vni != vni) /* a peer's ENI is no receiver */
+		return 0;
+	*(volatile __u32 *)hint = nh->eni;
+	return nh->eni;
+}
+
 /* Is it one of the ENI's own private IPs? */
 static __always_inline bool eni_owns(__u32 slot, const struct eni_conf *conf, const __u8 *addr,
 				     const bool v6)

@@ -89,26 +89,22 @@ static __always_inline enum reason overlay_run(struct pkt *p, const struct tunne
 					       const bool xdp)
 {
 	const struct host_conf *host = host_find(p);
-	const struct mac_entry *m;
-	const struct nexthop *nh;
+	__u32 eni;
 
 	p->dir = DIR_IN;
 	if (t->mark != VXLAN_MARK || !host || parse_eth(p, xdp) != REASON_CONTINUE) {
 		arrival_enter(p, 0, xdp);
 		return REASON_VXLAN_UNMARKED;
 	}
-	m = mac_find(p, t->vni, p->dmac);
-	nh = m ? nexthop_find(m->nexthop) : NULL;
-	if (!nh || nh->kind != NH_LOCAL || nh->vni != t->vni) { /* a peer's ENI is no receiver */
-		arrival_enter(p, 0, xdp);
+	eni = eni_of_mac(p, t->vni);
+	arrival_enter(p, eni, xdp);
+	if (!eni)
 		return REASON_VXLAN_NO_ENI;
-	}
-	arrival_enter(p, nh->eni, xdp);
 	switch (p->ethertype) {
 	case ETH_P_IP:
-		return overlay_ip(p, host, nh->eni, t->vtep, false, xdp);
+		return overlay_ip(p, host, eni, t->vtep, false, xdp);
 	case ETH_P_IPV6:
-		return overlay_ip(p, host, nh->eni, t->vtep, true, xdp);
+		return overlay_ip(p, host, eni, t->vtep, true, xdp);
 	}
 	return REASON_ETHERTYPE;
 }

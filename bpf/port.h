@@ -7,6 +7,7 @@
 #include "neighbour.h"
 #include "shape.h"
 #include "spoof.h"
+#include "egress.h"
 
 /* A later fragment goes where the first one went. */
 static __always_inline enum reason port_fragment(struct pkt *p, const struct eni_conf *conf,
@@ -106,13 +107,22 @@ static __always_inline enum reason port_hairpin(struct pkt *p, const struct host
 static __always_inline enum reason port_eip(struct pkt *p, const struct host_conf *host,
 					    const __u8 *nat, struct arrival *a, const bool v6)
 {
+	struct egress *e = egress_place(p, nat, v6);
 	enum reason reason;
 	__u32 eni;
 
-	addr_copy(a->eip, p->dst, v6);
-	if (eip_find(p, p->dst, &eni, v6))
-		return port_hairpin(p, host, nat, eni, a, v6);
-	reason = to_internet(p, host, nat, v6);
+	if (!e)
+		return REASON_HELPER;
+	if (egress_known(e, p, nat, v6)) {
+		reason = egress_go(e, p);
+	} else {
+		addr_copy(a->eip, p->dst, v6);
+		if (eip_find(p, p->dst, &eni, v6))
+			return port_hairpin(p, host, nat, eni, a, v6);
+		reason = to_internet(p, host, nat, v6);
+		if (reason == REASON_DELIVERED)
+			egress_learn(e, p, nat, v6);
+	}
 	if (reason == REASON_DELIVERED && !rewrite_addr(p, p->src, nat, true, v6, false))
 		return REASON_HELPER;
 	return reason;

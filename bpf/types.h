@@ -26,6 +26,7 @@ enum limit {
 	WAY_BUCKETS = 4096, /* a power of two */
 	WAYS = 4, /* of a bucket: one cache line */
 	PORT_HINTS = 4096, /* a power of two */
+	MAC_HINTS = 4096, /* a power of two */
 	MAX_RULES = 1 << 18, /* rules with an id; 0 is none */
 };
 

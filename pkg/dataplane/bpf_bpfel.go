@@ -50,6 +50,18 @@ type bpfCounter struct {
 	Bytes   uint64
 }
 
+type bpfEgress struct {
+	_        structs.HostLayout
+	Src      [16]uint8
+	Dst      [16]uint8
+	Active   uint64
+	Now      uint32
+	Ifindex  uint32
+	Mtu      uint32
+	Protocol uint32
+	Pad      uint64
+}
+
 type bpfEipKey4 struct {
 	_    structs.HostLayout
 	Addr [4]uint8
@@ -739,6 +751,7 @@ const (
 	bpfMapAnswerTurns    = "answer_turns"
 	bpfMapClassRules     = "class_rules"
 	bpfMapCounters       = "counters"
+	bpfMapEgresses       = "egresses"
 	bpfMapEipIn4         = "eip_in4"
 	bpfMapEipIn6         = "eip_in6"
 	bpfMapEipOut4        = "eip_out4"
@@ -763,6 +776,7 @@ const (
 	bpfMapHostConf       = "host_conf"
 	bpfMapJudgeTurns     = "judge_turns"
 	bpfMapLive           = "live"
+	bpfMapMacHints       = "mac_hints"
 	bpfMapMacs           = "macs"
 	bpfMapNdFrames       = "nd_frames"
 	bpfMapNexthops       = "nexthops"
@@ -873,6 +887,7 @@ type bpfMapSpecs struct {
 	AnswerTurns   *ebpf.MapSpec `ebpf:"answer_turns"`
 	ClassRules    *ebpf.MapSpec `ebpf:"class_rules"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Egresses      *ebpf.MapSpec `ebpf:"egresses"`
 	EipIn4        *ebpf.MapSpec `ebpf:"eip_in4"`
 	EipIn6        *ebpf.MapSpec `ebpf:"eip_in6"`
 	EipOut4       *ebpf.MapSpec `ebpf:"eip_out4"`
@@ -897,6 +912,7 @@ type bpfMapSpecs struct {
 	HostConf      *ebpf.MapSpec `ebpf:"host_conf"`
 	JudgeTurns    *ebpf.MapSpec `ebpf:"judge_turns"`
 	Live          *ebpf.MapSpec `ebpf:"live"`
+	MacHints      *ebpf.MapSpec `ebpf:"mac_hints"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
 	NdFrames      *ebpf.MapSpec `ebpf:"nd_frames"`
 	Nexthops      *ebpf.MapSpec `ebpf:"nexthops"`
@@ -961,6 +977,7 @@ type bpfMaps struct {
 	AnswerTurns   *ebpf.Map `ebpf:"answer_turns"`
 	ClassRules    *ebpf.Map `ebpf:"class_rules"`
 	Counters      *ebpf.Map `ebpf:"counters"`
+	Egresses      *ebpf.Map `ebpf:"egresses"`
 	EipIn4        *ebpf.Map `ebpf:"eip_in4"`
 	EipIn6        *ebpf.Map `ebpf:"eip_in6"`
 	EipOut4       *ebpf.Map `ebpf:"eip_out4"`
@@ -985,6 +1002,7 @@ type bpfMaps struct {
 	HostConf      *ebpf.Map `ebpf:"host_conf"`
 	JudgeTurns    *ebpf.Map `ebpf:"judge_turns"`
 	Live          *ebpf.Map `ebpf:"live"`
+	MacHints      *ebpf.Map `ebpf:"mac_hints"`
 	Macs          *ebpf.Map `ebpf:"macs"`
 	NdFrames      *ebpf.Map `ebpf:"nd_frames"`
 	Nexthops      *ebpf.Map `ebpf:"nexthops"`
@@ -1022,6 +1040,7 @@ func (m *bpfMaps) Close() error {
 		m.AnswerTurns,
 		m.ClassRules,
 		m.Counters,
+		m.Egresses,
 		m.EipIn4,
 		m.EipIn6,
 		m.EipOut4,
@@ -1046,6 +1065,7 @@ func (m *bpfMaps) Close() error {
 		m.HostConf,
 		m.JudgeTurns,
 		m.Live,
+		m.MacHints,
 		m.Macs,
 		m.NdFrames,
 		m.Nexthops,

@@ -14,6 +14,7 @@ const (
 	cWayBuckets   = 4096    // a power of two
 	cWays         = 4       // of a bucket: one cache line
 	cPortHints    = 4096    // a power of two
+	cMACHints     = 4096    // a power of two
 	cMaxRules     = 1 << 18 // rules with an id; 0 is none
 )
 

@@ -613,6 +613,7 @@ const (
 	driverMapHash6         = "hash6"
 	driverMapHostConf      = "host_conf"
 	driverMapLive          = "live"
+	driverMapMacHints      = "mac_hints"
 	driverMapMacs          = "macs"
 	driverMapNexthops      = "nexthops"
 	driverMapPolicies      = "policies"
@@ -759,6 +760,7 @@ type driverMapSpecs struct {
 	Hash6         *ebpf.MapSpec `ebpf:"hash6"`
 	HostConf      *ebpf.MapSpec `ebpf:"host_conf"`
 	Live          *ebpf.MapSpec `ebpf:"live"`
+	MacHints      *ebpf.MapSpec `ebpf:"mac_hints"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
 	Nexthops      *ebpf.MapSpec `ebpf:"nexthops"`
 	Policies      *ebpf.MapSpec `ebpf:"policies"`
@@ -839,6 +841,7 @@ type driverMaps struct {
 	Hash6         *ebpf.Map `ebpf:"hash6"`
 	HostConf      *ebpf.Map `ebpf:"host_conf"`
 	Live          *ebpf.Map `ebpf:"live"`
+	MacHints      *ebpf.Map `ebpf:"mac_hints"`
 	Macs          *ebpf.Map `ebpf:"macs"`
 	Nexthops      *ebpf.Map `ebpf:"nexthops"`
 	Policies      *ebpf.Map `ebpf:"policies"`
@@ -892,6 +895,7 @@ func (m *driverMaps) Close() error {
 		m.Hash6,
 		m.HostConf,
 		m.Live,
+		m.MacHints,
 		m.Macs,
 		m.Nexthops,
 		m.Policies,
