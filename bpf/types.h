@@ -131,6 +131,7 @@ struct host_conf {
 	__u32 overlay_mtu; /* largest inner IP packet that the underlay carries */
 	__u32 flow_share; /* so many flows are guaranteed to an ENI whose max_flows is not less */
 	__u32 flow_pool; /* so many may all ENIs have beyond what is guaranteed to each */
+	__u32 infra; /* table of what no ENI may reach: Region.infraCIDRs, VTEPs and peers */
 	__u8 gateway_mac[6];
 	__u8 pad[2];
 };
@@ -274,11 +275,6 @@ struct eip_out6 {
 };
 
 /* routes4, routes6: longest prefix within a table. prefixlen counts the 32 bits of `table`. */
-enum route_table {
-	ROUTES_INFRA = 1, /* Region.infraCIDRs, VTEPs and peers: never reached from an ENI */
-	ROUTES_FIRST = 2,
-};
-
 enum route_kind {
 	ROUTE_NONE = 0,
 	ROUTE_LOCAL = 1, /* inside the VPC, by address */

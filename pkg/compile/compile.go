@@ -53,6 +53,7 @@ func Compile(in Input) (*Result, error) {
 		GatewayMAC: in.Objects.Region.GatewayMAC, MTU: in.Objects.Region.MTU,
 	}
 	c.survey()
+	c.out.Routes = c.infraRoutes()
 	c.number()
 	for _, e := range c.byAge() {
 		c.addENI(e)

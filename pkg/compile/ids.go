@@ -101,7 +101,6 @@ func newAllocator(revision uint64, old *IDs, previous *State) (*allocator, error
 		Rulesets:  map[string]uint32{},
 		Tables:    map[string]uint32{},
 	}}
-	a.ids.Last.Table = max(a.ids.Last.Table, RoutesInfra)
 	if previous != nil {
 		a.ids.Last.raise(previous)
 	}

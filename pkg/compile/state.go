@@ -20,7 +20,7 @@ type State struct {
 	MACs      []MAC      // one per ENI of the VPCs present; those of peers under each VPC that they may send to
 	VTEPs     []VTEP     // the other hosts that have these VPCs or peers of them
 	EIPs      []EIP      // those whose ENI is in ENIs
-	Routes    []Route    // of all route tables in use, ROUTES_INFRA included
+	Routes    []Route    // of all route tables in use, Host.Infra included
 	Policies  []PolicyRoute
 	Rulesets  []Ruleset // all in use, and the tables that they and ENIs name
 	Addrs     []AddrTable
@@ -41,7 +41,8 @@ type HostConf struct {
 	VTEP       netip.Addr
 	Uplinks    []string // device names
 	GatewayMAC [6]byte
-	MTU        int // of the underlay; 0 = the smallest MTU of the uplinks
+	MTU        int    // of the underlay; 0 = the smallest MTU of the uplinks
+	Infra      uint32 // route table of what no ENI may reach: Region.infraCIDRs, VTEPs and peers
 }
 
 // ENI is a local ENI with everything that its verdicts depend on.
@@ -168,9 +169,6 @@ const (
 	RouteVPC       RouteKind = 6
 	RouteNotPeered RouteKind = 7
 )
-
-// RoutesInfra is the table of addresses that no ENI may reach.
-const RoutesInfra = 1
 
 // Ruleset is a compiled list of rules: which tables give the classes of a peer and of a service, and a verdict for
 // each pair of classes that some rule decides. Class 0 matches no rule and is not listed. Sets and tables are never

@@ -66,12 +66,12 @@ func activeRow(_ namer, _ *uint32, v *uint64) any {
 	return ActiveRow{Revision: *v >> 1, Slot: int(*v & 1)}
 }
 
-func hostRow(_ namer, _ *uint32, s *bpfHostConfs) any {
+func hostRow(n namer, _ *uint32, s *bpfHostConfs) any {
 	v := &s.V[0]
 	if v.VxlanIfindex == 0 {
 		return nil
 	}
-	return HostRow{VTEP: addr4(v.Vtep), VXLANIfindex: v.VxlanIfindex, OverlayMTU: v.OverlayMtu, GatewayMAC: macText(v.GatewayMac), FlowShare: v.FlowShare, FlowPool: v.FlowPool}
+	return HostRow{VTEP: addr4(v.Vtep), VXLANIfindex: v.VxlanIfindex, OverlayMTU: v.OverlayMtu, GatewayMAC: macText(v.GatewayMac), FlowShare: v.FlowShare, FlowPool: v.FlowPool, Infra: n.table(v.Infra)}
 }
 
 func eniRow(n namer, k *uint32, s *bpfEnis) any {

@@ -19,6 +19,7 @@ func (e *encoder) host(h *compile.HostConf, facts HostFacts, quotas quotas) erro
 	half.Vtep = h.VTEP.As4()
 	half.VxlanIfindex = facts.VXLANIfindex
 	half.OverlayMtu = facts.OverlayMTU
+	half.Infra = h.Infra
 	half.GatewayMac = h.GatewayMAC
 	half.FlowShare, half.FlowPool = quotas.share, quotas.pool
 	e.put(bpfMapHostConf, keyOf(&key), bytesOf(half))

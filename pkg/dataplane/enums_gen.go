@@ -77,12 +77,6 @@ const (
 	cNexthopFirst    = 2 // the first that belongs to an ENI
 )
 
-// enum route_table
-const (
-	cRoutesInfra = 1 // Region.infraCIDRs, VTEPs and peers: never reached from an ENI
-	cRoutesFirst = 2
-)
-
 // enum route_kind
 const (
 	cRouteNone      = 0

@@ -24,6 +24,7 @@ type HostRow struct {
 	GatewayMAC   string `json:"gatewayMAC"`
 	FlowShare    uint32 `json:"flowShare"` // guaranteed to each ENI
 	FlowPool     uint32 `json:"flowPool"`  // to be borrowed
+	Infra        string `json:"infra"`     // table of what no ENI may reach
 }
 
 // ENIRow is an entry of enis.

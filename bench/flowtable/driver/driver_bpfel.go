@@ -356,6 +356,7 @@ type driverHostConfs struct {
 		OverlayMtu   uint32
 		FlowShare    uint32
 		FlowPool     uint32
+		Infra        uint32
 		GatewayMac   [6]uint8
 		Pad          [2]uint8
 	}
