@@ -46,7 +46,7 @@ struct scratch {
 	struct encap encap;
 	struct outer outer;
 	__u32 group_policy; /* the VXLAN header's */
-	__u32 pad;
+	__u32 class; /* of the sender's EIP, 0 = it leaves by none */
 	struct arrival arrival;
 	struct tunnel came; /* what was around the packet */
 	__u8 nat[16]; /* the sender's EIP */
@@ -317,13 +317,15 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 		return reason;
 	if (p->ip_len > device->mtu)
 		return too_big_for(p, device->mtu);
+	p->out_ifindex = device->ifindex;
+	if (!xdp && unlikely(device->flags & LIVE_CAP_IN))
+		p->out |= OUT_CLASS;
 	TRY(rate_packet(p, conf));
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
 	if (!nh || !rewrite_macs(p, conf->mac,
 				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
 		return REASON_HELPER;
-	p->out_ifindex = device->ifindex;
 	return REASON_DELIVERED;
 }
 
@@ -354,6 +356,6 @@ static __always_inline enum reason to_internet(struct pkt *p, const struct host_
 	if (ret != BPF_FIB_LKUP_RET_SUCCESS || !bpf_map_lookup_elem(&uplinks, &fib->ifindex))
 		return REASON_NO_FIB;
 	p->out_ifindex = fib->ifindex;
-	p->out = OUT_NEIGHBOUR;
+	p->out |= OUT_NEIGHBOUR;
 	return REASON_DELIVERED;
 }

@@ -6,6 +6,7 @@
  */
 #include "import.h"
 #include "port.h"
+#include "shape.h"
 #include "sweep.h"
 #include "toobig.h"
 #include "uplink.h"
@@ -73,6 +74,8 @@ int port(struct __sk_buff *skb)
 	count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
 		reason = too_big_at_port(&p);
+	if (unlikely(p.out & (OUT_SHAPED | OUT_CLASS)) && reason == REASON_DELIVERED)
+		shape(&p);
 	return tc_action(&p, reason, TCX_DROP);
 }
 
@@ -92,6 +95,8 @@ int vxlan(struct __sk_buff *skb)
 	count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
 		reason = too_big_in_overlay(&p, &s->came);
+	if (unlikely(p.out & OUT_CLASS) && reason == REASON_DELIVERED)
+		shape_in(&p);
 	return tc_action(&p, reason, TCX_DROP);
 }
 
@@ -107,7 +112,25 @@ int uplink(struct __sk_buff *skb)
 		count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
 		reason = too_big_at_uplink(&p);
+	if (unlikely(p.out & OUT_CLASS) && reason == REASON_DELIVERED)
+		shape_in(&p);
 	return tc_action(&p, reason, TCX_NEXT);
+}
+
+/* What has waited for its turn was judged and counted before; only what gets lost here is counted again. */
+SEC("tcx/ingress")
+int shaper(struct __sk_buff *skb)
+{
+	struct pkt p = {};
+	enum reason reason;
+
+	begin_tc(&p, skb);
+	reason = shape_run(&p);
+	if (reason != REASON_DELIVERED) {
+		count_enter(&p, 0, DIR_OUT);
+		count(&p, reason);
+	}
+	return tc_action(&p, reason, TCX_DROP);
 }
 
 SEC("xdp.frags")
@@ -142,6 +165,13 @@ int stub_uplink(struct __sk_buff *skb)
 {
 	bpf_tail_call(skb, &progs_tc, PROGRAM_UPLINK);
 	return TCX_NEXT;
+}
+
+SEC("tcx/ingress")
+int stub_shaper(struct __sk_buff *skb)
+{
+	bpf_tail_call(skb, &progs_tc, PROGRAM_SHAPER);
+	return TCX_DROP;
 }
 
 SEC("xdp.frags")

@@ -114,30 +114,12 @@ static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_c
 	return arrive(p, host, eni, &s->arrival, FROM_OVERLAY, v6, xdp);
 }
 
-/*
- * May the ENI of the next hop get the packet here? What another host has sent on only from the one that
- * had the ENI before; it is not sent on again.
- */
-static __always_inline enum reason overlay_receiver(const struct pkt *p, const struct tunnel *t,
-						    __u32 index, const struct nexthop *nh)
-{
-	if (unlikely(!nh->eni)) /* neither here nor prepared */
-		return REASON_VXLAN_NO_ENI;
-	if (!overlay_marked(t))
-		return REASON_CONTINUE;
-	if (nh->kind == NH_MOVED)
-		return REASON_STALE_EPOCH;
-	return move_end(p->slot, index, t->vtep) & MOVE_FROM ? REASON_CONTINUE : REASON_STALE_EPOCH;
-}
-
 /* A decapsulated packet: the ENI is found by VNI and destination MAC. */
 static __always_inline enum reason overlay_run(struct pkt *p, const struct tunnel *t,
 					       const bool xdp)
 {
 	const struct host_conf *host = host_find(p);
-	const struct mac_entry *m;
-	const struct nexthop *nh;
-	enum reason reason;
+	__s32 eni;
 
 	p->dir = DIR_IN;
 	if (overlay_marked(t) > (GROUP_MOVED | GROUP_INTERNET) || !host ||
@@ -146,21 +128,15 @@ static __always_inline enum reason overlay_run(struct pkt *p, const struct tunne
 		arrival_enter(p, 0, xdp);
 		return REASON_VXLAN_UNMARKED;
 	}
-	m = mac_find(p, t->vni, p->dmac);
-	nh = m ? nexthop_find(m->nexthop) : NULL;
-	reason = REASON_VXLAN_NO_ENI;
-	if (nh && nh->vni == t->vni) /* a peer's ENI is no receiver */
-		reason = overlay_receiver(p, t, m->nexthop, nh);
-	if (!nh || reason != REASON_CONTINUE) {
-		arrival_enter(p, 0, xdp);
-		return reason;
-	}
-	arrival_enter(p, nh->eni, xdp);
+	eni = eni_of_mac(p, t->vni, overlay_marked(t) ? t->vtep : 0);
+	arrival_enter(p, eni > 0 ? eni : 0, xdp);
+	if (eni <= 0)
+		return -eni;
 	switch (p->ethertype) {
 	case ETH_P_IP:
-		return overlay_ip(p, host, nh->eni, t, false, xdp);
+		return overlay_ip(p, host, eni, t, false, xdp);
 	case ETH_P_IPV6:
-		return overlay_ip(p, host, nh->eni, t, true, xdp);
+		return overlay_ip(p, host, eni, t, true, xdp);
 	}
 	return REASON_ETHERTYPE;
 }

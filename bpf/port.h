@@ -5,7 +5,9 @@
 #include "deliver.h"
 #include "eip.h"
 #include "neighbour.h"
+#include "shape.h"
 #include "spoof.h"
+#include "egress.h"
 
 /* A later fragment goes where the first one went. */
 static __always_inline enum reason port_fragment(struct pkt *p, const struct eni_conf *conf,
@@ -101,17 +103,41 @@ static __always_inline enum reason port_hairpin(struct pkt *p, const struct host
 	return reason;
 }
 
+/* Is the destination an EIP of this host? Not while its ENI is only prepared here: until it is heard, it is elsewhere. */
+static __always_inline bool port_neighbour(struct pkt *p, struct arrival *a, __u32 *eni,
+					   const bool v6)
+{
+	const struct live *device;
+
+	addr_copy(a->eip, p->dst, v6);
+	if (!eip_find(p, p->dst, eni, v6))
+		return false;
+	device = bpf_map_lookup_elem(&live, eni);
+	if (!device || !(device->flags & LIVE_CLOSED))
+		return true;
+	addr_copy(p->dst, a->eip, v6);
+	return false;
+}
+
 /* Out through the sender's EIP. */
 static __always_inline enum reason port_eip(struct pkt *p, const struct host_conf *host,
 					    const __u8 *nat, struct arrival *a, const bool v6)
 {
+	struct egress *e = egress_place(p, nat, v6);
 	enum reason reason;
 	__u32 eni;
 
-	addr_copy(a->eip, p->dst, v6);
-	if (eip_find(p, p->dst, &eni, v6))
-		return port_hairpin(p, host, nat, eni, a, v6);
-	reason = to_internet(p, host, nat, v6);
+	if (!e)
+		return REASON_HELPER;
+	if (egress_known(e, p, nat, v6)) {
+		reason = egress_go(e, p);
+	} else {
+		if (port_neighbour(p, a, &eni, v6))
+			return port_hairpin(p, host, nat, eni, a, v6);
+		reason = to_internet(p, host, nat, v6);
+		if (reason == REASON_DELIVERED)
+			egress_learn(e, p, nat, v6);
+	}
 	if (reason == REASON_DELIVERED && !rewrite_addr(p, p->src, nat, true, v6, false))
 		return REASON_HELPER;
 	return reason;
@@ -122,7 +148,7 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 {
 	struct scratch *s = scratch_get();
 	const struct nexthop *nh = NULL;
-	struct work *w;
+	struct work *w = NULL;
 
 	TRY(parse_ip(p, v6, false));
 	TRY(spoof_checksum(p, v6));
@@ -134,7 +160,9 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	TRY(parse_addresses(p, v6));
 	if (!s)
 		return REASON_HELPER;
-	if (!eni_forwards(conf))
+	if (unlikely(p->out))
+		s->class = 0; /* and the long way, which knows the next hop by its index */
+	else if (!eni_forwards(conf))
 		nh = quick_out(p, conf, s->nat, v6);
 	if (!nh) {
 		w = work_of(p, conf);
@@ -156,8 +184,12 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 		return to_eni(p, host, nh->eni, &s->arrival, FROM_LOCAL, v6, false);
 	case NH_VTEP:
 	case NH_MOVED:
+		if (unlikely(p->out & OUT_SHAPED) && w)
+			return shape_overlay(p, host, conf, nh, w->flow.nexthop);
 		return to_overlay(p, host, conf, nh, v6);
 	case NH_INTERNET:
+		if (unlikely(p->out))
+			shape_internet(p, conf->vni, s, v6);
 		return port_eip(p, host, s->nat, &s->arrival, v6);
 	}
 	return REASON_NO_NEXTHOP;

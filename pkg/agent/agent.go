@@ -414,6 +414,7 @@ func (a *Agent) Metrics() metrics.Snapshot {
 	s := a.Status()
 	snap := metrics.Snapshot{FeedAge: s.Age(time.Now()).Seconds(), ENIs: map[string]int{
 		string(loader.Ready): 0, string(loader.Waiting): 0, string(loader.Degraded): 0,
+		string(loader.Prepared): 0, string(loader.Left): 0,
 	}}
 	if s.Revision != nil {
 		snap.Revision = s.Revision.Number

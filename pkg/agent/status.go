@@ -96,6 +96,7 @@ type EIPStatus struct {
 	ENI       string     `json:"eni"`
 	Private   netip.Addr `json:"privateIP"`
 	Announced bool       `json:"announced"`
+	Class     uint32     `json:"class"` // among the EIPs of the ENI, for their caps
 }
 
 // ErrorLine is one error and when it was last seen.

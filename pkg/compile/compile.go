@@ -56,6 +56,7 @@ func Compile(in Input) (*Result, error) {
 		GatewayMAC: in.Objects.Region.GatewayMAC, MTU: in.Objects.Region.MTU,
 	}
 	c.survey()
+	c.out.Routes = c.infraRoutes()
 	c.number()
 	for _, e := range c.byAge() {
 		c.addENI(e)
@@ -102,12 +103,14 @@ type namedRoutes struct {
 // compiler holds one run.
 type compiler struct {
 	Input
-	alloc         *allocator
-	room          room
-	previousENIs  map[string]*ENI
-	previous      ruleTables        // of the previous revision
-	previousIDs   map[string]uint32 // of its rule sets and tables of addresses, by key
-	made          ruleTables        // in this run, or taken over
+	alloc        *allocator
+	room         room
+	previousENIs map[string]*ENI
+	previous     ruleTables        // of the previous revision
+	previousIDs  map[string]uint32 // of its rule sets and tables of addresses, by key
+
+	previousLists map[[2]string]groupRules
+	made          ruleTables // in this run, or taken over
 	previousMoves map[uint32]*Move
 
 	infra []netip.Prefix
@@ -153,7 +156,7 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 		degraded:      map[string]error{},
 		previousMoves: map[uint32]*Move{},
 	}
-	c.out.Revision = in.Revision
+	c.out.Revision, c.out.lists = in.Revision, map[[2]string]groupRules{}
 	if in.Previous == nil {
 		return c
 	}
@@ -164,6 +167,7 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 		c.previousMoves[in.Previous.Moves[i].NextHop] = &in.Previous.Moves[i]
 	}
 	c.previous, c.previousIDs = tablesOf(in.Previous)
+	c.previousLists = in.Previous.lists
 	return c
 }
 
@@ -331,6 +335,7 @@ func (c *compiler) addEIPs() {
 		for _, eip := range c.eips[eni.Name] {
 			c.out.EIPs = append(c.out.EIPs, EIP{
 				Addr: eip.Address, ENI: eni.Index, VNI: eni.VNI, Private: eip.PrivateIP,
+				Class: c.alloc.ids.ENIs[eni.Name].EIPs[eip.Name], EgressMbps: uint32(eip.EgressMbps),
 			})
 		}
 	}

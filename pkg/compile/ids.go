@@ -63,6 +63,8 @@ type ENISlot struct {
 	Flows       uint32 `json:"flows,omitempty"` // 0 = as the incarnation
 	Groups      string `json:"groups,omitempty"`
 	Prepared    bool   `json:"prepared,omitempty"` // for the attachment that follows Epoch - 1, whatever epoch that gets
+
+	EIPs map[string]uint32 `json:"eips,omitempty"` // classes of its EIPs, by name
 }
 
 // is tells whether the slot is that of an attachment. A prepared one becomes that of the attachment for which it was
@@ -112,7 +114,6 @@ func newAllocator(revision uint64, old *IDs, previous *State) (*allocator, error
 		Rulesets:  map[string]uint32{},
 		Tables:    map[string]uint32{},
 	}}
-	a.ids.Last.Table = max(a.ids.Last.Table, RoutesInfra)
 	if previous != nil {
 		a.ids.Last.raise(previous)
 	}
@@ -279,6 +280,31 @@ func (a *allocator) claimENIs(enis []*api.ENI, prepared func(*api.ENI) bool) (fa
 	}
 	a.ids.CoolingENIs = difference(blocked, owned)
 	return failed
+}
+
+// MaxEIPClasses is how many EIPs an ENI can have: one per private IP.
+const MaxEIPClasses = 2 * api.MaxIPsPerENI
+
+// claimEIPs gives each EIP of an ENI a class among them, which it keeps as long as it is that ENI's.
+func (s *ENISlot) claimEIPs(eips []*api.EIP) {
+	had, taken := s.EIPs, newBitset(MaxEIPClasses+1)
+	s.EIPs = nil
+	if len(eips) == 0 {
+		return
+	}
+	s.EIPs = make(map[string]uint32, len(eips))
+	for _, eip := range eips {
+		if class, ok := had[eip.Name]; ok && class <= MaxEIPClasses && !taken.has(int(class)) {
+			s.EIPs[eip.Name] = class
+			taken.add(int(class))
+		}
+	}
+	free := indexes{taken: taken, next: 1, limit: MaxEIPClasses + 1}
+	for _, eip := range eips {
+		if _, ok := s.EIPs[eip.Name]; !ok {
+			s.EIPs[eip.Name], _ = free.lowest()
+		}
+	}
 }
 
 // claimNextHops gives each ENI its next hop and returns those for which none is left. The

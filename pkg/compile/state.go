@@ -21,7 +21,7 @@ type State struct {
 	Moves     []Move     // the ENIs in NextHops that change hosts
 	VTEPs     []VTEP     // the other hosts that have these VPCs or peers of them
 	EIPs      []EIP      // those whose ENI is in ENIs
-	Routes    []Route    // of all route tables in use, ROUTES_INFRA included
+	Routes    []Route    // of all route tables in use, Host.Infra included
 	Policies  []PolicyRoute
 	Rulesets  []Ruleset // all in use, and the tables that they and ENIs name
 	Addrs     []AddrTable
@@ -32,6 +32,8 @@ type State struct {
 	PortNames []string // every device name that the feed gives to an ENI of this host, for the guards
 
 	Names Names // ids -> names, for the CLI
+
+	lists map[[2]string]groupRules // by security group and direction: what the next compilation need not make again
 }
 
 // HostConf holds the facts of the host itself.
@@ -40,7 +42,8 @@ type HostConf struct {
 	VTEP       netip.Addr
 	Uplinks    []string // device names
 	GatewayMAC [6]byte
-	MTU        int // of the underlay; 0 = the smallest MTU of the uplinks
+	MTU        int    // of the underlay; 0 = the smallest MTU of the uplinks
+	Infra      uint32 // route table of what no ENI may reach: Region.infraCIDRs, VTEPs and peers
 }
 
 // ENI is a local ENI with everything that its verdicts depend on.
@@ -57,6 +60,8 @@ type ENI struct {
 	MaxFlows    uint32 // how many flows it may have
 	NewFlows    uint32 // how many it may open in a second; 0 = any number
 	Packets     uint32 // how many packets may pass it in a second; 0 = any number
+	IngressMbps uint32 // cap of what it receives; 0 = none
+	EgressMbps  uint32 // cap of what it sends; 0 = none
 
 	VNI     uint32
 	Subnet  uint32
@@ -151,6 +156,9 @@ type EIP struct {
 	ENI     uint32 // ENI.Index
 	VNI     uint32
 	Private netip.Addr
+
+	Class      uint32 // of what leaves by it, among the EIPs of its ENI: 1 to MaxEIPClasses
+	EgressMbps uint32 // cap of that; 0 = none
 }
 
 // Route is one entry of a route table. Kind and Arg as in bpf/types.h.
@@ -183,9 +191,6 @@ const (
 	RouteVPC       RouteKind = 6
 	RouteNotPeered RouteKind = 7
 )
-
-// RoutesInfra is the table of addresses that no ENI may reach.
-const RoutesInfra = 1
 
 // Ruleset is a compiled list of rules: which tables give the classes of a peer and of a service, and a verdict for
 // each pair of classes that some rule decides. Class 0 matches no rule and is not listed. Sets and tables are never

@@ -135,7 +135,6 @@ func TestCompileSpeaksOfTheSame(t *testing.T) {
 		{"RouteInternet", uint64(compile.RouteInternet), cRouteInternet},
 		{"RouteBlackhole", uint64(compile.RouteBlackhole), cRouteBlackhole},
 		{"RouteInfra", uint64(compile.RouteInfra), cRouteInfra},
-		{"RoutesInfra", compile.RoutesInfra, cRoutesInfra},
 		{"MaxRuleIDs", compile.MaxRuleIDs, cMaxRules},
 		{"OfAddr", uint64(compile.OfAddr), cClassAddr},
 		{"OfList", uint64(compile.OfList), cClassList},

@@ -50,6 +50,18 @@ type bpfCounter struct {
 	Bytes   uint64
 }
 
+type bpfEgress struct {
+	_        structs.HostLayout
+	Src      [16]uint8
+	Dst      [16]uint8
+	Active   uint64
+	Now      uint32
+	Ifindex  uint32
+	Mtu      uint32
+	Protocol uint32
+	Pad      uint64
+}
+
 type bpfEipKey4 struct {
 	_    structs.HostLayout
 	Addr [4]uint8
@@ -85,6 +97,7 @@ type bpfEipsOut4 struct {
 	V [2]struct {
 		_     structs.HostLayout
 		Flags uint32
+		Class uint32
 		Addr  [4]uint8
 	}
 }
@@ -94,6 +107,7 @@ type bpfEipsOut6 struct {
 	V [2]struct {
 		_     structs.HostLayout
 		Flags uint32
+		Class uint32
 		Addr  [16]uint8
 	}
 }
@@ -357,6 +371,7 @@ type bpfHostConfs struct {
 		OverlayMtu   uint32
 		FlowShare    uint32
 		FlowPool     uint32
+		Infra        uint32
 		GatewayMac   [6]uint8
 		Pad          [2]uint8
 	}
@@ -368,6 +383,7 @@ type bpfLive struct {
 	Ifindex     uint32
 	Mtu         uint32
 	Flags       uint32
+	Shaper      uint32
 }
 
 type bpfLpmKey4 struct {
@@ -557,7 +573,7 @@ type bpfScratch struct {
 		Source bpfVtepKey
 	}
 	GroupPolicy uint32
-	Pad         uint32
+	Class       uint32
 	Arrival     struct {
 		_             structs.HostLayout
 		SenderNexthop uint32
@@ -572,6 +588,7 @@ type bpfScratch struct {
 		Pad  uint32
 	}
 	Nat [16]uint8
+	_   [4]byte
 	Fib [64]uint8
 }
 
@@ -793,6 +810,7 @@ const (
 	bpfMapAnswerTurns    = "answer_turns"
 	bpfMapClassRules     = "class_rules"
 	bpfMapCounters       = "counters"
+	bpfMapEgresses       = "egresses"
 	bpfMapEipIn4         = "eip_in4"
 	bpfMapEipIn6         = "eip_in6"
 	bpfMapEipOut4        = "eip_out4"
@@ -819,6 +837,7 @@ const (
 	bpfMapImportWorks    = "import_works"
 	bpfMapJudgeTurns     = "judge_turns"
 	bpfMapLive           = "live"
+	bpfMapMacHints       = "mac_hints"
 	bpfMapMacs           = "macs"
 	bpfMapMoves          = "moves"
 	bpfMapNdFrames       = "nd_frames"
@@ -849,7 +868,9 @@ const (
 	bpfMapXdpLease       = "xdp_lease"
 	bpfProgFlowImport    = "flow_import"
 	bpfProgPort          = "port"
+	bpfProgShaper        = "shaper"
 	bpfProgStubPort      = "stub_port"
+	bpfProgStubShaper    = "stub_shaper"
 	bpfProgStubUplink    = "stub_uplink"
 	bpfProgStubUplinkXdp = "stub_uplink_xdp"
 	bpfProgStubVxlan     = "stub_vxlan"
@@ -907,7 +928,9 @@ type bpfSpecs struct {
 type bpfProgramSpecs struct {
 	FlowImport    *ebpf.ProgramSpec `ebpf:"flow_import"`
 	Port          *ebpf.ProgramSpec `ebpf:"port"`
+	Shaper        *ebpf.ProgramSpec `ebpf:"shaper"`
 	StubPort      *ebpf.ProgramSpec `ebpf:"stub_port"`
+	StubShaper    *ebpf.ProgramSpec `ebpf:"stub_shaper"`
 	StubUplink    *ebpf.ProgramSpec `ebpf:"stub_uplink"`
 	StubUplinkXdp *ebpf.ProgramSpec `ebpf:"stub_uplink_xdp"`
 	StubVxlan     *ebpf.ProgramSpec `ebpf:"stub_vxlan"`
@@ -928,6 +951,7 @@ type bpfMapSpecs struct {
 	AnswerTurns   *ebpf.MapSpec `ebpf:"answer_turns"`
 	ClassRules    *ebpf.MapSpec `ebpf:"class_rules"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Egresses      *ebpf.MapSpec `ebpf:"egresses"`
 	EipIn4        *ebpf.MapSpec `ebpf:"eip_in4"`
 	EipIn6        *ebpf.MapSpec `ebpf:"eip_in6"`
 	EipOut4       *ebpf.MapSpec `ebpf:"eip_out4"`
@@ -954,6 +978,7 @@ type bpfMapSpecs struct {
 	ImportWorks   *ebpf.MapSpec `ebpf:"import_works"`
 	JudgeTurns    *ebpf.MapSpec `ebpf:"judge_turns"`
 	Live          *ebpf.MapSpec `ebpf:"live"`
+	MacHints      *ebpf.MapSpec `ebpf:"mac_hints"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
 	Moves         *ebpf.MapSpec `ebpf:"moves"`
 	NdFrames      *ebpf.MapSpec `ebpf:"nd_frames"`
@@ -1019,6 +1044,7 @@ type bpfMaps struct {
 	AnswerTurns   *ebpf.Map `ebpf:"answer_turns"`
 	ClassRules    *ebpf.Map `ebpf:"class_rules"`
 	Counters      *ebpf.Map `ebpf:"counters"`
+	Egresses      *ebpf.Map `ebpf:"egresses"`
 	EipIn4        *ebpf.Map `ebpf:"eip_in4"`
 	EipIn6        *ebpf.Map `ebpf:"eip_in6"`
 	EipOut4       *ebpf.Map `ebpf:"eip_out4"`
@@ -1045,6 +1071,7 @@ type bpfMaps struct {
 	ImportWorks   *ebpf.Map `ebpf:"import_works"`
 	JudgeTurns    *ebpf.Map `ebpf:"judge_turns"`
 	Live          *ebpf.Map `ebpf:"live"`
+	MacHints      *ebpf.Map `ebpf:"mac_hints"`
 	Macs          *ebpf.Map `ebpf:"macs"`
 	Moves         *ebpf.Map `ebpf:"moves"`
 	NdFrames      *ebpf.Map `ebpf:"nd_frames"`
@@ -1083,6 +1110,7 @@ func (m *bpfMaps) Close() error {
 		m.AnswerTurns,
 		m.ClassRules,
 		m.Counters,
+		m.Egresses,
 		m.EipIn4,
 		m.EipIn6,
 		m.EipOut4,
@@ -1109,6 +1137,7 @@ func (m *bpfMaps) Close() error {
 		m.ImportWorks,
 		m.JudgeTurns,
 		m.Live,
+		m.MacHints,
 		m.Macs,
 		m.Moves,
 		m.NdFrames,
@@ -1155,7 +1184,9 @@ type bpfVariables struct {
 type bpfPrograms struct {
 	FlowImport    *ebpf.Program `ebpf:"flow_import"`
 	Port          *ebpf.Program `ebpf:"port"`
+	Shaper        *ebpf.Program `ebpf:"shaper"`
 	StubPort      *ebpf.Program `ebpf:"stub_port"`
+	StubShaper    *ebpf.Program `ebpf:"stub_shaper"`
 	StubUplink    *ebpf.Program `ebpf:"stub_uplink"`
 	StubUplinkXdp *ebpf.Program `ebpf:"stub_uplink_xdp"`
 	StubVxlan     *ebpf.Program `ebpf:"stub_vxlan"`
@@ -1170,7 +1201,9 @@ func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.FlowImport,
 		p.Port,
+		p.Shaper,
 		p.StubPort,
+		p.StubShaper,
 		p.StubUplink,
 		p.StubUplinkXdp,
 		p.StubVxlan,

@@ -66,12 +66,12 @@ func activeRow(_ namer, _ *uint32, v *uint64) any {
 	return ActiveRow{Revision: *v >> 1, Slot: int(*v & 1)}
 }
 
-func hostRow(_ namer, _ *uint32, s *bpfHostConfs) any {
+func hostRow(n namer, _ *uint32, s *bpfHostConfs) any {
 	v := &s.V[0]
 	if v.VxlanIfindex == 0 {
 		return nil
 	}
-	return HostRow{VTEP: addr4(v.Vtep), VXLANIfindex: v.VxlanIfindex, OverlayMTU: v.OverlayMtu, GatewayMAC: macText(v.GatewayMac), FlowShare: v.FlowShare, FlowPool: v.FlowPool}
+	return HostRow{VTEP: addr4(v.Vtep), VXLANIfindex: v.VxlanIfindex, OverlayMTU: v.OverlayMtu, GatewayMAC: macText(v.GatewayMac), FlowShare: v.FlowShare, FlowPool: v.FlowPool, Infra: n.table(v.Infra)}
 }
 
 func eniRow(n namer, k *uint32, s *bpfEnis) any {
@@ -99,7 +99,10 @@ func liveRow(n namer, k *uint32, v *bpfLive) any {
 	if v.Incarnation == 0 {
 		return nil
 	}
-	return LiveRow{Index: *k, ENI: n.eni(*k), Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu, XDP: v.Flags&cLiveXdp != 0}
+	return LiveRow{
+		Index: *k, ENI: n.eni(*k), Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu, XDP: v.Flags&cLiveXdp != 0,
+		CapIn: v.Flags&cLiveCapIn != 0, CapOut: v.Flags&cLiveCapOut != 0, CapEIPs: v.Flags&cLiveCapEips != 0, Shaper: v.Shaper,
+	}
 }
 
 func portRow(n namer, k *uint32, v *bpfPort) any {

@@ -14,6 +14,7 @@ const (
 	cWayBuckets   = 4096    // a power of two
 	cWays         = 4       // of a bucket: one cache line
 	cPortHints    = 4096    // a power of two
+	cMACHints     = 4096    // a power of two
 	cMaxRules     = 1 << 18 // rules with an id; 0 is none
 )
 
@@ -35,9 +36,20 @@ const (
 
 // enum live_flag
 const (
-	cLiveXdp    = 1 << 0 // the device takes frames from XDP now
-	cLiveClosed = 1 << 1 // prepared: gets what others send to it here, is not heard
-	cLiveLeft   = 1 << 2 // the ENI is elsewhere: what comes for it is sent on
+	cLiveXdp     = 1 << 0 // the device takes frames from XDP now
+	cLiveCapIn   = 1 << 1 // the device has classes (shape.h): limits.ingressMbps
+	cLiveCapOut  = 1 << 2 // all that the ENI sends goes by `shaper`: limits.egressMbps
+	cLiveCapEips = 1 << 3 // what it sends to the internet does: egressMbps of an EIP
+	cLiveClosed  = 1 << 4 // prepared: gets what others send to it here, is not heard
+	cLiveLeft    = 1 << 5 // the ENI is elsewhere: what comes for it is sent on
+)
+
+// enum shape
+const (
+	cShapeHandle  = 1 << 16
+	cShapeRoot    = 1
+	cShapeGroup   = 32
+	cShapeBuckets = 16
 )
 
 // enum endpoint_flag
@@ -72,12 +84,6 @@ const (
 const (
 	cGroupInternet = 1 << 0 // the packet came from the internet
 	cGroupMoved    = 1 << 1 // judged and sent on by the host that had the ENI before
-)
-
-// enum route_table
-const (
-	cRoutesInfra = 1 // Region.infraCIDRs, VTEPs and peers: never reached from an ENI
-	cRoutesFirst = 2
 )
 
 // enum route_kind
@@ -154,5 +160,6 @@ const (
 	cProgramPort   = 0
 	cProgramVXLAN  = 1
 	cProgramUplink = 2
+	cProgramShaper = 3
 	cProgramSlots  = 4
 )

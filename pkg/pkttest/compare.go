@@ -22,9 +22,12 @@ func (w *World) compare(step Step, family Family, got result) string {
 	}
 	if want.Verdict != Drop {
 		b.WriteString(Diff(frame, got.frame))
-		if want.Mark != got.mark && step.At.Program == UplinkProgram && !got.xdp {
+		if want.Mark != got.mark && (step.At.Program == UplinkProgram || step.At.Program == ShaperProgram) && !got.xdp {
 			fmt.Fprintf(&b, "mark %#x, want %#x\n", got.mark, want.Mark)
 		}
+	}
+	if want.Verdict == Redirect && !got.xdp {
+		w.compareShape(&b, want, got)
 	}
 	compareFlows(&b, want, got.flows)
 	if hits := hitsFor(want.Hits, family); want.Hits != nil && !slices.Equal(hits, got.hits) {

@@ -35,6 +35,7 @@ type Step struct {
 	Mark   uint32
 	GSO    uint32  // gso_size
 	Tunnel *Tunnel // what decapsulation left, at the VXLAN device only
+	Bound  string  // at the far end of a shaper: where the packet was bound for, instead of Mark
 
 	ByKernel bool // what goes into a tunnel takes the kernel's way, although there is another
 
@@ -55,6 +56,8 @@ type Want struct {
 	Tunnel  *Tunnel // that a redirect to the VXLAN device sets
 	Via     Addr    // neighbour that a redirect to an uplink names, if the test wants to know
 	Mark    uint32
+	Class   uint32 // in which it waits, by TC: 1 of what leaves by no EIP, 2 by the first EIP; 0 = none
+	Bound   string // of a redirect to a shaper: where to it goes on, "eni NAME", "overlay NAME" or "uplink NAME"
 	Packet  Packet // as it leaves; the zero Packet = as it came
 	Counts  []Count
 	Flows   []Flow // which must be there afterwards, others do not matter

@@ -10,8 +10,8 @@ import (
 	"github.com/eniplane/eniplane/pkg/lab"
 )
 
-// TestMigrate: an instance moves to the other host and back. Connections are not asked for yet, but
-// everything can be reached afterwards, nothing more than before, and the stream comes back.
+// TestMigrate: an instance moves to the other host and back with its flows: a connection goes on, a stream loses nothing.
+// Everything can be reached afterwards, and nothing more than before.
 func TestMigrate(t *testing.T) {
 	l := common(t)
 	for _, to := range []string{"host-b", "host-a"} {
@@ -20,8 +20,11 @@ func TestMigrate(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Logf("to %s: UDP %s; TCP %s", to, r.UDP, r.TCP)
-		if r.UDP.Returned == 0 {
-			t.Error("the stream never flowed")
+		if r.UDP.Returned == 0 || r.UDP.Lost() != 0 || r.UDP.Repeated != 0 {
+			t.Errorf("the stream: %s", r.UDP)
+		}
+		if r.TCP.Blocks == 0 || r.TCP.Broken != nil {
+			t.Errorf("the connection: %s", r.TCP)
 		}
 		for _, f := range []lab.Family{lab.IPv4, lab.IPv6} {
 			for _, peer := range []string{"a1", "a2", "b1"} {

@@ -61,13 +61,15 @@ func leftRows() []Row {
 	closed := inner(open9, web0).TCP(1, 8025, SYN)
 	looped := decapsulated(ack, red, hostB, dropped(web0, dataplane.ReasonStaleEpoch))
 	looped.Mark, looped.Want = movedMark, Want{Counts: []Count{onHost(dataplane.ReasonStaleEpoch)}}
+	refused := decapsulated(closed, red, hostB, Want{Counts: []Count{in(web0, dataplane.ReasonNACLDenied)}})
+	refused.TCDrops = true
 	reply := frame(web0, web9).TCP(443, 40000, SYN|ACK)
 	return []Row{
 		row("what a flow here knows is sent on with a mark", open, decapsulated(ack, red, hostB, sentOn(ack, web0, hostC, 2))),
 		row("what the rules let open too", open, decapsulated(syn.Ports(40001, 443), red, hostB, sentOn(syn.Ports(40001, 443), web0, hostC, 2))),
 		row("the middle of what was opened there, without", open, decapsulated(stranger, red, hostB, sentOn(stranger, web0, hostC, 0))),
 		row("an answer to what was opened there, without", open, decapsulated(denied, red, hostB, sentOn(denied, web0, hostC, 0))),
-		row("what the network ACL denies is not", open, decapsulated(closed, red, hostB, Want{Counts: []Count{in(web0, dataplane.ReasonNACLDenied)}})),
+		row("what the network ACL denies is not", open, refused),
 		row("it is not sent on twice", open, looped),
 		row("from the internet, with its EIP", public, Step{
 			At: fromUplink, In: more, Want: sentOn(more.MACs(gatewayMAC, web0.mac), web0, hostC, 3),
@@ -103,10 +105,16 @@ func preparedRows() []Row {
 	denied := inner(web9, web0).TCP(1, 25, SYN)
 	out := frame(web0, web9).TCP(40000, 443, SYN)
 	at := func(r dataplane.Reason) Want { return Want{Counts: []Count{in(web0, r)}} }
+	public := func(port uint16) Step {
+		return Step{At: fromUplink, In: inward(client, web0).TCP(1, port, SYN), Want: at(dataplane.ReasonNotReady), TCDrops: true}
+	}
+	neighbour := outward(web1, web0.eip).TCP(40000, 443, SYN)
 	return []Row{
 		early("the guest is not heard", Step{At: web0.port(), In: out, Want: dropped(web0, dataplane.ReasonNotReady)}),
 		early("its EIP is not answered", Step{At: fromUplink, In: WhoHas(routerMAC, client, web0.eip).Only(V4), Want: untouched()}),
-		early("from the internet", Step{At: fromUplink, In: inward(client, web0).TCP(1, 443, SYN), Want: at(dataplane.ReasonNotReady)}),
+		early("from the internet", public(443)),
+		early("from the internet what no rule allows", public(25)),
+		early("a neighbour reaches its EIP where it is", Step{At: web1.port(), In: neighbour, Want: translated(neighbour, web1)}),
 		early("from who knows of the move", decapsulated(syn, red, hostB, received(syn, web9, web0))),
 		early("what was sent on", marked(syn, movedMark, hostC, received(syn, web9, web0))),
 		early("what was sent on from the internet", marked(ask, internetMark, hostC, admitted(ask, web0))),

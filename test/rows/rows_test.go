@@ -65,6 +65,8 @@ func stages() map[string][]Row {
 		"prepared":  preparedRows(),
 		"packets":   packetRateRows(),
 		"opened":    flowRateRows(),
+		"shape":     shapeRows(),
+		"far":       farRows(),
 	}
 }
 

@@ -88,6 +88,7 @@ type driverEipsOut4 struct {
 	V [2]struct {
 		_     structs.HostLayout
 		Flags uint32
+		Class uint32
 		Addr  [4]uint8
 	}
 }
@@ -97,6 +98,7 @@ type driverEipsOut6 struct {
 	V [2]struct {
 		_     structs.HostLayout
 		Flags uint32
+		Class uint32
 		Addr  [16]uint8
 	}
 }
@@ -354,6 +356,7 @@ type driverHostConfs struct {
 		OverlayMtu   uint32
 		FlowShare    uint32
 		FlowPool     uint32
+		Infra        uint32
 		GatewayMac   [6]uint8
 		Pad          [2]uint8
 	}
@@ -365,6 +368,7 @@ type driverLive struct {
 	Ifindex     uint32
 	Mtu         uint32
 	Flags       uint32
+	Shaper      uint32
 }
 
 type driverLpmKey4 struct {
@@ -619,6 +623,7 @@ const (
 	driverMapHash6         = "hash6"
 	driverMapHostConf      = "host_conf"
 	driverMapLive          = "live"
+	driverMapMacHints      = "mac_hints"
 	driverMapMacs          = "macs"
 	driverMapMoves         = "moves"
 	driverMapNexthops      = "nexthops"
@@ -766,6 +771,7 @@ type driverMapSpecs struct {
 	Hash6         *ebpf.MapSpec `ebpf:"hash6"`
 	HostConf      *ebpf.MapSpec `ebpf:"host_conf"`
 	Live          *ebpf.MapSpec `ebpf:"live"`
+	MacHints      *ebpf.MapSpec `ebpf:"mac_hints"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
 	Moves         *ebpf.MapSpec `ebpf:"moves"`
 	Nexthops      *ebpf.MapSpec `ebpf:"nexthops"`
@@ -847,6 +853,7 @@ type driverMaps struct {
 	Hash6         *ebpf.Map `ebpf:"hash6"`
 	HostConf      *ebpf.Map `ebpf:"host_conf"`
 	Live          *ebpf.Map `ebpf:"live"`
+	MacHints      *ebpf.Map `ebpf:"mac_hints"`
 	Macs          *ebpf.Map `ebpf:"macs"`
 	Moves         *ebpf.Map `ebpf:"moves"`
 	Nexthops      *ebpf.Map `ebpf:"nexthops"`
@@ -901,6 +908,7 @@ func (m *driverMaps) Close() error {
 		m.Hash6,
 		m.HostConf,
 		m.Live,
+		m.MacHints,
 		m.Macs,
 		m.Moves,
 		m.Nexthops,
