@@ -200,6 +200,9 @@ func (r *reader) addr(v6 bool) netip.Addr {
 func decodeFlows(payload []byte) ([]Flow, error) {
 	r := reader{b: payload}
 	n := r.u16()
+	if r.short {
+		return nil, fmt.Errorf("receive: %w", errShort)
+	}
 	if n > maxFlows {
 		return nil, fmt.Errorf("receive: %d flows in a frame, at most %d are allowed", n, maxFlows)
 	}
