@@ -114,7 +114,13 @@ func preparedRows() []Row {
 		early("its EIP is not answered", Step{At: fromUplink, In: WhoHas(routerMAC, client, web0.eip).Only(V4), Want: untouched()}),
 		early("from the internet", public(443)),
 		early("from the internet what no rule allows", public(25)),
-		early("a neighbour reaches its EIP where it is", Step{At: web1.port(), In: neighbour, Want: translated(neighbour, web1)}),
+		{Name: "a neighbour reaches its EIP where it is", Hooks: TCOnly, Steps: []Step{{
+			At: web1.port(), In: neighbour, Want: translated(neighbour, web1), Revise: func(o *api.Objects) {
+				o.Instances["stays"] = &api.Instance{Host: target}
+				o.ENIs[web1.name].Attachment.Instance = "stays"
+				moves(web0, source, target)(o)
+			},
+		}}},
 		early("from who knows of the move", decapsulated(syn, red, hostB, received(syn, web9, web0))),
 		early("what was sent on", marked(syn, movedMark, hostC, received(syn, web9, web0))),
 		early("what was sent on from the internet", marked(ask, internetMark, hostC, admitted(ask, web0))),
