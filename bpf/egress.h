@@ -74,7 +74,7 @@ static __always_inline enum reason egress_go(const struct egress *e, struct pkt 
 	if (p->ip_len > e->mtu)
 		return too_big_for(p, e->mtu);
 	p->out_ifindex = e->ifindex;
-	p->out = OUT_NEIGHBOUR;
+	p->out |= OUT_NEIGHBOUR;
 	return REASON_DELIVERED;
 }
 
