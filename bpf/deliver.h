@@ -12,6 +12,18 @@ enum origin {
 	FROM_LOCAL = 0, /* an ENI of this host, checked at its own port */
 	FROM_OVERLAY = 1, /* another host */
 	FROM_INTERNET = 2,
+	FROM_GATEWAY = 3, /* the internet, translated by a gateway */
+};
+
+static __always_inline bool from_internet(enum origin from)
+{
+	return from >= FROM_INTERNET;
+}
+
+/* The group policy id of the overlay. */
+enum group_policy {
+	GROUP_NONE = 0,
+	GROUP_INTERNET = 1 << 0, /* from the internet by a gateway, or to it by one */
 };
 
 /* What is known of a packet on its way to a local ENI. */
@@ -26,17 +38,29 @@ struct outer {
 	__u8 ip[20] __attribute__((aligned(4))); /* struct iphdr */
 	__be32 udp[2];
 	__be32 vxlan[2];
+	__u8 dmac[6]; /* of the frame inside */
+	__u8 pad[2];
 	struct vtep_key source;
+};
+
+/* What was in front of a decapsulated packet. */
+struct tunnel {
+	__u32 vni;
+	__u32 vtep; /* of the sender, network order */
+	__u32 mark;
 };
 
 /* What would crowd the stack; per CPU. */
 struct scratch {
 	__u8 tunnel[64] __attribute__((aligned(8))); /* struct bpf_tunnel_key */
 	struct outer outer;
-	__u32 group_policy; /* the VXLAN header's, always 0 in this version */
+	struct tunnel came;
+	__u32 group_policy; /* enum group_policy */
+	__u32 turned; /* by gateway_out: the local ENI to which a packet turns */
 	__u32 pad;
 	struct arrival arrival;
 	__u8 nat[16]; /* the sender's EIP */
+	__u8 private[16]; /* what eip_find makes of an EIP */
 	__u8 fib[64] __attribute__((aligned(8))); /* struct bpf_fib_lookup */
 };
 _Static_assert(sizeof(struct bpf_tunnel_key) <= 64 && sizeof(struct bpf_fib_lookup) <= 64, "fits");
@@ -84,12 +108,13 @@ static __always_inline enum reason overlay_sender(const struct pkt *p, const str
  * have no ports.
  */
 static __always_inline enum reason arrival_internet(const struct pkt *p, struct work *w,
-						    const bool v6)
+						    enum origin from, const bool v6)
 {
 	struct judge *j = &w->judge;
 
 	j->slot = p->slot;
 	j->eni = p->eni;
+	j->gateway = from == FROM_GATEWAY;
 	j->protocol = p->protocol;
 	j->reply_port = is_icmp(p, v6) ? 0 : p->sport;
 	addr_copy(j->local, p->dst, v6);
@@ -116,8 +141,8 @@ static __always_inline enum reason arrival_sender(const struct pkt *p, const str
 {
 	if (from == FROM_OVERLAY)
 		return overlay_sender(p, conf, a, v6);
-	if (from == FROM_INTERNET)
-		return arrival_internet(p, w, v6);
+	if (from_internet(from))
+		return arrival_internet(p, w, from, v6);
 	return REASON_CONTINUE;
 }
 
@@ -129,16 +154,16 @@ static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_
 						struct work *w, struct arrival *a, enum origin from,
 						const bool v6, const bool xdp)
 {
-	bool transit =
-		from != FROM_INTERNET && eni_forwards(conf) && !eni_owns(p->slot, conf, p->dst, v6);
-	__u32 class = from == FROM_INTERNET ? CLASS_INTERNET : transit ? CLASS_TRANSIT : 0;
+	bool internet = from_internet(from);
+	bool transit = !internet && eni_forwards(conf) && !eni_owns(p->slot, conf, p->dst, v6);
+	__u32 class = internet ? CLASS_INTERNET : transit ? CLASS_TRANSIT : 0;
 	__u32 scope = transit ? p->eni : conf->vni;
 	enum reason reason;
 
 	if (p->fragment == FRAGMENT_LATER || icmp_error(p, v6)) {
 		TRY(arrival_sender(p, conf, w, a, from, v6));
 		if (p->fragment == FRAGMENT_LATER)
-			return fragment_later(p, w, from == FROM_INTERNET, v6);
+			return fragment_later(p, w, internet, v6);
 		return related(p, w, from == FROM_INTERNET ? a->eip : NULL, class, v6, xdp);
 	}
 	reason = track_flow(p, w, scope, class, v6);
@@ -166,13 +191,13 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 		return REASON_HELPER;
 	TRY(arrival_flow(p, conf, w, a, from, v6, xdp));
 	if (p->fragment == FRAGMENT_FIRST)
-		fragment_first(p, w, from == FROM_INTERNET, v6);
+		fragment_first(p, w, from_internet(from), v6);
 	if (p->ip_len > device->mtu)
 		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
 	/* An error may come from a third party; all else comes from the flow's peer. */
-	nh = nexthop_find(p->quotes && from != FROM_INTERNET ? a->sender_nexthop : w->flow.nexthop);
+	nh = nexthop_find(p->quotes && !from_internet(from) ? a->sender_nexthop : w->flow.nexthop);
 	if (!nh || !rewrite_macs(p, conf->mac,
 				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
 		return REASON_HELPER;
@@ -180,28 +205,40 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	return REASON_DELIVERED;
 }
 
-/* To another host: the kernel's VXLAN device writes the outer headers and finds the way. */
-static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
-					      const struct eni_conf *conf, const struct nexthop *nh)
+/* What the kernel's VXLAN device is to write in front of the packet. */
+static __always_inline bool tunnel_set(struct pkt *p, const struct host_conf *host, __u32 vni,
+				       __u32 vtep, enum group_policy policy)
 {
 	struct scratch *s = scratch_get();
 	struct bpf_tunnel_key *key;
 
-	if (p->ip_len > host->overlay_mtu)
-		return too_big_for(p, host->overlay_mtu);
-	if (!s || !rewrite_macs(p, nh->mac, conf->mac, false))
-		return REASON_HELPER;
+	if (!s)
+		return false;
 	key = (struct bpf_tunnel_key *)s->tunnel;
 	__builtin_memset(key, 0, sizeof(*key));
-	key->tunnel_id = nh->vni;
+	key->tunnel_id = vni;
 	key->tunnel_ttl = 64;
-	key->remote_ipv4 = bpf_ntohl(*(const __u32 *)nh->vtep);
+	key->remote_ipv4 = bpf_ntohl(vtep);
 	key->local_ipv4 = bpf_ntohl(*(const __u32 *)host->vtep);
 	/* Options too, or those of whoever used a tunnel last on this CPU would be sent. */
-	s->group_policy = 0;
-	if (bpf_skb_set_tunnel_key(p->ctx, key, sizeof(*key),
-				   BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT) ||
-	    bpf_skb_set_tunnel_opt(p->ctx, &s->group_policy, sizeof(s->group_policy)))
+	s->group_policy = policy;
+	return !bpf_skb_set_tunnel_key(p->ctx, key, sizeof(*key),
+				       BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT) &&
+	       !bpf_skb_set_tunnel_opt(p->ctx, &s->group_policy, sizeof(s->group_policy));
+}
+
+/* To another host: the kernel's VXLAN device writes the outer headers and finds the way. A gateway of the
+ * ENI's EIP gets the packet under the ENI's own VNI, as it is. */
+static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
+					      const struct eni_conf *conf, const struct nexthop *nh)
+{
+	bool gateway = nh->kind == NH_GATEWAY;
+
+	if (p->ip_len > host->overlay_mtu)
+		return too_big_for(p, host->overlay_mtu);
+	if (!rewrite_macs(p, gateway ? host->gateway_mac : nh->mac, conf->mac, false) ||
+	    !tunnel_set(p, host, gateway ? conf->vni : nh->vni, *(const __u32 *)nh->vtep,
+			gateway ? GROUP_INTERNET : GROUP_NONE))
 		return REASON_HELPER;
 	p->out_ifindex = host->vxlan_ifindex;
 	return REASON_DELIVERED;

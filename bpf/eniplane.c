@@ -75,15 +75,18 @@ int port(struct __sk_buff *skb)
 SEC("tcx/ingress")
 int vxlan(struct __sk_buff *skb)
 {
-	struct tunnel t = {};
+	struct scratch *s = scratch_get();
 	struct pkt p = {};
 	enum reason reason;
 
+	if (!s)
+		return TCX_DROP;
 	begin_tc(&p, skb);
-	if (!overlay_tunnel(skb, &t))
-		t.mark = 0;
-	reason = overlay_run(&p, &t, false);
+	overlay_tunnel(skb, s);
+	reason = overlay_run(&p, &s->came, false);
 	count(&p, reason);
+	if (reason == REASON_TOO_BIG && p.mtu)
+		reason = overlay_too_big(&p, &s->came);
 	return tc_action(&p, reason, TCX_DROP);
 }
 

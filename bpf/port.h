@@ -3,7 +3,7 @@
 #pragma once
 
 #include "deliver.h"
-#include "eip.h"
+#include "gateway.h"
 #include "neighbour.h"
 #include "spoof.h"
 
@@ -22,7 +22,7 @@ static __always_inline enum reason port_abroad(const struct pkt *p, const struct
 {
 	const struct nexthop *nh = nexthop_find(w->flow.nexthop);
 
-	if (!nh || nh->kind == NH_INTERNET || nh->vni == conf->vni)
+	if (!nh || nexthop_public(nh) || nh->vni == conf->vni)
 		return REASON_CONTINUE;
 	addr_copy(w->judge.local, p->src, v6);
 	return (v6 ? inside6(&w->judge) : inside4(&w->judge)) ? REASON_CONTINUE : REASON_NOT_PEERED;
@@ -101,16 +101,34 @@ static __always_inline enum reason port_hairpin(struct pkt *p, const struct host
 	return reason;
 }
 
-/* Out through the sender's EIP. */
+/* To an EIP for which this host is a gateway: to the host that has it. */
+static __always_inline enum reason port_behind(struct pkt *p, const struct host_conf *host,
+					       const __u8 *nat, __u32 nexthop,
+					       const struct arrival *a, const bool v6)
+{
+	if (p->ip_len > host->overlay_mtu)
+		return too_big_for(p, host->overlay_mtu);
+	if (!rewrite_addr(p, p->src, nat, true, v6, false))
+		return REASON_HELPER;
+	return gateway_deliver(p, host, nexthop, a->eip, p->dst, v6);
+}
+
+/* Out through the sender's EIP: here, or as it is to a gateway that does it. */
 static __always_inline enum reason port_eip(struct pkt *p, const struct host_conf *host,
+					    const struct eni_conf *conf, const struct nexthop *nh,
 					    const __u8 *nat, struct arrival *a, const bool v6)
 {
+	const struct eip_in4 *e;
 	enum reason reason;
-	__u32 eni;
 
 	addr_copy(a->eip, p->dst, v6);
-	if (eip_find(p, p->dst, &eni, v6))
-		return port_hairpin(p, host, nat, eni, a, v6);
+	e = eip_find(p, p->dst, v6);
+	if (e && !(e->flags & EIP_BEHIND))
+		return port_hairpin(p, host, nat, e->eni, a, v6);
+	if (e)
+		return port_behind(p, host, nat, e->nexthop, a, v6);
+	if (nh->kind == NH_GATEWAY)
+		return to_overlay(p, host, conf, nh);
 	reason = to_internet(p, host, nat, v6);
 	if (reason == REASON_DELIVERED && !rewrite_addr(p, p->src, nat, true, v6, false))
 		return REASON_HELPER;
@@ -150,8 +168,9 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	case NH_VTEP:
 		return to_overlay(p, host, conf, nh);
 	case NH_INTERNET:
+	case NH_GATEWAY:
 		addr_copy(s->nat, w->flow.nat, v6); /* to_eni uses `work` again */
-		return port_eip(p, host, s->nat, &s->arrival, v6);
+		return port_eip(p, host, conf, nh, s->nat, &s->arrival, v6);
 	}
 	return REASON_NO_NEXTHOP;
 }

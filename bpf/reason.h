@@ -74,5 +74,7 @@ enum reason {
 	REASON_NOT_PEERED = 46, /* to or from another VPC without routes on both sides */
 	REASON_NO_TRANSIT = 47, /* addressed to another, and this ENI does not forward */
 
+	REASON_EIP_UNKNOWN = 48, /* to an EIP that nobody has, in a range for which this host is a gateway */
+
 	REASON_LAST,
 };

@@ -136,6 +136,11 @@ func TestCompileSpeaksOfTheSame(t *testing.T) {
 		{"RouteBlackhole", uint64(compile.RouteBlackhole), cRouteBlackhole},
 		{"RouteInfra", uint64(compile.RouteInfra), cRouteInfra},
 		{"RoutesInfra", compile.RoutesInfra, cRoutesInfra},
+		{"RouteGateway", uint64(compile.RouteGateway), cRouteGateway},
+		{"NextHopInternet", compile.NextHopInternet, cNexthopInternet},
+		{"RoleENIs", uint64(compile.RoleENIs), cVTEPENIs},
+		{"RoleGateway", uint64(compile.RoleGateway), cVTEPGateway},
+		{"RoleBehind", uint64(compile.RoleBehind), cVTEPBehind},
 		{"MaxRuleIDs", compile.MaxRuleIDs, cMaxRules},
 	}
 	for _, p := range pairs {

@@ -50,38 +50,42 @@ type bpfEipKey6 struct {
 type bpfEipsIn4 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Eni   uint32
-		Addr  [4]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Eni     uint32
+		Nexthop uint32
+		Addr    [4]uint8
 	}
 }
 
 type bpfEipsIn6 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Eni   uint32
-		Addr  [16]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Eni     uint32
+		Nexthop uint32
+		Addr    [16]uint8
 	}
 }
 
 type bpfEipsOut4 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Addr  [4]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Nexthop uint32
+		Addr    [4]uint8
 	}
 }
 
 type bpfEipsOut6 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Addr  [16]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Nexthop uint32
+		Addr    [16]uint8
 	}
 }
 
@@ -290,6 +294,7 @@ type bpfHostConfs struct {
 		OverlayMtu   uint32
 		FlowShare    uint32
 		FlowPool     uint32
+		Gatewayed    uint32
 		GatewayMac   [6]uint8
 		Pad          [2]uint8
 	}
@@ -623,7 +628,8 @@ type bpfWork struct {
 		Internet      uint8
 		Transit       uint8
 		Packet        uint8
-		Pad           [3]uint8
+		Gateway       uint8
+		Pad           [2]uint8
 		Local         [16]uint8
 		Remote        [16]uint8
 		Rule          uint32

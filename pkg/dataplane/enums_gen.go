@@ -51,6 +51,7 @@ const (
 	cNhLocal    = 1 // eni
 	cNhVTEP     = 2 // vtep
 	cNhInternet = 3 // the host's own routes, over its uplinks
+	cNhGateway  = 4 // vtep: the internet by a gateway of the EIP, which translates
 )
 
 // enum nexthop_index
@@ -58,6 +59,22 @@ const (
 	cNexthopNone     = 0
 	cNexthopInternet = 1
 	cNexthopFirst    = 2 // the first that belongs to an ENI
+)
+
+// enum vtep_role
+const (
+	cVTEPENIs      = 0 // from its ENIs of the VPC or of a peer
+	cVTEPGateway   = 1 // from the internet, to an ENI of the VPC here
+	cVTEPBehind    = 2 // to the internet, from its ENIs that have EIPs for which this host is a gateway
+	cVTEPRoleShift = 24
+)
+
+// enum eip_flag
+const (
+	cEIPPresent   = 1 << 0
+	cEIPUplink    = 1 << 1 // eip_in: packets to it are taken from the uplinks here
+	cEIPBehind    = 1 << 2 // of an ENI of another host: this one is a gateway for it
+	cEIPGatewayed = 1 << 3 // eip_out: its range has gateways, packets to it may come by them
 )
 
 // enum route_table
@@ -76,6 +93,7 @@ const (
 	cRouteENI       = 5 // through an ENI, which forwards; arg = its next hop
 	cRouteVPC       = 6 // to a peer; arg = its VNI
 	cRouteNotPeered = 7 // to another VPC, without routes on both sides
+	cRouteGateway   = 8 // a range of EIPs for which the host is a gateway
 )
 
 // enum ruleset

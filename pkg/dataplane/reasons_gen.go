@@ -54,6 +54,7 @@ const (
 	ReasonFlowQuota      Reason = 45 // the ENI has as many flows as it may have
 	ReasonNotPeered      Reason = 46 // to or from another VPC without routes on both sides
 	ReasonNoTransit      Reason = 47 // addressed to another, and this ENI does not forward
+	ReasonEIPUnknown     Reason = 48 // to an EIP that nobody has, in a range for which this host is a gateway
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -105,4 +106,5 @@ var reasonTable = [...]struct{ name, help string }{
 	{"FLOW_QUOTA", "the ENI has as many flows as it may have"},
 	{"NOT_PEERED", "to or from another VPC without routes on both sides"},
 	{"NO_TRANSIT", "addressed to another, and this ENI does not forward"},
+	{"EIP_UNKNOWN", "to an EIP that nobody has, in a range for which this host is a gateway"},
 }

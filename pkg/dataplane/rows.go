@@ -19,6 +19,7 @@ type HostRow struct {
 	GatewayMAC   string `json:"gatewayMAC"`
 	FlowShare    uint32 `json:"flowShare"` // guaranteed to each ENI
 	FlowPool     uint32 `json:"flowPool"`  // to be borrowed
+	Gatewayed    string `json:"gatewayed"` // the table of ranges of EIPs for which the host is a gateway
 }
 
 // ENIRow is an entry of enis.
@@ -90,7 +91,7 @@ type MACRow struct {
 type NextHopRow struct {
 	Index      uint32 `json:"index" key:"true"`
 	ENI        string `json:"eni"`
-	Kind       string `json:"kind"` // none, local, vtep, internet
+	Kind       string `json:"kind"` // none, local, vtep, internet, gateway
 	Where      string `json:"where"`
 	VPC        string `json:"vpc"`
 	Subnet     string `json:"subnet"`
@@ -102,6 +103,7 @@ type NextHopRow struct {
 type VTEPRow struct {
 	VPC  string `json:"vpc" key:"true"`
 	VTEP string `json:"vtep" key:"true"`
+	Role string `json:"role" key:"true"` // enis, gateway, behind: what it may send
 	Host string `json:"host"`
 }
 
@@ -110,6 +112,8 @@ type EIPInRow struct {
 	EIP     string `json:"eip" key:"true"`
 	ENI     string `json:"eni"`
 	Private string `json:"private"`
+	Uplink  bool   `json:"uplink"`  // packets to it are taken from the uplinks
+	Gateway bool   `json:"gateway"` // the ENI is on another host
 }
 
 // EIPOutRow is an entry of eip_out4 or eip_out6.
@@ -117,6 +121,7 @@ type EIPOutRow struct {
 	VPC     string `json:"vpc" key:"true"`
 	Private string `json:"private" key:"true"`
 	EIP     string `json:"eip"`
+	Way     string `json:"way"` // to the internet: "internet" or a gateway
 }
 
 // RouteRow is an entry of routes4 or routes6.

@@ -46,6 +46,7 @@ const (
 	Infra      Reason = "INFRA"
 	NoEIP      Reason = "NO_EIP"
 	EIPSource  Reason = "EIP_SOURCE"
+	EIPUnknown Reason = "EIP_UNKNOWN"
 
 	NoFlow        Reason = "NO_FLOW"
 	TCPWindow     Reason = "TCP_WINDOW"
@@ -121,13 +122,15 @@ type Port struct {
 	VNI    uint32     // AtOverlay
 	Source netip.Addr // AtOverlay: VTEP of the sender
 	Marked bool       // AtOverlay: the uplink has vouched for it
+	Public bool       // AtOverlay: under the group policy id of the internet
 	GSO    int        // bytes of payload of each of the wire packets that it stands for; 0 = it is one; not AtUplinkXDP
 }
 
 // Tunnel is what the overlay device is told.
 type Tunnel struct {
-	VNI    uint32
-	Remote netip.Addr
+	VNI      uint32
+	Remote   netip.Addr
+	Internet bool // the group policy id says: from the internet, or to it
 }
 
 // Count is what became of a packet at an ENI, in a direction. The host itself is the ENI "".
@@ -147,6 +150,7 @@ type Outcome struct {
 	Neighbour bool    // the kernel writes the next hop's MAC
 	Tunnel    *Tunnel // of a redirect to the overlay
 	Marked    bool    // at the uplink: vouched for
+	Public    bool    // Marked: under the group policy id of the internet
 	Packet    []byte  // as it leaves, unless dropped
 	Counts    []Count
 	Follows   string // what another packet vouches for: "fragment", "error"
@@ -238,6 +242,9 @@ func (m *Model) Packet(from Port, frame []byte, now time.Duration) Outcome {
 		r.port()
 	case AtOverlay:
 		r.end(r.overlay())
+		if r.answersTooBig() {
+			r.answerTooBig()
+		}
 	default:
 		r.uplink()
 	}

@@ -90,7 +90,9 @@ func movedRows() []Row {
 			}
 		}
 	}
-	to := func(p party, also ...func(*api.Objects)) func(*api.Objects) { return move(p.name, p.ip.V4, p.ip.V6, also...) }
+	to := func(p party, also ...func(*api.Objects)) func(*api.Objects) {
+		return move(p.name, p.ip.V4, p.ip.V6, also...)
+	}
 	blueRoutes := func(o *api.Objects) {
 		o.RouteTables["blue"] = &api.RouteTable{Metadata: api.Metadata{Name: "blue", UID: "blue"}, VPC: "blue"}
 		for _, cidr := range []string{"0.0.0.0/0", "::/0"} {

@@ -42,6 +42,9 @@ func stages() map[string][]Row {
 		"overlay":   overlayRows(),
 		"outer":     outerRows(),
 		"uplink":    uplinkRows(),
+		"gateway":   gatewayRows(),
+		"carry":     carryRows(),
+		"behind":    behindRows(),
 		"revision":  revisionRows(),
 		"fragment":  fragmentRows(),
 		"pieces":    fragmentWayRows(),
@@ -96,7 +99,7 @@ func variants(rows []Row) []variant {
 func refusedOutside(r Row) bool {
 	return slices.ContainsFunc(r.Steps, func(s Step) bool {
 		t := s.Tunnel
-		return t != nil && (s.Mark != vxlanMark || t.VNI == red && t.Remote == hostC || t.VNI != red && t.VNI != blue)
+		return t != nil && t.Policy == 0 && (s.Mark != vxlanMark || t.VNI == red && t.Remote == hostC || t.VNI != red && t.VNI != blue)
 	})
 }
 
