@@ -39,7 +39,7 @@ generate: ## compile the BPF object and write the generated Go (needs clang-19)
 	go generate ./...
 
 test: root ## run every test and check, as root; installs what it needs (at most 15 minutes)
-	@deploy/install-deps.sh generate bench
+	@deploy/install-deps.sh generate bench e2e
 	@$(MAKE) --no-print-directory build etcd
 	@go build -o bin/ ./test/run
 	@exec bin/run -p 1 -timeout 12m ./...
@@ -73,7 +73,7 @@ bench-full: root ## run all benchmarks with all their sweeps: bin/bench-full.jso
 	bin/enibench run --size full --out bin/bench-full.json; status=$$?; bin/enibench report bin/bench-full.json --format html >bin/bench-full.html && exit $$status
 
 soak: root ## run the end-to-end tests N=10 times, then the proof on 6.12
-	@deploy/install-deps.sh generate
+	@deploy/install-deps.sh generate e2e
 	@$(MAKE) --no-print-directory build
 	@go build -o bin/ ./test/run
 	bin/run -p 1 -timeout 10h -count $(N) ./loader/... ./test/e2e/...

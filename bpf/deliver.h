@@ -108,13 +108,13 @@ static __always_inline enum reason overlay_sender(const struct pkt *p, const str
  * have no ports.
  */
 static __always_inline enum reason arrival_internet(const struct pkt *p, struct work *w,
-						    enum origin from, const bool v6)
+						    bool gateway, const bool v6)
 {
 	struct judge *j = &w->judge;
 
 	j->slot = p->slot;
 	j->eni = p->eni;
-	j->gateway = from == FROM_GATEWAY;
+	j->gateway = gateway;
 	j->protocol = p->protocol;
 	j->reply_port = is_icmp(p, v6) ? 0 : p->sport;
 	addr_copy(j->local, p->dst, v6);
@@ -139,10 +139,10 @@ static __always_inline enum reason arrival_sender(const struct pkt *p, const str
 						  struct work *w, struct arrival *a,
 						  enum origin from, const bool v6)
 {
+	if (from_internet(from))
+		return arrival_internet(p, w, from == FROM_GATEWAY, v6);
 	if (from == FROM_OVERLAY)
 		return overlay_sender(p, conf, a, v6);
-	if (from_internet(from))
-		return arrival_internet(p, w, from, v6);
 	return REASON_CONTINUE;
 }
 
@@ -163,7 +163,7 @@ static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_
 	if (p->fragment == FRAGMENT_LATER || icmp_error(p, v6)) {
 		TRY(arrival_sender(p, conf, w, a, from, v6));
 		if (p->fragment == FRAGMENT_LATER)
-			return fragment_later(p, w, internet, v6);
+			return fragment_later(p, w, from_internet(from), v6);
 		return related(p, w, from == FROM_INTERNET ? a->eip : NULL, class, v6, xdp);
 	}
 	reason = track_flow(p, w, scope, class, v6);
@@ -194,6 +194,7 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 		fragment_first(p, w, from_internet(from), v6);
 	if (p->ip_len > device->mtu)
 		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
+	TRY(rate_packet(p, conf));
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
 	/* An error may come from a third party; all else comes from the flow's peer. */

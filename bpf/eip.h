@@ -47,9 +47,8 @@ static __always_inline const struct eip_in4 *eip_find(const struct pkt *p, __u8 
 }
 
 /* The EIP of a private IP, copied to `eip`. As above. */
-static __always_inline const struct eip_out4 *eip_of_private(__u32 slot, __u32 vni,
-							     const __u8 *private, __u8 *eip,
-							     const bool v6)
+static __always_inline const struct eip_out4 *
+eip_of_private(__u32 slot, __u32 vni, const __u8 *private, __u8 *eip, const bool v6)
 {
 	if (v6) {
 		struct addr_key6 key = {.vni = vni};

@@ -83,10 +83,10 @@ int vxlan(struct __sk_buff *skb)
 		return TCX_DROP;
 	begin_tc(&p, skb);
 	overlay_tunnel(skb, s);
-	reason = overlay_run(&p, &s->came, false);
+	reason = overlay_run(&p, false);
 	count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
-		reason = overlay_too_big(&p, &s->came);
+		reason = overlay_too_big(&p);
 	return tc_action(&p, reason, TCX_DROP);
 }
 

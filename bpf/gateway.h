@@ -86,13 +86,12 @@ static __always_inline enum reason gateway_sender(const struct pkt *p, __u32 vni
  * on the sender's side.
  */
 static __always_inline enum reason gateway_out(struct pkt *p, const struct host_conf *host,
-					       __u32 vni, __u32 vtep, struct scratch *s,
-					       const bool v6)
+					       struct scratch *s, const bool v6)
 {
 	const struct eip_in4 *e;
 	enum reason reason;
 
-	TRY(gateway_sender(p, vni, vtep, s->nat, v6));
+	TRY(gateway_sender(p, s->came.vni, s->came.vtep, s->nat, v6));
 	TRY(gateway_error(p, p->src, false, v6));
 	addr_copy(s->arrival.eip, p->dst, v6);
 	e = eip_find(p, p->dst, v6);

@@ -11,7 +11,8 @@
 #define VXLAN_DMAC_LEN (VXLAN_LEN + 6) /* up to the destination of the frame inside */
 #define VXLAN_FLAGS 0x08000000 /* a VNI, and nothing else */
 #define VXLAN_FLAGS_INTERNET 0x88000001 /* a group policy id too: GROUP_INTERNET */
-#define VXLAN_MARK 0xe41b0d01 /* + enum vtep_role: skb->mark of a packet that passed overlay_outer */
+#define VXLAN_MARK                                                                                 \
+	0xe41b0d01 /* + enum vtep_role: skb->mark of a packet that passed overlay_outer */
 
 /* In which role the sender of the packet that overlay_outer has passed has sent it. */
 static __always_inline __u32 overlay_role(void)
@@ -47,8 +48,9 @@ static __always_inline enum reason overlay_outer(struct pkt *p, const struct hos
 		return REASON_VXLAN_HEADER;
 	o->source.vni = bpf_ntohl(o->vxlan[1]) >> 8;
 	if (o->vxlan[0] == bpf_htonl(VXLAN_FLAGS_INTERNET))
-		o->source.vni |= (mac_equal(o->dmac, host->gateway_mac) ? VTEP_BEHIND : VTEP_GATEWAY)
-				 << VTEP_ROLE_SHIFT;
+		o->source.vni |=
+			(mac_equal(o->dmac, host->gateway_mac) ? VTEP_BEHIND : VTEP_GATEWAY)
+			<< VTEP_ROLE_SHIFT;
 	else if (o->vxlan[0] != bpf_htonl(VXLAN_FLAGS))
 		return REASON_VXLAN_HEADER;
 	*(__u32 *)o->source.vtep = ip->saddr;
@@ -69,23 +71,24 @@ static __always_inline void overlay_tunnel(struct __sk_buff *skb, struct scratch
 }
 
 static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_conf *host,
-					      __u32 eni, const struct tunnel *t, const bool v6,
-					      const bool xdp)
+					      __u32 eni, const bool v6, const bool xdp)
 {
-	enum origin from = t->mark == VXLAN_MARK ? FROM_OVERLAY : FROM_GATEWAY;
+	enum origin from = FROM_OVERLAY;
 	struct scratch *s = scratch_get();
 	enum reason reason;
 
 	if (!s)
 		return REASON_HELPER;
-	s->arrival.vtep = t->vtep;
+	s->arrival.vtep = s->came.vtep;
 	TRY(parse_ip(p, v6, xdp));
 	if (addr_multicast(p->dst, v6))
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
 	TRY(nd_stray(p, v6));
-	if (!xdp && t->mark == VXLAN_MARK + VTEP_BEHIND) {
-		TRY(gateway_out(p, host, t->vni, t->vtep, s, v6));
+	if (!xdp && s->came.mark == VXLAN_MARK + VTEP_GATEWAY)
+		from = FROM_GATEWAY;
+	if (!xdp && s->came.mark == VXLAN_MARK + VTEP_BEHIND) {
+		TRY(gateway_out(p, host, s, v6));
 		eni = s->turned;
 		from = FROM_INTERNET;
 	}
@@ -106,44 +109,44 @@ static __always_inline __u32 overlay_eni(const struct pkt *p, __u32 vni)
 }
 
 /* A decapsulated packet. What is to leave through this gateway counts as sent by the host. */
-static __always_inline enum reason overlay_run(struct pkt *p, const struct tunnel *t,
-					       const bool xdp)
+static __always_inline enum reason overlay_run(struct pkt *p, const bool xdp)
 {
 	const struct host_conf *host = host_find(p);
-	bool behind = t->mark == VXLAN_MARK + VTEP_BEHIND;
+	const struct scratch *s = scratch_get();
 	__u32 eni = 0;
 
 	p->dir = DIR_IN;
-	if (t->mark - VXLAN_MARK > VTEP_BEHIND || !host ||
+	if (!s || s->came.mark - VXLAN_MARK > VTEP_BEHIND || !host ||
 	    parse_eth(p, xdp) != REASON_CONTINUE) {
 		count_enter(p, 0, DIR_IN);
 		return REASON_VXLAN_UNMARKED;
 	}
-	if (!behind) {
-		eni = overlay_eni(p, t->vni);
-		if (!eni) {
-			count_enter(p, 0, DIR_IN);
+	if (s->came.mark == VXLAN_MARK + VTEP_BEHIND) {
+		count_enter(p, 0, DIR_OUT);
+	} else {
+		eni = overlay_eni(p, s->came.vni);
+		count_enter(p, eni, DIR_IN);
+		if (!eni)
 			return REASON_VXLAN_NO_ENI;
-		}
 	}
-	count_enter(p, eni, behind ? DIR_OUT : DIR_IN);
 	switch (p->ethertype) {
 	case ETH_P_IP:
-		return overlay_ip(p, host, eni, t, false, xdp);
+		return overlay_ip(p, host, eni, false, xdp);
 	case ETH_P_IPV6:
-		return overlay_ip(p, host, eni, t, true, xdp);
+		return overlay_ip(p, host, eni, true, xdp);
 	}
 	return REASON_ETHERTYPE;
 }
 
 /* What was too big and came under GROUP_INTERNET is answered the way it came. */
-static __always_inline enum reason overlay_too_big(struct pkt *p, const struct tunnel *t)
+static __always_inline enum reason overlay_too_big(struct pkt *p)
 {
 	const struct host_conf *host = host_find(p);
+	const struct scratch *s = scratch_get();
 	enum reason reason = too_big(p);
 
 	if (reason == REASON_ANSWERED &&
-	    (!host || !tunnel_set(p, host, t->vni, t->vtep, GROUP_INTERNET)))
+	    (!host || !s || !tunnel_set(p, host, s->came.vni, s->came.vtep, GROUP_INTERNET)))
 		return REASON_HELPER;
 	return reason;
 }
@@ -157,7 +160,6 @@ enum {
 static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
 {
 	const struct iphdr *outer = (const struct iphdr *)o->ip;
-	const __u32 vni = o->source.vni & ((1 << VTEP_ROLE_SHIFT) - 1);
 	const struct mac_entry *m;
 	const struct nexthop *nh;
 	const struct ethhdr *eth;
@@ -168,9 +170,9 @@ static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
 	if ((void *)(eth + 1) > end || outer->ihl != 5 || (outer->tos & IP_ECN) == IP_ECN ||
 	    bpf_ntohs(outer->tot_len) + ETH_LEN != p->len || (o->udp[1] >> 16) ||
 	    bpf_ntohl(o->udp[1]) >> 16 != p->len - ETH_LEN - 20 ||
-	    overlay_role() == VTEP_BEHIND) /* XDP does not know who the next neighbour is */
+	    overlay_role() != VTEP_ENIS) /* needs what only TC has */
 		return false;
-	m = mac_find(p, vni, eth->h_dest);
+	m = mac_find(p, o->source.vni, eth->h_dest);
 	nh = m ? nexthop_find(m->nexthop) : NULL;
 	if (!nh || nh->kind != NH_LOCAL)
 		return true; /* nobody's: dropped */
@@ -188,12 +190,12 @@ static __always_inline enum reason overlay_decap(struct pkt *p, const struct out
 
 	if (!s)
 		return REASON_NOT_OURS;
-	s->came.mark = VXLAN_MARK + overlay_role();
-	s->came.vni = o->source.vni & ((1 << VTEP_ROLE_SHIFT) - 1);
+	s->came.mark = VXLAN_MARK;
+	s->came.vni = o->source.vni;
 	s->came.vtep = *(const __u32 *)o->source.vtep;
 	if (!overlay_owned(p, o) || bpf_xdp_adjust_head(p->ctx, OUTER_LEN))
 		return REASON_NOT_OURS;
 	p->len -= OUTER_LEN;
 	p->wire_bytes = p->len;
-	return overlay_run(p, &s->came, true);
+	return overlay_run(p, true);
 }

@@ -113,10 +113,10 @@ static __always_inline enum reason port_behind(struct pkt *p, const struct host_
 	return gateway_deliver(p, host, nexthop, a->eip, p->dst, v6);
 }
 
-/* Out through the sender's EIP: here, or as it is to a gateway that does it. */
+/* Out through the sender's EIP. CONTINUE = as it is to a gateway. */
 static __always_inline enum reason port_eip(struct pkt *p, const struct host_conf *host,
-					    const struct eni_conf *conf, const struct nexthop *nh,
-					    const __u8 *nat, struct arrival *a, const bool v6)
+					    const struct nexthop *nh, const __u8 *nat,
+					    struct arrival *a, const bool v6)
 {
 	const struct eip_in4 *e;
 	enum reason reason;
@@ -128,7 +128,7 @@ static __always_inline enum reason port_eip(struct pkt *p, const struct host_con
 	if (e)
 		return port_behind(p, host, nat, e->nexthop, a, v6);
 	if (nh->kind == NH_GATEWAY)
-		return to_overlay(p, host, conf, nh);
+		return REASON_CONTINUE;
 	reason = to_internet(p, host, nat, v6);
 	if (reason == REASON_DELIVERED && !rewrite_addr(p, p->src, nat, true, v6, false))
 		return REASON_HELPER;
@@ -165,12 +165,13 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 		count(p, REASON_DELIVERED);
 		count_enter(p, nh->eni, DIR_IN);
 		return to_eni(p, host, nh->eni, &s->arrival, FROM_LOCAL, v6, false);
-	case NH_VTEP:
-		return to_overlay(p, host, conf, nh);
 	case NH_INTERNET:
 	case NH_GATEWAY:
 		addr_copy(s->nat, w->flow.nat, v6); /* to_eni uses `work` again */
-		return port_eip(p, host, conf, nh, s->nat, &s->arrival, v6);
+		TRY(port_eip(p, host, nh, s->nat, &s->arrival, v6));
+		return to_overlay(p, host, conf, nh);
+	case NH_VTEP:
+		return to_overlay(p, host, conf, nh);
 	}
 	return REASON_NO_NEXTHOP;
 }
@@ -183,6 +184,7 @@ static __always_inline enum reason port_run(struct pkt *p)
 	TRY(eni_of_port(p, &conf));
 	if (!host || !conf)
 		return REASON_NOT_READY;
+	TRY(rate_packet(p, conf));
 	TRY(parse_eth(p, false));
 	if (((struct __sk_buff *)p->ctx)->vlan_present)
 		return REASON_ETHERTYPE;

@@ -74,7 +74,9 @@ enum reason {
 	REASON_NOT_PEERED = 46, /* to or from another VPC without routes on both sides */
 	REASON_NO_TRANSIT = 47, /* addressed to another, and this ENI does not forward */
 
-	REASON_EIP_UNKNOWN = 48, /* to an EIP that nobody has, in a range for which this host is a gateway */
+	REASON_PACKET_RATE = 48, /* the ENI has more packets in a second than it may have */
+	REASON_FLOW_RATE = 49, /* the ENI has more new flows in a second than it may have */
+	REASON_EIP_UNKNOWN = 50, /* an EIP that nobody has, and this host is its gateway */
 
 	REASON_LAST,
 };

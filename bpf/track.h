@@ -6,19 +6,23 @@
 #pragma once
 
 #include "budget.h"
+#include "rate.h"
 #include "state.h"
 #include "store.h"
 
 /*
- * Blocked for a cause whose end no generation of the ENI tells: the peer was gone and may be back,
- * or the groups denied it and the ENI keeps (its generation leaves the groups out).
+ * Blocked for a cause whose end no generation of the ENI tells: the peer was gone and may be back, it was
+ * of another VPC and may be gone, or the groups denied it and the ENI keeps (its generation leaves the
+ * groups out).
  */
 static __always_inline bool flow_may_revive(const struct work *w)
 {
 	__u8 reason = w->flow.reason;
 
-	return reason == REASON_NO_ENDPOINT || reason == REASON_NO_NEXTHOP ||
-	       (w->keep && reason == REASON_SG_DENIED);
+	if (reason == REASON_NO_ENDPOINT || reason == REASON_NO_NEXTHOP ||
+	    reason == REASON_NOT_PEERED)
+		return true;
+	return (w->flags & ENI_KEEP) && reason == REASON_SG_DENIED;
 }
 
 /* Has somebody got the address by now that was nobody's? Delivery is by address. */
@@ -245,8 +249,8 @@ static __always_inline void track_settle(struct work *w, const struct nexthop *n
 	f->rule = w->judge.rule ?: f->rule; /* kept: no rule was asked */
 	addr_copy(f->nat, w->judge.eip, v6);
 	f->flags = (f->flags & ~(FLOW_REPLY_DENIED | FLOW_KEPT | FLOW_FOREIGN)) |
-		   (w->judge.reply_denied ? FLOW_REPLY_DENIED : 0) | (w->keep ? FLOW_KEPT : 0) |
-		   (w->judge.foreign ? FLOW_FOREIGN : 0);
+		   (w->judge.reply_denied ? FLOW_REPLY_DENIED : 0) |
+		   (w->flags & ENI_KEEP ? FLOW_KEPT : 0) | (w->judge.foreign ? FLOW_FOREIGN : 0);
 }
 
 /* An allowed packet wakes a blocked flow; a SYN begins it anew. */
@@ -286,7 +290,7 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 	TRY(judge_again(w));
 	if (!nh || !nexthop_still(nh, f))
 		sender = NEXTHOP_NONE; /* another ENI by now, maybe of another VPC */
-	w->judge.kept = w->keep && sender && (f->flags & FLOW_KEPT);
+	w->judge.kept = (w->flags & ENI_KEEP) && sender && (f->flags & FLOW_KEPT);
 	reason = track_judge(p, w, dir, class_bits, sender, v6);
 	if (reason == REASON_CONTINUE) {
 		nh = nexthop_find(w->judge.nexthop);
@@ -362,6 +366,8 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	nh = nexthop_find(w->judge.nexthop);
 	if (!nh || nh->kind == NH_NONE)
 		return REASON_NO_NEXTHOP;
+	if (unlikely(w->flags & ENI_FLOW_RATE))
+		TRY(rate_flows(w));
 	if (nexthop_public(nh))
 		class_bits |= CLASS_INTERNET;
 	f->eni = w->eni;

@@ -38,6 +38,8 @@ enum eni_flag {
 	ENI_NO_SOURCE_CHECK = 1 << 1, /* sourceDestCheck: false */
 	ENI_NACL = 1 << 2, /* the subnet has a network ACL: nacl_in and nacl_out count */
 	ENI_KEEP = 1 << 3, /* onPolicyChange: keep: security groups judge a flow once */
+	ENI_PACKET_RATE = 1 << 4, /* limits.packetsPerSecond: packets counts */
+	ENI_FLOW_RATE = 1 << 5, /* limits.newFlowsPerSecond: new_flows counts */
 };
 
 /* Seconds that a flow lives without a packet, where an ENI may choose. */
@@ -65,6 +67,8 @@ struct eni_conf {
 	__u32 flows; /* which flows are its: the incarnation until a cut, then a greater number */
 	__u32 max_flows; /* how many flows it may have */
 	__u32 half_open; /* of them half-open, per opening direction; at most half_open_slots */
+	__u32 packets; /* how many may pass in a second, both directions together (rate.h) */
+	__u32 new_flows; /* how many flows may be opened in a second */
 	struct flow_idle idle;
 	__u8 mac[6];
 	__u8 pad[2];
@@ -176,7 +180,7 @@ struct nexthop {
 enum vtep_role {
 	VTEP_ENIS = 0, /* from its ENIs of the VPC or of a peer */
 	VTEP_GATEWAY = 1, /* from the internet, to an ENI of the VPC here */
-	VTEP_BEHIND = 2, /* to the internet, from its ENIs that have EIPs for which this host is a gateway */
+	VTEP_BEHIND = 2, /* to the internet, from its ENIs: this host is their gateway */
 	VTEP_ROLE_SHIFT = 24,
 };
 
@@ -189,7 +193,7 @@ enum eip_flag {
 	EIP_PRESENT = 1 << 0,
 	EIP_UPLINK = 1 << 1, /* eip_in: packets to it are taken from the uplinks here */
 	EIP_BEHIND = 1 << 2, /* of an ENI of another host: this one is a gateway for it */
-	EIP_GATEWAYED = 1 << 3, /* eip_out: its range has gateways, packets to it may come by them */
+	EIP_GATEWAYED = 1 << 3, /* eip_out: its range has gateways: packets may come by them */
 };
 
 /*

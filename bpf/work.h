@@ -108,7 +108,7 @@ struct work {
 	__u32 generation;
 	__u32 vni;
 	__u32 related; /* an ICMP error asks: nothing of the flow changes */
-	__u32 keep; /* ENI_KEEP */
+	__u32 flags; /* enum eni_flag */
 	struct flow_idle idle;
 	__u16 tcp_seq;
 	__u16 tcp_ack;
@@ -155,7 +155,7 @@ static __always_inline struct work *work_of(const struct pkt *p, const struct en
 	w->generation = conf->generation;
 	w->vni = conf->vni;
 	w->related = 0;
-	w->keep = conf->flags & ENI_KEEP;
+	w->flags = conf->flags;
 	w->idle = conf->idle;
 	w->tcp_seq = p->tcp_seq;
 	w->tcp_ack = p->tcp_ack;

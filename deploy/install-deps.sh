@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Installs what the named jobs need from Debian's packages. Says nothing if nothing is missing.
 #
-#   deploy/install-deps.sh generate|kernel|bench...
+#   deploy/install-deps.sh generate|kernel|bench|e2e...
 #
-# The lab, the demo and the tests themselves need nothing: they talk to the kernel without tools. Only the benchmarks,
-# and the tests of their peers, need what people use today.
+# The lab, the demo and most tests need nothing: they talk to the kernel without tools. Only the benchmarks, the tests of
+# their peers and the end-to-end proofs with real software need what people use today.
 set -euo pipefail
 
 packages() {
@@ -13,6 +13,7 @@ packages() {
 	generate) echo clang-19 llvm-19 clang-format-19 libbpf-dev linux-libc-dev ;;
 	kernel) echo qemu-system-x86 ;;
 	bench) echo iperf3 nftables iptables ipset openvswitch-switch ;;
+	e2e) echo nginx curl openssl ca-certificates iperf3 iproute2 iputils-ping iputils-tracepath nftables tcpdump traceroute ;;
 	*) echo "install-deps: unknown job $1" >&2 && return 2 ;;
 	esac
 }

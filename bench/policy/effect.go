@@ -21,6 +21,7 @@ import (
 
 const (
 	effectLimit = 30 * time.Second
+	nap         = 50 * time.Microsecond  // between packets: one that never sleeps takes the agent's CPU
 	rest        = 300 * time.Millisecond // between edits, so that the agent has done what follows one
 )
 
@@ -144,6 +145,7 @@ func until(ctx context.Context, begin time.Time, admit bool, probe func() (bool,
 		if took > effectLimit {
 			return 0, fmt.Errorf("an edit has no effect after %v", took)
 		}
+		time.Sleep(nap)
 	}
 	return 0, ctx.Err()
 }

@@ -41,6 +41,8 @@ var nouns = [][]string{
 	{"check"},
 	{"version"},
 	{"validate", "-f", example},
+	{"guest", "describe", "web-vm", "--feed", "dir:FEED"},
+	{"guest", "routes", "-f", "testdata/guest.yaml"},
 }
 
 func TestNounsInEveryFormat(t *testing.T) {

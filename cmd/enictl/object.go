@@ -36,7 +36,7 @@ func objectColumns(kind string) []column {
 	case "SecurityGroup", "NetworkACL":
 		return columns("NAME", "VPC", "INGRESS", "EGRESS", "|", "RULE", "MATCHES", "HITS")
 	case "ENI":
-		return columns("NAME", "SUBNET", "IPS", "INSTANCE", "HOST", "STATE", "|", "MAC", "GROUPS", "DEVICE", "INDEX", "EPOCH")
+		return columns("NAME", "SUBNET", "IPS", "INSTANCE", "HOST", "STATE", "|", "MAC", "GROUPS", "DEVICE", "INDEX", "EPOCH", "LIMITS")
 	}
 	return columns("NAME", "ADDRESS", "ENI", "PRIVATE-IP")
 }
@@ -89,7 +89,22 @@ func eniCells(all *api.Objects, v *api.ENI, states map[string]agent.ENIStatus) [
 	return []string{
 		v.Name, v.Subnet, join(v.IPs), instance, dash(all.HostOf(v)), dash(string(states[v.Name].Phase)),
 		v.MAC.String(), strings.Join(v.SecurityGroups, ","), device, index, epoch,
+		dash(limits(v.Limits)),
 	}
+}
+
+// limits lists those that are not the default.
+func limits(l api.Limits) string {
+	var texts []string
+	add := func(name string, value, usual int) {
+		if value != usual {
+			texts = append(texts, fmt.Sprintf("%s=%d", name, value))
+		}
+	}
+	add("flows", l.Flows, api.DefaultLimits().Flows)
+	add("newFlowsPerSecond", l.NewFlowsPerSecond, 0)
+	add("packetsPerSecond", l.PacketsPerSecond, 0)
+	return strings.Join(texts, ",")
 }
 
 func rules(n int) string {

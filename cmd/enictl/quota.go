@@ -33,11 +33,7 @@ func readFlowStatus(m pinnedMaps, names compile.Names) (*flowStatus, error) {
 	s := &flowStatus{Flows: q.Flows, Max: q.Max, Borrowed: q.Borrowed, Pool: q.Pool}
 	for i := range q.ENIs {
 		e := &q.ENIs[i]
-		name := names.ENIs[e.ENI]
-		if name == "" {
-			name = fmt.Sprint(e.ENI)
-		}
-		s.ENIs = append(s.ENIs, eniFlows{name, *e, q.AtLimit(e)})
+		s.ENIs = append(s.ENIs, eniFlows{eniName(names, e.ENI), *e, q.AtLimit(e)})
 	}
 	return s, nil
 }

@@ -33,7 +33,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newApplyCommand(a), newDeleteCommand(a), newDiffCommand(a), newENICommand(a), newEIPCommand(a), newSyncCommand(a),
 		newMapCommand(a), newFlowCommand(a), newCountersCommand(a),
 		newStatusCommand(a), newCheckCommand(a), newTeardownCommand(a), newVersionCommand(a),
-		newLabCommand(),
+		newGuestCommand(a), newLabCommand(),
 	)
 	root.Long = "enictl inspects and explains eniplane on one host. Nouns read, verbs change. It reads the\n" +
 		"pinned maps and the state directory, so it works with the agent dead.\n\n" +

@@ -25,6 +25,7 @@ type hostStatus struct {
 	FeedAge      float64 `json:"feedAgeSeconds"` // how long the feed has given nothing usable
 
 	Flows *flowStatus `json:"flows,omitempty"` // as the programs count them
+	Rates []rateDrops `json:"rates,omitempty"`
 }
 
 func newStatusCommand(a *app) *cobra.Command {
@@ -62,6 +63,9 @@ func (a *app) status() error {
 		if s.InForce, _, err = m.Active(); err == nil {
 			s.Flows, err = readFlowStatus(m, names)
 		}
+		if err == nil {
+			s.Rates, err = readRateDrops(m, names)
+		}
 		return err
 	})
 	if err != nil {
@@ -92,6 +96,9 @@ func (a *app) printStatus(s *hostStatus) error {
 		for _, text := range s.Flows.limits() {
 			line("limit", "%s", text)
 		}
+	}
+	for _, d := range s.Rates {
+		line("limit", "%s", d)
 	}
 	for _, p := range s.Problems {
 		line("problem", "%s", p)

@@ -217,7 +217,12 @@ func (f *field) limits() Limits {
 	if f := m.get("flows"); f != nil {
 		l.Flows = int(f.number(1, MaxFlowsPerENI))
 	}
-	m.unsupported("newFlowsPerSecond", "packetsPerSecond", "ingressMbps", "egressMbps")
+	for name, to := range map[string]*int{"newFlowsPerSecond": &l.NewFlowsPerSecond, "packetsPerSecond": &l.PacketsPerSecond} {
+		if f := m.get(name); f != nil {
+			*to = int(f.number(1, MaxRate))
+		}
+	}
+	m.unsupported("ingressMbps", "egressMbps")
 	m.done()
 	return l
 }

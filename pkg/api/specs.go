@@ -199,8 +199,8 @@ func (e *ENI) spec() tree {
 	if timeouts := e.Timeouts.tree(); len(timeouts) > 0 {
 		t.put("timeouts", timeouts)
 	}
-	if e.Limits != DefaultLimits() {
-		t.put("limits", tree{{"flows", e.Limits.Flows}})
+	if limits := e.Limits.tree(); len(limits) > 0 {
+		t.put("limits", limits)
 	}
 	t.putList("policyRoutes", policyRouteTrees(e.PolicyRoutes))
 	return t
@@ -233,6 +233,23 @@ func (t Timeouts) tree() tree {
 	}
 	if t.UDPStream != usual.UDPStream {
 		out.put("udpStream", t.UDPStream)
+	}
+	return out
+}
+
+// tree holds what is not the default.
+func (l Limits) tree() tree {
+	var out tree
+	if l.Flows != DefaultLimits().Flows {
+		out.put("flows", l.Flows)
+	}
+	for _, limit := range []struct {
+		key   string
+		value int
+	}{{"newFlowsPerSecond", l.NewFlowsPerSecond}, {"packetsPerSecond", l.PacketsPerSecond}} {
+		if limit.value != 0 {
+			out.put(limit.key, limit.value)
+		}
 	}
 	return out
 }

@@ -241,11 +241,16 @@ func DefaultTimeouts() Timeouts { return Timeouts{TCPEstablished: 7440, UDP: 30,
 
 // Limits say how much an ENI may use of its host.
 type Limits struct {
-	Flows int // live connections
+	Flows             int // live connections
+	NewFlowsPerSecond int // 0 = as many as there are
+	PacketsPerSecond  int // of both directions together, as on the wire; 0 = as many as there are
 }
 
 // MaxFlowsPerENI is the largest Limits.Flows; a host for fewer flows gives no more than it has.
 const MaxFlowsPerENI = 1 << 30
+
+// MaxRate is the largest of the limits of a second.
+const MaxRate = 100_000_000
 
 // DefaultLimits are those of an ENI that names none.
 func DefaultLimits() Limits { return Limits{Flows: 65536} }

@@ -80,6 +80,10 @@ func TestENIs(t *testing.T) {
 		eni("udp stream timeout too long", "extra", "  timeouts: {udpStream: 181} #HERE", `ENI/e: spec.timeouts.udpStream: "181" is not a number of 60 to 180`),
 		eni("limits", "extra", "  limits: {flows: 30, ingressMbps: 5} #HERE", "ENI/e: spec.limits.ingressMbps: is not supported by this version (remove it)"),
 		eni("no flows", "extra", "  limits: {flows: 0} #HERE", "ENI/e: spec.limits.flows: \"0\" is not a number of 1 to 1073741824"),
+		eni("rates, lowest", "extra", "  limits: {newFlowsPerSecond: 1, packetsPerSecond: 1}", ""),
+		eni("rates, highest", "extra", "  limits: {newFlowsPerSecond: 100000000, packetsPerSecond: 100000000}", ""),
+		eni("no new flows", "extra", "  limits: {newFlowsPerSecond: 0} #HERE", "ENI/e: spec.limits.newFlowsPerSecond: \"0\" is not a number of 1 to 100000000"),
+		eni("too many packets", "extra", "  limits: {packetsPerSecond: 100000001} #HERE", "ENI/e: spec.limits.packetsPerSecond: \"100000001\" is not a number of 1 to 100000000"),
 		eni("unknown limit", "extra", "  limits: {flow: 3} #HERE", "ENI/e: spec.limits.flow: is not a field of spec.limits (did you mean flows?)"),
 	})
 }

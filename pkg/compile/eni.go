@@ -68,6 +68,7 @@ func (c *compiler) addENI(e *api.ENI) {
 		Routes: p.routes.id, Allowed: p.allowed.id, NoSource: !e.SourceDestCheck,
 		PolicyFrom: p.policy.from.id, PolicyTo: p.policy.to.id,
 		Keep: e.OnPolicyChange == api.Keep, MaxFlows: uint32(e.Limits.Flows),
+		NewFlows: uint32(e.Limits.NewFlowsPerSecond), Packets: uint32(e.Limits.PacketsPerSecond),
 		Idle: Idle{uint32(e.Timeouts.TCPEstablished), uint32(e.Timeouts.UDP), uint32(e.Timeouts.UDPStream)},
 	}
 	groups := keyOf(groupsHash(v, p))

@@ -53,6 +53,8 @@ type ENI struct {
 	Content     [32]byte
 	Flows       uint32 // which flows are its: Incarnation until a cut, then a greater number
 	MaxFlows    uint32 // how many flows it may have
+	NewFlows    uint32 // how many it may open in a second; 0 = any number
+	Packets     uint32 // how many packets may pass it in a second; 0 = any number
 
 	VNI     uint32
 	Subnet  uint32

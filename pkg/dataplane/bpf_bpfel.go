@@ -120,6 +120,8 @@ type bpfEnis struct {
 		Flows       uint32
 		MaxFlows    uint32
 		HalfOpen    uint32
+		Packets     uint32
+		NewFlows    uint32
 		Idle        struct {
 			_              structs.HostLayout
 			TcpEstablished uint32
@@ -422,6 +424,23 @@ type bpfQuote struct {
 	Head     [40]uint8
 }
 
+type bpfRates struct {
+	_       structs.HostLayout
+	Packets struct {
+		_           structs.HostLayout
+		Full        uint64
+		Rate        uint32
+		Incarnation uint32
+	}
+	Flows struct {
+		_           structs.HostLayout
+		Full        uint64
+		Rate        uint32
+		Incarnation uint32
+	}
+	Pad [32]uint8
+}
+
 type bpfRoute struct {
 	_      structs.HostLayout
 	Kind   uint32
@@ -442,9 +461,18 @@ type bpfScratch struct {
 		Ip     [20]uint8
 		Udp    [2]uint32
 		Vxlan  [2]uint32
+		Dmac   [6]uint8
+		Pad    [2]uint8
 		Source bpfVtepKey
 	}
+	Came struct {
+		_    structs.HostLayout
+		Vni  uint32
+		Vtep uint32
+		Mark uint32
+	}
 	GroupPolicy uint32
+	Turned      uint32
 	Pad         uint32
 	Arrival     struct {
 		_             structs.HostLayout
@@ -452,9 +480,10 @@ type bpfScratch struct {
 		Vtep          uint32
 		Eip           [16]uint8
 	}
-	Nat [16]uint8
-	_   [4]byte
-	Fib [64]uint8
+	Nat     [16]uint8
+	Private [16]uint8
+	_       [4]byte
+	Fib     [64]uint8
 }
 
 type bpfServiceKey struct {
@@ -550,7 +579,7 @@ type bpfWork struct {
 	Generation uint32
 	Vni        uint32
 	Related    uint32
-	Keep       uint32
+	Flags      uint32
 	Idle       struct {
 		_              structs.HostLayout
 		TcpEstablished uint32
@@ -682,6 +711,7 @@ const (
 	bpfMapProgsTc        = "progs_tc"
 	bpfMapProgsXdp       = "progs_xdp"
 	bpfMapQuotes         = "quotes"
+	bpfMapRates          = "rates"
 	bpfMapRoutes4        = "routes4"
 	bpfMapRoutes6        = "routes6"
 	bpfMapRuleHits       = "rule_hits"
@@ -803,6 +833,7 @@ type bpfMapSpecs struct {
 	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
 	Quotes       *ebpf.MapSpec `ebpf:"quotes"`
+	Rates        *ebpf.MapSpec `ebpf:"rates"`
 	Routes4      *ebpf.MapSpec `ebpf:"routes4"`
 	Routes6      *ebpf.MapSpec `ebpf:"routes6"`
 	RuleHits     *ebpf.MapSpec `ebpf:"rule_hits"`
@@ -882,6 +913,7 @@ type bpfMaps struct {
 	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
 	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
 	Quotes       *ebpf.Map `ebpf:"quotes"`
+	Rates        *ebpf.Map `ebpf:"rates"`
 	Routes4      *ebpf.Map `ebpf:"routes4"`
 	Routes6      *ebpf.Map `ebpf:"routes6"`
 	RuleHits     *ebpf.Map `ebpf:"rule_hits"`
@@ -935,6 +967,7 @@ func (m *bpfMaps) Close() error {
 		m.ProgsTc,
 		m.ProgsXdp,
 		m.Quotes,
+		m.Rates,
 		m.Routes4,
 		m.Routes6,
 		m.RuleHits,

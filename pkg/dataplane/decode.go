@@ -85,7 +85,7 @@ func eniRow(n namer, k *uint32, s *bpfEnis) any {
 		SourceCheck: v.Flags&cENINoSourceCheck == 0,
 		Flows:       v.Flows, Keep: v.Flags&cENIKeep != 0,
 		Timeouts: fmt.Sprintf("tcp %ds, udp %ds/%ds", v.Idle.TcpEstablished, v.Idle.Udp, v.Idle.UdpStream),
-		MaxFlows: v.MaxFlows, HalfOpen: v.HalfOpen,
+		MaxFlows: v.MaxFlows, HalfOpen: v.HalfOpen, NewFlows: v.NewFlows, Packets: v.Packets,
 	}
 	if v.Flags&cENINACL != 0 {
 		row.NACLIn, row.NACLOut = pick(n.Rulesets, v.NaclIn&^cRulesetWide), pick(n.Rulesets, v.NaclOut&^cRulesetWide)

@@ -43,6 +43,13 @@ func (e *encoder) eni(eni *compile.ENI, quotas quotas) {
 	if eni.Keep {
 		half.Flags |= cENIKeep
 	}
+	if eni.Packets != 0 {
+		half.Flags |= cENIPacketRate
+	}
+	if eni.NewFlows != 0 {
+		half.Flags |= cENIFlowRate
+	}
+	half.Packets, half.NewFlows = eni.Packets, eni.NewFlows
 	half.Vni, half.Subnet, half.Nexthop = eni.VNI, eni.Subnet, eni.NextHop
 	half.Incarnation, half.Generation = eni.Incarnation, eni.Generation
 	half.SgIn, half.SgOut = e.rulesetID(eni.SGIn), e.rulesetID(eni.SGOut)

@@ -26,6 +26,8 @@ const (
 	cENINoSourceCheck = 1 << 1 // sourceDestCheck: false
 	cENINACL          = 1 << 2 // the subnet has a network ACL: nacl_in and nacl_out count
 	cENIKeep          = 1 << 3 // onPolicyChange: keep: security groups judge a flow once
+	cENIPacketRate    = 1 << 4 // limits.packetsPerSecond: packets counts
+	cENIFlowRate      = 1 << 5 // limits.newFlowsPerSecond: new_flows counts
 )
 
 // enum live_flag
@@ -65,7 +67,7 @@ const (
 const (
 	cVTEPENIs      = 0 // from its ENIs of the VPC or of a peer
 	cVTEPGateway   = 1 // from the internet, to an ENI of the VPC here
-	cVTEPBehind    = 2 // to the internet, from its ENIs that have EIPs for which this host is a gateway
+	cVTEPBehind    = 2 // to the internet, from its ENIs: this host is their gateway
 	cVTEPRoleShift = 24
 )
 
@@ -74,7 +76,7 @@ const (
 	cEIPPresent   = 1 << 0
 	cEIPUplink    = 1 << 1 // eip_in: packets to it are taken from the uplinks here
 	cEIPBehind    = 1 << 2 // of an ENI of another host: this one is a gateway for it
-	cEIPGatewayed = 1 << 3 // eip_out: its range has gateways, packets to it may come by them
+	cEIPGatewayed = 1 << 3 // eip_out: its range has gateways: packets may come by them
 )
 
 // enum route_table

@@ -54,7 +54,9 @@ const (
 	ReasonFlowQuota      Reason = 45 // the ENI has as many flows as it may have
 	ReasonNotPeered      Reason = 46 // to or from another VPC without routes on both sides
 	ReasonNoTransit      Reason = 47 // addressed to another, and this ENI does not forward
-	ReasonEIPUnknown     Reason = 48 // to an EIP that nobody has, in a range for which this host is a gateway
+	ReasonPacketRate     Reason = 48 // the ENI has more packets in a second than it may have
+	ReasonFlowRate       Reason = 49 // the ENI has more new flows in a second than it may have
+	ReasonEIPUnknown     Reason = 50 // an EIP that nobody has, and this host is its gateway
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -106,5 +108,7 @@ var reasonTable = [...]struct{ name, help string }{
 	{"FLOW_QUOTA", "the ENI has as many flows as it may have"},
 	{"NOT_PEERED", "to or from another VPC without routes on both sides"},
 	{"NO_TRANSIT", "addressed to another, and this ENI does not forward"},
-	{"EIP_UNKNOWN", "to an EIP that nobody has, in a range for which this host is a gateway"},
+	{"PACKET_RATE", "the ENI has more packets in a second than it may have"},
+	{"FLOW_RATE", "the ENI has more new flows in a second than it may have"},
+	{"EIP_UNKNOWN", "an EIP that nobody has, and this host is its gateway"},
 }

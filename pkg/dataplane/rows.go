@@ -45,6 +45,8 @@ type ENIRow struct {
 	Timeouts    string `json:"timeouts"`
 	MaxFlows    uint32 `json:"maxFlows"`
 	HalfOpen    uint32 `json:"halfOpen"` // of them, per opening direction
+	NewFlows    uint32 `json:"newFlowsPerSecond"`
+	Packets     uint32 `json:"packetsPerSecond"`
 }
 
 // LiveRow is an entry of live.

@@ -22,7 +22,7 @@ func fullState() *compile.State {
 		Host:     compile.HostConf{Name: "host-a", VTEP: addr("192.0.2.1"), GatewayMAC: [6]byte{2, 0, 0x5e, 0, 0, 1}},
 		ENIs: []compile.ENI{{
 			Name: "web-0", Index: 1, Incarnation: 11, Generation: 12,
-			Flows: 13, MaxFlows: 300, Keep: true, Idle: compile.Idle{TCPEstablished: 61, UDP: 31, UDPStream: 62},
+			Flows: 13, MaxFlows: 300, NewFlows: 21, Packets: 22, Keep: true, Idle: compile.Idle{TCPEstablished: 61, UDP: 31, UDPStream: 62},
 			VNI: 7, Subnet: 3, NextHop: 5, MAC: mac,
 			SGIn: 21, SGOut: 22, HasNACL: true, NACLIn: 23, NACLOut: 0, Routes: 31, Allowed: 24, PolicyFrom: 25, PolicyTo: 26, NoSource: true,
 		}},
@@ -132,7 +132,7 @@ func TestEncodeDecode(t *testing.T) {
 		"enis": {ENIRow{
 			Index: 1, ENI: "web-0", VPC: "red", Subnet: "red-web", MAC: "02:00:00:00:01:10", Incarnation: 11, Generation: 12,
 			NextHop: 5, SGIn: "sg web,ssh ingress", SGOut: "sg wide egress", NACLIn: "nacl red-web ingress", NACLOut: "0", Routes: "red-public", Allowed: "24", Policy: "26",
-			Flows: 13, Keep: true, Timeouts: "tcp 61s, udp 31s/62s", MaxFlows: 300, HalfOpen: 16,
+			Flows: 13, Keep: true, Timeouts: "tcp 61s, udp 31s/62s", MaxFlows: 300, HalfOpen: 16, NewFlows: 21, Packets: 22,
 		}},
 		"nexthops": {
 			NextHopRow{Index: 1, ENI: "internet", Kind: "internet"},

@@ -109,14 +109,13 @@ func (n *Namespace) address(device string, addr netip.Prefix) error {
 	return nil
 }
 
-// route adds a route through a gateway on a device; an invalid gateway makes it on-link, table 0
-// is the main one.
-func (n *Namespace) route(device string, dst netip.Prefix, via netip.Addr, table int) error {
+// route adds a route through a gateway on a device; an invalid gateway makes it on-link.
+func (n *Namespace) route(device string, dst netip.Prefix, via netip.Addr) error {
 	l, err := n.link(device)
 	if err != nil {
 		return err
 	}
-	r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(dst), Table: table}
+	r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(dst)}
 	if via.IsValid() {
 		r.Gw, r.Flags = via.AsSlice(), int(netlink.FLAG_ONLINK)
 	} else {
@@ -124,20 +123,6 @@ func (n *Namespace) route(device string, dst netip.Prefix, via netip.Addr, table
 	}
 	if err := n.nl.RouteAdd(r); err != nil && !errors.Is(err, syscall.EEXIST) {
 		return fmt.Errorf("add route %s via %s on %s in %s: %w", dst, via, device, n.Name, err)
-	}
-	return nil
-}
-
-// rule sends packets from an address to a routing table.
-func (n *Namespace) rule(from netip.Addr, table int) error {
-	r := netlink.NewRule()
-	r.Family = netlink.FAMILY_V4
-	if from.Is6() {
-		r.Family = netlink.FAMILY_V6
-	}
-	r.Src, r.Table = ipNet(netip.PrefixFrom(from, from.BitLen())), table
-	if err := n.nl.RuleAdd(r); err != nil {
-		return fmt.Errorf("add rule from %s to table %d in %s: %w", from, table, n.Name, err)
 	}
 	return nil
 }

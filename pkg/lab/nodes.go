@@ -5,11 +5,12 @@ package lab
 import (
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/eniplane/eniplane/pkg/guest"
 )
 
 // makeUnderlay makes the segment, a bridge in a namespace of its own, and the internet on it.
@@ -39,7 +40,7 @@ func (l *Lab) makeUnderlay() error {
 			}
 		}
 		for _, r := range l.Plan.Internet.Routes {
-			if err := internet.route(deviceInternet, r.Destination, r.Via, 0); err != nil {
+			if err := internet.route(deviceInternet, r.Destination, r.Via); err != nil {
 				return err
 			}
 		}
@@ -168,7 +169,7 @@ func (l *Lab) makeHost(segment, host *Namespace, index int, h *HostPlan) error {
 		if err := host.address(h.Uplinks[0], a); err != nil {
 			return err
 		}
-		if err := host.route(h.Uplinks[0], defaultPrefix(a.Addr()), h.Gateways[i], 0); err != nil {
+		if err := host.route(h.Uplinks[0], defaultPrefix(a.Addr()), h.Gateways[i]); err != nil {
 			return err
 		}
 	}
@@ -183,8 +184,46 @@ func (l *Lab) makeInstances() error {
 				return fmt.Errorf("instance %s, ENI %s: %w", inst.Name, inst.Ports[j].ENI, err)
 			}
 		}
+		if err := l.routeGuest(inst); err != nil {
+			return fmt.Errorf("instance %s: %w", inst.Name, err)
+		}
 	}
 	return nil
+}
+
+// routeGuest does what `enictl guest routes --apply` does in a guest with several ENIs: no packet leaves by an ENI that
+// its source address does not belong to.
+func (l *Lab) routeGuest(inst *InstancePlan) error {
+	if len(inst.Ports) < 2 {
+		return nil
+	}
+	machine := inst.machine()
+	return l.In(inst.Name, func(*Namespace) error {
+		k, err := guest.Look()
+		if err != nil {
+			return err
+		}
+		return guest.Apply(guest.Changes(guest.Plan(machine, k), k))
+	})
+}
+
+// machine is what the instance knows of its ENIs.
+func (inst *InstancePlan) machine() *guest.Machine {
+	m := &guest.Machine{Name: inst.Name}
+	for _, port := range inst.Ports {
+		e := guest.ENI{Name: port.ENI, Index: port.Index, MAC: port.MAC}
+		for _, a := range port.Addrs {
+			private := guest.Addr{IP: a.Addr(), Subnet: a.Masked()}
+			for _, gateway := range port.Gateways {
+				if a.Contains(gateway) {
+					private.Gateway = gateway
+				}
+			}
+			e.Addrs = append(e.Addrs, private)
+		}
+		m.ENIs = append(m.ENIs, e)
+	}
+	return m
 }
 
 // connect plugs an ENI's cable in and configures the guest's end. The host's end stays down: the
@@ -212,41 +251,21 @@ func (l *Lab) plugDirect(inst *InstancePlan, port *PortPlan) error {
 
 func (l *Lab) guestMTU() int { return l.Plan.MTU - overlayOverhead }
 
-// configureGuest gives the guest what DHCP would: addresses and default routes. In a guest with
-// several ENIs each has a routing table of its own, chosen by source address, so that no packet
-// leaves by an ENI that its address does not belong to.
-func (l *Lab) configureGuest(guest *Namespace, inst *InstancePlan, port *PortPlan) error {
-	if err := guest.up(port.Guest); err != nil {
+// configureGuest gives the guest what DHCP would: addresses, and the default routes of the first ENI.
+func (l *Lab) configureGuest(n *Namespace, inst *InstancePlan, port *PortPlan) error {
+	if err := n.up(port.Guest); err != nil {
 		return err
 	}
 	for _, a := range port.Addrs {
-		if err := guest.address(port.Guest, a); err != nil {
+		if err := n.address(port.Guest, a); err != nil {
 			return err
 		}
 	}
-	if port.ENI == inst.Ports[0].ENI {
-		if err := defaultRoutes(guest, port, 0); err != nil {
-			return err
-		}
-	}
-	if len(inst.Ports) == 1 {
+	if port.ENI != inst.Ports[0].ENI {
 		return nil
 	}
-	table := tableFirstENI + port.Index
-	for _, a := range port.Addrs {
-		if err := guest.rule(a.Addr(), table); err != nil {
-			return err
-		}
-		if err := guest.route(port.Guest, a.Masked(), netip.Addr{}, table); err != nil {
-			return err
-		}
-	}
-	return defaultRoutes(guest, port, table)
-}
-
-func defaultRoutes(guest *Namespace, port *PortPlan, table int) error {
 	for _, gw := range port.Gateways {
-		if err := guest.route(port.Guest, defaultPrefix(gw), gw, table); err != nil {
+		if err := n.route(port.Guest, defaultPrefix(gw), gw); err != nil {
 			return err
 		}
 	}

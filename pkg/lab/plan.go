@@ -21,7 +21,6 @@ const (
 	namespacePre   = "enilab-"
 	deviceInternet = "uplink0" // of the internet namespace
 	deviceBridge   = "segment"
-	tableFirstENI  = 100 // routing table of a guest's ENI i is tableFirstENI + i
 	maxIfaceName   = 15
 )
 

@@ -38,6 +38,9 @@ func (r *run) toENI(e *api.ENI, a arrival) Reason {
 		}
 		return TooBig
 	}
+	if reason := r.ratePacket(e); reason != goOn {
+		return reason
+	}
 	if a.eip.IsValid() {
 		r.p.setDestination(a.eip, r.p.dst)
 	}
@@ -222,7 +225,7 @@ func (r *run) outerVXLAN() Reason {
 	}
 	r.enter("", In)
 	vxlan := ip[header+8:]
-	if fragment&0x2000 != 0 || len(vxlan) < 8 || vxlan[7] != 0 {
+	if fragment&0x2000 != 0 || len(vxlan) < 8+6 || vxlan[7] != 0 {
 		return VXLANHeader
 	}
 	source, vni := netip.AddrFrom4([4]byte(ip[12:16])), be.Uint32(vxlan[4:])>>8
@@ -232,7 +235,7 @@ func (r *run) outerVXLAN() Reason {
 		ok = r.hasVPC(source, vni)
 	case 0x88000001: // with a group policy id: of the internet
 		public = true
-		out = len(vxlan) >= 8+6 && api.MAC(vxlan[8:14]) == r.objs.Region.GatewayMAC
+		out = api.MAC(vxlan[8:14]) == r.objs.Region.GatewayMAC
 		ok = !out && r.isGatewayOf(source, vni) || out && r.isBehind(source, vni)
 	default:
 		return VXLANHeader
@@ -240,8 +243,8 @@ func (r *run) outerVXLAN() Reason {
 	if !ok {
 		return VXLANSource
 	}
-	if r.from.Kind == AtUplinkXDP && r.p.isPlainVXLAN() && !out {
-		r.from.VNI, r.from.Source, r.from.Marked, r.from.Public = vni, source, true, public
+	if r.from.Kind == AtUplinkXDP && r.p.isPlainVXLAN() && !public {
+		r.from.VNI, r.from.Source, r.from.Marked = vni, source, true
 		r.p, r.wire = packet{frame: vxlan[8:]}, segments(vxlan[8:], 0)
 		return r.overlay()
 	}

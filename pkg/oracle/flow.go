@@ -303,7 +303,7 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 // block: a verdict that turned to denied is kept, so that a later allow revives the flow. One whose peer is gone is
 // kept as long as somebody asks for it, and so is one that the groups of an ENI deny that keeps.
 func (r *run) block(f *flow, reason Reason, fresh bool) {
-	asked := f.reason == NoEndpoint || f.reason == NoNextHop ||
+	asked := f.reason == NoEndpoint || f.reason == NoNextHop || f.reason == NotPeered ||
 		f.reason == SGDenied && r.objs.ENIs[f.eni].OnPolicyChange == api.Keep
 	f.reason = reason
 	switch {
@@ -338,6 +338,9 @@ func (r *run) open(e *api.ENI, key flowKey, sender identity) (*flow, Reason) {
 	key.internet = v.peer == ""
 	if !key.internet && !r.isSomewhere(r.objs.ENIs[v.peer]) {
 		return nil, NoNextHop
+	}
+	if reason := r.rateFlow(e); reason != goOn {
+		return nil, reason
 	}
 	if reason := r.admit(e, key); reason != goOn {
 		return nil, reason

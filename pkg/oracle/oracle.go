@@ -51,6 +51,8 @@ const (
 	NoFlow        Reason = "NO_FLOW"
 	TCPWindow     Reason = "TCP_WINDOW"
 	FlowQuota     Reason = "FLOW_QUOTA"
+	PacketRate    Reason = "PACKET_RATE"
+	FlowRate      Reason = "FLOW_RATE"
 	ICMPUnrelated Reason = "ICMP_UNRELATED"
 
 	TooBig    Reason = "TOO_BIG"
@@ -171,6 +173,7 @@ type Model struct {
 	flows    map[flowKey]*flow
 	rings    map[ringOf]*ring
 	firsts   map[fragmentSlot]*firstSeen
+	buckets  map[string]*buckets
 }
 
 // life is one (UID, epoch) of an ENI on this host, or with onPolicyChange: cut, one policy of it: what it knows dies
@@ -186,7 +189,7 @@ type life struct {
 func New(objs *api.Objects, host Host) *Model {
 	m := &Model{
 		host: host, lives: map[string]life{}, unready: map[string]bool{}, flows: map[flowKey]*flow{}, rings: map[ringOf]*ring{},
-		firsts: map[fragmentSlot]*firstSeen{},
+		firsts: map[fragmentSlot]*firstSeen{}, buckets: map[string]*buckets{},
 	}
 	m.Set(objs)
 	return m
@@ -216,6 +219,11 @@ func (m *Model) Set(objs *api.Objects) {
 		lives[name] = l
 	}
 	m.lives = lives
+	for name := range m.buckets {
+		if _, here := lives[name]; !here {
+			delete(m.buckets, name)
+		}
+	}
 	known := map[string]int{}
 	for name, e := range objs.ENIs {
 		if !m.isKnown(m.vpcOf(e)) {

@@ -27,6 +27,9 @@ func (r *run) fromENI(e *api.ENI) Reason {
 	if !r.ready(e) {
 		return NotReady
 	}
+	if reason := r.ratePacket(e); reason != goOn {
+		return reason
+	}
 	if reason := r.p.parseEthernet(); reason != goOn {
 		return reason
 	}

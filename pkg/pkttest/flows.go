@@ -4,9 +4,11 @@ package pkttest
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/eniplane/eniplane/pkg/dataplane"
 	"github.com/eniplane/eniplane/pkg/dataplane/flowtable"
@@ -194,6 +196,40 @@ func (w *World) clearTurns() error {
 		}
 	}
 	return nil
+}
+
+// ratesMap has how much ENIs may still send and receive in a moment.
+const ratesMap = "rates"
+
+// clearRates makes the ENIs up to an index begin anew.
+func clearRates(m *ebpf.Map, enis uint32) error {
+	zero := make([]byte, m.ValueSize())
+	for i := range enis {
+		if err := m.Put(i, zero); err != nil {
+			return fmt.Errorf("clear rates %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// Owe makes an ENI have taken so much more packets and new flows than it may in a second, that it takes this long until
+// it may again.
+func (w *World) Owe(eni string, debt time.Duration) error {
+	e, err := w.ENI(eni)
+	if err != nil {
+		return err
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &now); err != nil {
+		return fmt.Errorf("read the monotonic clock: %w", err)
+	}
+	m := w.coll.Maps[ratesMap]
+	var buckets []byte
+	for _, rate := range []uint32{e.Packets, e.NewFlows} {
+		buckets = append(buckets, u64(uint64(now.Nano()+int64(debt))*16)...)
+		buckets = append(buckets, slices.Concat(u32(rate), u32(e.Incarnation))...)
+	}
+	return m.Put(e.Index, append(buckets, make([]byte, int(m.ValueSize())-len(buckets))...))
 }
 
 func (w *World) indexOf(eni string) uint32 {

@@ -215,6 +215,9 @@ func (q *Quick) Reset() {
 	for _, mem := range q.flowMem {
 		clear(mem)
 	}
+	if err := clearRates(q.coll.Maps[ratesMap], quickENIs); err != nil {
+		panic(err) // a map that was written before
+	}
 	q.state, q.lastENI = nil, 0
 	q.facts.MaxFlows, q.facts.HalfOpen = MaxFlows, testPlaces
 }

@@ -30,7 +30,7 @@ func (w *World) Run(t *testing.T, row *Row, family Family, xdp bool) {
 }
 
 func (w *World) run(t *testing.T, row *Row, family Family, xdp bool) (err error) {
-	if err := errors.Join(w.clearFlows(), w.clearFragments(), w.clearTurns()); err != nil {
+	if err := errors.Join(w.clearFlows(), w.clearFragments(), w.clearTurns(), clearRates(w.coll.Maps[ratesMap], w.lastENI+1)); err != nil {
 		return err
 	}
 	dirty := false

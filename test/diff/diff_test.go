@@ -125,7 +125,7 @@ func TestDifferential(t *testing.T) {
 var (
 	mustBecome = []seen{
 		{oracle.Delivered, "fragment"}, {oracle.Delivered, "error"}, {oracle.TCPWindow, ""}, {oracle.StrayND, ""},
-		{oracle.FlowQuota, ""},
+		{oracle.FlowQuota, ""}, {oracle.PacketRate, ""}, {oracle.FlowRate, ""}, {oracle.PacketRate, "segments"},
 		{oracle.Delivered, "segments"}, {oracle.Answered, "segments"}, {oracle.TooBig, "segments"}, {oracle.Malformed, "segments"},
 		{oracle.Delivered, "way eni"}, {oracle.Delivered, "way vpc"}, {oracle.Delivered, "way eni by policy"},
 		{oracle.Delivered, "way vpc by policy"}, {oracle.Delivered, "way internet by policy"},

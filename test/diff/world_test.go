@@ -304,7 +304,17 @@ func (g gen) quota() api.Limits {
 	if !g.oneIn(4) {
 		return api.DefaultLimits()
 	}
-	return api.Limits{Flows: 1 + g.IntN(8)}
+	if g.oneIn(2) {
+		return api.Limits{Flows: 1 + g.IntN(8)}
+	}
+	l := api.DefaultLimits()
+	if g.oneIn(2) {
+		l.NewFlowsPerSecond = pick(g, []int{1, 10, 30, 100})
+	}
+	if g.oneIn(2) {
+		l.PacketsPerSecond = pick(g, []int{3, 100, 300, 1000})
+	}
+	return l
 }
 
 func (g gen) groups(vpc string) []string {

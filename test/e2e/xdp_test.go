@@ -36,6 +36,8 @@ const (
 	xdpPort  = 8500
 	xdpPause = time.Millisecond // between datagrams
 	xdpRun   = 200 * time.Millisecond
+
+	xdpStragglers = 3 // of some 150 datagrams in a run
 )
 
 // TestXDPDelivery: guests switch GRO, and with it whether their ports take XDP frames, on and off in the middle of
@@ -89,8 +91,9 @@ func deliverByBoth(t *testing.T, l *lab.Lab, f lab.Family, tx bool) {
 			}
 			time.Sleep(xdpRun)
 			for i, s := range streams {
+				// One that waited in a queue may come late: who delivers is what happens to the many.
 				n := s.tap.seen() - seen[i]
-				if byXDP := on && !tx; byXDP != (n == 0) {
+				if byXDP := on && !tx; byXDP != (n <= xdpStragglers) {
 					t.Errorf("round %d, GRO %t: %s: the kernel's stack of %s saw %d datagrams", round, on, s.name, s.host, n)
 				}
 			}

@@ -113,7 +113,7 @@ func carryRows() []Row {
 		translates("an error about echo", outs.Echo(7).From(far9.eip), outs.Echo(7)),
 		drop("an error about somebody else's packet", err(quoted.From(web0.eip)), related),
 		drop("an error about the private address", err(quoted), related),
-		drop("an error in pieces", ins.Fragment(0, true).Unreachable(quoted.From(far9.eip)), related),
+		drop("an error in pieces", ins.Fragment(0, true).Unreachable(quoted.From(far9.eip)).Only(V4), related),
 		drop("an ENI that is attached nowhere", inward(client, lost0).TCP(40000, 443, SYN), dataplane.ReasonNoNexthop),
 		drop("malformed", ins.TCP(40000, 443, SYN).TCPWords(3), dataplane.ReasonMalformed),
 		drop("from loopback", ins.From(IP("127.0.0.1", "::1")).UDP(1, 53), dataplane.ReasonAddress),
@@ -275,7 +275,7 @@ func behindRows() []Row {
 	}
 	moved := handed(outs.TCP(40000, 443, ACK), away0)
 	moved.Tunnel = &Tunnel{VNI: red, Remote: hostC, Policy: 1}
-	return []Row{
+	rows := []Row{
 		row("out", away0.port(), outs.TCP(40000, 443, SYN), opened),
 		fine("out, udp", outs.UDP(40000, 53).Payload(21)),
 		fine("out, echo", outs.Echo(3)),
@@ -356,12 +356,16 @@ func behindRows() []Row {
 		}},
 		toldByGateway(),
 	}
+	for i := range rows {
+		rows[i].Hooks = TCOnly // XDP leaves what comes by a gateway to TC: ownRows
+	}
+	return rows
 }
 
-// toldByGateway: what is too big for the ENI's device is answered the way it came. XDP drops in silence.
+// toldByGateway: what is too big for the ENI's device is answered the way it came.
 func toldByGateway() Row {
 	packet := fromNetTo(client, away0).UDP(40000, 53).Payload(mtu)
-	return Row{Name: "in, more than the port carries", Hooks: TCOnly, Steps: []Step{byGateway(packet, hostB, Want{
+	return Row{Name: "in, more than the port carries", Steps: []Step{byGateway(packet, hostB, Want{
 		Verdict: Redirect, Device: VXLANDevice, Tunnel: &Tunnel{VNI: red, Remote: hostB, Policy: 1},
 		Packet: Eth(away0.mac, gatewayMAC).IP(away0.ip, client).Plain().TooBig(packet, 96, mtu),
 		Counts: []Count{in(away0, dataplane.ReasonTooBig), atHost(dataplane.Out, dataplane.ReasonAnswered)},

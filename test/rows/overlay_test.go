@@ -167,7 +167,7 @@ func outerRows() []Row {
 		drop("from a gateway, to a VPC whose EIPs have none", public(vtepB, blue, inner(blue9, blue1)), source),
 		drop("from a gateway, of a VPC that is not here", public(vtepC, green, inner(blue9, blue1)), source),
 		drop("from a gateway that does not exist", public(IP("192.168.100.77"), red, inner(web9, away0)), source),
-		drop("from a gateway, less than a frame", public(vtepC, blue, inner(web9, away0)).Cut(14+20+8+8+5), source),
+		drop("from a gateway, less than a frame", public(vtepB, red, inner(web9, away0)).Cut(14+20+8+8+5), dataplane.ReasonVXLANHeader),
 		header("policy id 0", 0x88, 0, 0, 0),
 		header("policy applied", 0x88, 0x0800, 0, 0),
 		header("policy bytes without the flag", 0x08, 1, 0, 0),

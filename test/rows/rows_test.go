@@ -62,6 +62,8 @@ func stages() map[string][]Row {
 		"quota":     quotaRows(),
 		"ring":      ringRows(),
 		"budget":    budgetRows(),
+		"packets":   packetRateRows(),
+		"opened":    flowRateRows(),
 	}
 }
 

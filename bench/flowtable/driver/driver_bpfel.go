@@ -116,6 +116,8 @@ type driverEnis struct {
 		Flows       uint32
 		MaxFlows    uint32
 		HalfOpen    uint32
+		Packets     uint32
+		NewFlows    uint32
 		Idle        struct {
 			_              structs.HostLayout
 			TcpEstablished uint32
