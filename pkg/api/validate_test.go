@@ -222,7 +222,7 @@ func TestRegionAndHost(t *testing.T) {
 		{"a range around a VTEP", "mtu: 1500", "mtu: 1500\n  eipRanges:\n  - {cidr: 203.0.113.0/24}\n  - {cidr: 172.16.0.0/24} #HERE",
 			`Region/here: spec.eipRanges[1].cidr: 172.16.0.0/24 overlaps 172.16.0.1/32 of Host/host-a, which is infrastructure (choose other addresses)`},
 		{"a range, unknown field", "mtu: 1500", "mtu: 1500\n  eipRanges: [{cidr: 203.0.113.0/24, gateway: [host-a]}] #HERE",
-			`Region/here: spec.eipRanges[0].gateway: is not known (did you mean gateways?)`},
+			`Region/here: spec.eipRanges[0].gateway: is not a field of spec.eipRanges[0] (did you mean gateways?)`},
 		{"vtep IPv6", "vtep: 172.16.0.1\n", "vtep: \"fd00::1\" #HERE\n",
 			"Host/host-a: spec.vtep: fd00::1 is IPv6, which a VTEP cannot be in eniplane.io/v1alpha1 (give an IPv4 address)"},
 		{"vtep multicast", "vtep: 172.16.0.1\n", "vtep: 224.0.0.1 #HERE\n",
