@@ -4,6 +4,7 @@
 
 #include "eni.h"
 #include "fragment.h"
+#include "quick.h"
 #include "related.h"
 #include "rewrite.h"
 
@@ -97,9 +98,10 @@ static __always_inline enum reason overlay_sender(const struct pkt *p, const str
 	if (!nh || nh->kind != NH_VTEP || *(const __u32 *)nh->vtep != a->vtep)
 		return REASON_VXLAN_SENDER;
 	a->sender_nexthop = m->nexthop;
-	e = endpoint_of_eni(p->slot, nh->vni, p->src, v6);
-	if (e && e->nexthop == m->nexthop)
-		return REASON_CONTINUE;
+	e = endpoint_find(p->slot, nh->vni, p->src, v6);
+	if (e && (e->flags & EP_GATEWAY ? icmp_error(p, v6) && p->fragment != FRAGMENT_LATER :
+					  e->nexthop == m->nexthop))
+		return REASON_CONTINUE; /* a gateway says that something is too big (toobig.h) */
 	return m->flags & MAC_FOREIGN ? REASON_CONTINUE : REASON_VXLAN_SENDER;
 }
 
@@ -178,27 +180,32 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 					  struct arrival *a, enum origin from, const bool v6,
 					  const bool xdp)
 {
+	const struct nexthop *nh = NULL;
 	const struct eni_conf *conf;
 	const struct live *device;
-	const struct nexthop *nh;
 	struct work *w;
 
 	conf = eni_ready(p->slot, eni, &device);
 	if (!conf)
 		return REASON_NOT_READY;
-	w = work_of(p, conf);
-	if (!w)
-		return REASON_HELPER;
-	TRY(arrival_flow(p, conf, w, a, from, v6, xdp));
-	if (p->fragment == FRAGMENT_FIRST)
-		fragment_first(p, w, from_internet(from), v6);
+	if (!eni_forwards(conf))
+		nh = quick_in(p, conf, from_internet(from) ? CLASS_INTERNET : 0, v6);
+	if (!nh) {
+		w = work_of(p, conf);
+		if (!w)
+			return REASON_HELPER;
+		TRY(arrival_flow(p, conf, w, a, from, v6, xdp));
+		if (p->fragment == FRAGMENT_FIRST)
+			fragment_first(p, w, from_internet(from), v6);
+		/* An error may come from a third party; all else comes from the flow's peer. */
+		nh = nexthop_find(p->quotes && !from_internet(from) ? a->sender_nexthop :
+								      w->flow.nexthop);
+	}
 	if (p->ip_len > device->mtu)
-		return too_big_for(p, from == FROM_OVERLAY ? 0 : device->mtu);
+		return too_big_for(p, device->mtu);
 	TRY(rate_packet(p, conf));
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
-	/* An error may come from a third party; all else comes from the flow's peer. */
-	nh = nexthop_find(p->quotes && !from_internet(from) ? a->sender_nexthop : w->flow.nexthop);
 	if (!nh || !rewrite_macs(p, conf->mac,
 				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
 		return REASON_HELPER;
@@ -226,6 +233,16 @@ static __always_inline bool tunnel_set(struct pkt *p, const struct host_conf *ho
 	return !bpf_skb_set_tunnel_key(p->ctx, key, sizeof(*key),
 				       BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT) &&
 	       !bpf_skb_set_tunnel_opt(p->ctx, &s->group_policy, sizeof(s->group_policy));
+}
+
+/* To where another host's ENI is: the kernel's VXLAN device writes the outer headers and finds the way. */
+static __always_inline enum reason to_vtep(struct pkt *p, const struct host_conf *host,
+					   const struct nexthop *nh)
+{
+	if (!tunnel_set(p, host, nh->vni, *(const __u32 *)nh->vtep, GROUP_NONE))
+		return REASON_HELPER;
+	p->out_ifindex = host->vxlan_ifindex;
+	return REASON_DELIVERED;
 }
 
 /* To another host: the kernel's VXLAN device writes the outer headers and finds the way. A gateway of the

@@ -5,6 +5,14 @@
 #include "count.h"
 #include "table.h"
 
+/* The configuration of a local ENI in force, READY or not, or NULL. */
+static __always_inline const struct eni_conf *eni_conf_of(__u32 slot, __u32 eni)
+{
+	struct enis *both = bpf_map_lookup_elem(&enis, &eni);
+
+	return both && (both->v[slot & 1].flags & ENI_PRESENT) ? &both->v[slot & 1] : NULL;
+}
+
 /* The configuration of a local ENI in force, or NULL if it is not READY. */
 static __always_inline const struct eni_conf *eni_ready(__u32 slot, __u32 eni,
 							const struct live **device)
@@ -23,12 +31,27 @@ static __always_inline const struct eni_conf *eni_ready(__u32 slot, __u32 eni,
 	return conf;
 }
 
-/* The ENI whose port this packet came in by. */
+/*
+ * The ENI whose port this packet came in by. `live` alone says whose device this is and whether it is
+ * ready; `ports` only leads there, so that another way there will do.
+ */
 static __always_inline enum reason eni_of_port(struct pkt *p, const struct eni_conf **conf)
 {
-	const struct port *port = bpf_map_lookup_elem(&ports, &p->ifindex);
+	__u32 place = p->ifindex & (PORT_HINTS - 1), *hint;
 	const struct live *device;
+	const struct port *port;
+	__u32 eni;
 
+	hint = bpf_map_lookup_elem(&port_hints, &place);
+	if (!hint)
+		return REASON_NOT_READY;
+	eni = *(volatile __u32 *)hint;
+	*conf = eni_ready(p->slot, eni, &device);
+	if (*conf && device->ifindex == p->ifindex) {
+		count_enter(p, eni, DIR_OUT);
+		return REASON_CONTINUE;
+	}
+	port = bpf_map_lookup_elem(&ports, &p->ifindex);
 	if (!port) {
 		count_enter(p, 0, DIR_OUT);
 		return REASON_UNKNOWN_PORT;
@@ -37,6 +60,7 @@ static __always_inline enum reason eni_of_port(struct pkt *p, const struct eni_c
 	*conf = eni_ready(p->slot, port->eni, &device);
 	if (!*conf || (*conf)->incarnation != port->incarnation || device->ifindex != p->ifindex)
 		return REASON_NOT_READY;
+	*(volatile __u32 *)hint = port->eni;
 	return REASON_CONTINUE;
 }
 

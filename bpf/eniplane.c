@@ -66,9 +66,11 @@ int port(struct __sk_buff *skb)
 
 	begin_tc(&p, skb);
 	reason = port_run(&p);
+	if (reason == REASON_SPOOFED_IP || reason == REASON_SPOOFED_ARP)
+		reason = port_spoofed(&p, reason);
 	count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
-		reason = too_big(&p);
+		reason = too_big_at_port(&p);
 	return tc_action(&p, reason, TCX_DROP);
 }
 
@@ -86,7 +88,7 @@ int vxlan(struct __sk_buff *skb)
 	reason = overlay_run(&p, false);
 	count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
-		reason = overlay_too_big(&p);
+		reason = too_big_in_tunnel(&p);
 	return tc_action(&p, reason, TCX_DROP);
 }
 
@@ -101,7 +103,7 @@ int uplink(struct __sk_buff *skb)
 	if (reason != REASON_NOT_OURS)
 		count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
-		reason = too_big(&p);
+		reason = too_big_at_uplink(&p);
 	return tc_action(&p, reason, TCX_NEXT);
 }
 

@@ -77,12 +77,16 @@ static __always_inline __u64 flow_zero(__u64 value)
 /*
  * Keyed hash: NH (two words, two random words, one multiplication: collisions of chosen keys are
  * no likelier than 2^-32), then a mixer, so that the bits are independent enough to be cut up.
+ *
+ * The origin does not count: a flow with the VPC and one with the internet that are else the same have
+ * the same places, so that one look tells whether a packet of an ENI belongs to either.
  */
-static __always_inline bool flow_hash(const void *key, struct flow_choice *to, const bool v6)
+static __always_inline bool flow_hash_words(__u32 scope_class, const __u32 *local,
+					    const __u32 *remote, __u32 ports,
+					    struct flow_choice *to, const bool v6)
 {
-	const __u32 words = (v6 ? sizeof(struct flow_key6) : sizeof(struct flow_key4)) / 4;
-	const __u32 *word = key;
-	__u32 family = v6;
+	const __u32 each = v6 ? 4 : 1, words = 2 + 2 * each;
+	__u32 word[10] = {scope_class & ~CLASS_INTERNET}, family = v6;
 	const struct flow_table *table;
 	__u64 hash;
 
@@ -90,6 +94,12 @@ static __always_inline bool flow_hash(const void *key, struct flow_choice *to, c
 	if (!table || !table->sets)
 		return false;
 	hash = table->seed;
+#pragma clang loop unroll(full)
+	for (__u32 i = 0; i < each; i++) {
+		word[1 + i] = local[i];
+		word[1 + each + i] = remote[i];
+	}
+	word[1 + 2 * each] = ports;
 #pragma clang loop unroll(full)
 	for (__u32 i = 0; i < words; i += 2)
 		hash += (__u64)(__u32)(word[i] + table->words[i]) *
@@ -104,6 +114,13 @@ static __always_inline bool flow_hash(const void *key, struct flow_choice *to, c
 	to->tag = (hash >> 32 & 255) ?: 255;
 	to->home = hash >> 40 & (FLOW_WAYS - 1);
 	return true;
+}
+
+static __always_inline bool flow_hash(const void *key, struct flow_choice *to, const bool v6)
+{
+	const __u32 *word = key, each = v6 ? 4 : 1;
+
+	return flow_hash_words(word[0], word + 1, word + 1 + each, word[1 + 2 * each], to, v6);
 }
 
 /*

@@ -38,16 +38,17 @@ static __always_inline void pkt_pull(struct pkt *p, __u32 n, const bool xdp)
 }
 
 /*
- * n bytes of an XDP frame where they are, or NULL: beyond the first piece of the frame, or too far
- * for the verifier to follow. Saves a call of a helper, which costs more than all that it does.
+ * n bytes of the packet where they are, or NULL: beyond its first piece, or too far for the verifier
+ * to follow. Saves a call of a helper, which costs more than all that it does.
  */
-static __always_inline void *xdp_bytes(const struct pkt *p, __u32 off, __u32 n)
+static __always_inline void *pkt_bytes(const struct pkt *p, __u32 off, __u32 n, const bool xdp)
 {
 	void *data, *end;
 	__u32 at = off & 0x1ff;
 
-	pkt_bounds(p, &data, &end, true);
-	barrier_var(at); /* clang would check one sum and read by another */
+	pkt_bounds(p, &data, &end, xdp);
+	if (!__builtin_constant_p(off))
+		barrier_var(at); /* clang would check one sum and read by another */
 	data += at & 0x1ff;
 	return at == off && data + n <= end ? data : NULL;
 }
@@ -74,7 +75,7 @@ static __always_inline bool pkt_load(struct pkt *p, __u32 off, void *to, __u32 n
 static __always_inline bool pkt_load_few(struct pkt *p, __u32 off, void *to, const __u32 n,
 					 const bool xdp)
 {
-	void *bytes = xdp ? xdp_bytes(p, off, n) : NULL;
+	void *bytes = pkt_bytes(p, off, n, xdp);
 
 	if (!bytes)
 		return pkt_load(p, off, to, n, xdp);
@@ -92,7 +93,7 @@ static __always_inline bool pkt_store(struct pkt *p, __u32 off, void *from, __u3
 static __always_inline bool pkt_store_few(struct pkt *p, __u32 off, void *from, const __u32 n,
 					  const bool xdp)
 {
-	void *bytes = xdp ? xdp_bytes(p, off, n) : NULL;
+	void *bytes = pkt_bytes(p, off, n, xdp);
 
 	if (!bytes)
 		return pkt_store(p, off, from, n, xdp);
@@ -109,9 +110,22 @@ struct sk_buff {
 	__u8 ip_summed : 2;
 } __attribute__((preserve_access_index));
 
-#define CHECKSUM_PARTIAL 3
+enum ip_summed {
+	CHECKSUM_NONE = 0,
+	CHECKSUM_UNNECESSARY = 1,
+	CHECKSUM_COMPLETE = 2, /* the kernel holds the sum of all bytes */
+	CHECKSUM_PARTIAL = 3, /* a device completes it, later */
+};
 
 extern void *bpf_cast_to_kern_ctx(void *) __ksym;
+
+/* Who vouches for the transport's checksum: enum ip_summed. Only TC has packets with a choice. */
+static __always_inline __u32 pkt_summed(const struct pkt *p)
+{
+	const struct sk_buff *skb = bpf_cast_to_kern_ctx(p->ctx);
+
+	return BPF_CORE_READ_BITFIELD(skb, ip_summed);
+}
 
 /*
  * A sender may leave a checksum to a device further on: two bytes that are written after we have
@@ -151,41 +165,40 @@ static __always_inline __u16 csum_apply(__u16 csum, __u32 diff)
 	return ~sum;
 }
 
-static __always_inline bool csum_apply_xdp(struct pkt *p, __u32 off, __u32 diff, bool zero_is_none)
+/* The checksum at `off` after a difference. `late`: a device will complete it; it is a plain sum. */
+static __always_inline bool csum_apply_at(struct pkt *p, __u32 off, __u32 diff, bool zero_is_none,
+					  bool late, const bool xdp)
 {
 	__u16 csum;
 
-	if (!pkt_load_few(p, off, &csum, sizeof(csum), true))
+	if (!pkt_load_few(p, off, &csum, sizeof(csum), xdp))
 		return false;
 	if (zero_is_none && !csum)
 		return true;
-	csum = csum_apply(csum, diff);
+	csum = late ? ~csum_apply(~csum, diff) : csum_apply(csum, diff);
 	if (zero_is_none && !csum)
 		csum = 0xffff;
-	return pkt_store_few(p, off, &csum, sizeof(csum), true);
+	return pkt_store_few(p, off, &csum, sizeof(csum), xdp);
 }
 
 /* The checksum of the IPv4 header after `diff`. */
 static __always_inline bool csum_ip4(struct pkt *p, __u32 diff, const bool xdp)
 {
-	const __u32 off = ETH_LEN + offsetof(struct iphdr, check);
-
-	if (xdp)
-		return csum_apply_xdp(p, off, diff, false);
-	return !bpf_l3_csum_replace(p->ctx, off, 0, diff, 0);
+	return csum_apply_at(p, ETH_LEN + offsetof(struct iphdr, check), diff, false, false, xdp);
 }
 
 /*
- * The transport checksum at `off` after `diff` in the pseudo header. A partial checksum (to be
- * completed by a device later) needs the helper: it knows, we do not.
+ * The transport checksum at `off` after `diff` in the pseudo header. If the device that received the
+ * packet has summed up all of it, that sum is the kernel's and changes with it: a helper's business.
  */
 static __always_inline bool csum_l4(struct pkt *p, __u32 off, __u32 diff, bool udp, const bool v6,
 				    const bool xdp)
 {
 	__u64 flags = BPF_F_PSEUDO_HDR | (udp ? BPF_F_MARK_MANGLED_0 : 0);
+	__u32 summed = xdp ? CHECKSUM_NONE : pkt_summed(p);
 
-	if (xdp)
-		return csum_apply_xdp(p, off, diff, udp);
+	if (summed != CHECKSUM_COMPLETE)
+		return csum_apply_at(p, off, diff, udp, summed == CHECKSUM_PARTIAL, xdp);
 	if (v6 && !bpf_l4_csum_replace(p->ctx, off, 0, diff, flags | CSUM_F_IPV6))
 		return true; /* older kernels refuse the flag and change nothing */
 	return !bpf_l4_csum_replace(p->ctx, off, 0, diff, flags);
@@ -197,6 +210,6 @@ static __always_inline bool csum_icmp(struct pkt *p, __u32 off, __u32 diff, cons
 	if (!diff || diff == 0xffffffff)
 		return true;
 	if (xdp)
-		return csum_apply_xdp(p, off, diff, false);
+		return csum_apply_at(p, off, diff, false, false, true);
 	return !bpf_l4_csum_replace(p->ctx, off, 0, diff, 0);
 }

@@ -62,23 +62,23 @@ static __always_inline enum reason judge_nacl(struct judge *j, const struct eni_
 	j->reply_denied = 0;
 	if (!(conf->flags & ENI_NACL) || j->same_subnet)
 		return REASON_CONTINUE;
-	if (!ruleset_allows(in ? conf->nacl_in : conf->nacl_out, j->remote, 0, j->protocol, j->port,
-			    &j->nacl_rule, v6))
+	if (!rules_allow(in ? &conf->nacl_in : &conf->nacl_out, j->remote, 0, j->protocol, j->port,
+			 &j->nacl_rule, true, v6))
 		return REASON_NACL_DENIED;
-	j->reply_denied = !ruleset_allows(in ? conf->nacl_out : conf->nacl_in, j->remote, 0,
-					  j->protocol, j->reply_port, &reply_rule, v6);
+	j->reply_denied = !rules_allow(in ? &conf->nacl_out : &conf->nacl_in, j->remote, 0,
+				       j->protocol, j->reply_port, &reply_rule, true, v6);
 	return REASON_CONTINUE;
 }
 
 static __always_inline enum reason judge_sg(struct judge *j, const struct eni_conf *conf,
 					    const struct endpoint *peer, const bool v6)
 {
-	__u32 ruleset = j->dir == DIR_IN ? conf->sg_in : conf->sg_out;
+	const struct rules *rules = j->dir == DIR_IN ? &conf->sg_in : &conf->sg_out;
 
 	if (j->kept && (!peer || peer->nexthop == j->sender_nexthop))
 		return REASON_CONTINUE;
-	if (ruleset && ruleset_allows(ruleset, j->remote, peer ? peer->group_set : 0, j->protocol,
-				      j->port, &j->rule, v6))
+	if (rules_allow(rules, j->remote, peer ? peer->group_set : 0, j->protocol, j->port,
+			&j->rule, false, v6))
 		return REASON_CONTINUE;
 	return REASON_SG_DENIED;
 }
@@ -337,6 +337,34 @@ __noinline int owns4(struct judge *j)
 __noinline int owns6(struct judge *j)
 {
 	return j && judge_owns(j, true);
+}
+
+/* Is the local address another ENI's of the same instance? */
+static __always_inline bool judge_sibling(const struct judge *j, const bool v6)
+{
+	const struct live *device;
+	const struct eni_conf *conf = eni_ready(j->slot, j->eni, &device), *other;
+	const struct endpoint *e;
+	const struct nexthop *nh;
+	__u32 index;
+
+	e = conf ? endpoint_of_eni(j->slot, conf->vni, j->local, v6) : NULL;
+	nh = e ? nexthop_find(e->nexthop) : NULL;
+	if (!nh || nh->kind != NH_LOCAL || nh->eni == j->eni)
+		return false;
+	index = nh->eni;
+	other = eni_conf_of(j->slot, index);
+	return other && other->instance == conf->instance;
+}
+
+__noinline int sibling4(struct judge *j)
+{
+	return j && judge_sibling(j, false);
+}
+
+__noinline int sibling6(struct judge *j)
+{
+	return j && judge_sibling(j, true);
 }
 
 /* Does the local address lie in the ENI's VPC? */

@@ -47,6 +47,10 @@ MAP(xdp_lease, BPF_MAP_TYPE_ARRAY, __u32, __u32, 1, 0);
 /* ifindex -> ENI. Miss = UNKNOWN_PORT: dropped. */
 MAP(ports, BPF_MAP_TYPE_HASH, __u32, struct port, 2 * MAX_ENIS, 0);
 
+/* ifindex, as many of its bits as count here -> the ENI of the last port that had it: saves the look-up in
+ * `ports`. A guess, written by the programs, that counts only if `live` confirms it. */
+MAP(port_hints, BPF_MAP_TYPE_ARRAY, __u32, __u32, PORT_HINTS, 0);
+
 /* ifindex -> uplink. Miss = the packet is left to the host; nothing is sent out there. */
 MAP(uplinks, BPF_MAP_TYPE_HASH, __u32, struct uplink, MAX_UPLINKS, 0);
 
@@ -99,22 +103,23 @@ MAP(routes6, BPF_MAP_TYPE_LPM_TRIE, struct lpm_key6, struct route, 1 << 22, BPF_
 /* (policy, bit) -> route of the policy route (route.h). Never changed. A miss does not happen. */
 MAP(policies, BPF_MAP_TYPE_HASH, struct policy_key, struct route, 1 << 16, BPF_F_NO_PREALLOC);
 
-/* (rule set, prefix) -> class of the peer, longest first. Miss = class 0: no CIDR rule matches. */
+/* (table, prefix) -> class of the peer, longest first. Miss = class 0: no CIDR rule, no list matches. */
 MAP(addrs4, BPF_MAP_TYPE_LPM_TRIE, struct lpm_key4, __u32, 1 << 22, BPF_F_NO_PREALLOC);
 MAP(addrs6, BPF_MAP_TYPE_LPM_TRIE, struct lpm_key6, __u32, 1 << 22, BPF_F_NO_PREALLOC);
 
-/* (rule set, group set of the peer) -> class of the peer. Miss = class 0: no sg/ rule matches. */
+/* (table, group set of the peer) -> class of the peer. Miss = class 0: no sg/ rule matches. */
 MAP(groups, BPF_MAP_TYPE_HASH, struct group_key, __u32, 1 << 20, BPF_F_NO_PREALLOC);
 
-/* (rule set, protocol, port) -> class, longest first. Miss = class 0: denied. */
+/* (table, protocol, port) -> class, longest first; 0 = see service_blocks. Miss: denied. */
 MAP(services, BPF_MAP_TYPE_LPM_TRIE, struct service_key, __u32, 1 << 20, BPF_F_NO_PREALLOC);
 
-/* Wide rule sets: (rule set, protocol, port) -> rules, longest first. Miss = denied. */
-MAP(service_rules, BPF_MAP_TYPE_LPM_TRIE, struct service_key, struct rule_set, 1 << 19,
+/* (table, protocol, high byte of the port) -> classes. Miss: denied. */
+MAP(service_blocks, BPF_MAP_TYPE_HASH, struct block_key, struct service_block, 1 << 17,
     BPF_F_NO_PREALLOC);
 
-/* Wide rule sets: (rule set, class of peer) -> rules. */
-MAP(peer_rules, BPF_MAP_TYPE_HASH, struct class_key, struct rule_set, 1 << 19, BPF_F_NO_PREALLOC);
+/* Wide rule sets: (rule set, classes) -> rules of each. */
+MAP(class_rules, BPF_MAP_TYPE_HASH, struct class_key, struct class_rules, 1 << 17,
+    BPF_F_NO_PREALLOC);
 
 /* (rule set, class of peer, class of service) -> verdict. Miss = denied. */
 MAP(verdicts, BPF_MAP_TYPE_HASH, struct verdict_key, struct verdict, 1 << 22, BPF_F_NO_PREALLOC);

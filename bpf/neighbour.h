@@ -164,8 +164,10 @@ static __always_inline enum reason arp_from_eni(struct pkt *p, const struct host
 		return REASON_SPOOFED_ARP;
 	if (!*(__u32 *)f.sender) /* a probe */
 		return f.arp.operation == bpf_htons(1) ? REASON_CONSUMED : REASON_SPOOFED_ARP;
-	if (!eni_owns(p->slot, conf, f.sender, false) && !eni_allowed(conf, f.sender, false))
+	if (!eni_owns(p->slot, conf, f.sender, false) && !eni_allowed(conf, f.sender, false)) {
+		addr_copy(p->src, f.sender, false); /* for port_spoofed */
 		return REASON_SPOOFED_ARP;
+	}
 	if (f.arp.operation == bpf_htons(2) ||
 	    *(__u32 *)f.sender == *(__u32 *)f.target) /* an announcement */
 		return REASON_CONSUMED;

@@ -4,7 +4,6 @@
 
 #include "gateway.h"
 #include "own.h"
-#include "toobig.h"
 
 #define VXLAN_PORT 4789
 #define VXLAN_LEN 8
@@ -136,19 +135,6 @@ static __always_inline enum reason overlay_run(struct pkt *p, const bool xdp)
 		return overlay_ip(p, host, eni, true, xdp);
 	}
 	return REASON_ETHERTYPE;
-}
-
-/* What was too big and came under GROUP_INTERNET is answered the way it came. */
-static __always_inline enum reason overlay_too_big(struct pkt *p)
-{
-	const struct host_conf *host = host_find(p);
-	const struct scratch *s = scratch_get();
-	enum reason reason = too_big(p);
-
-	if (reason == REASON_ANSWERED &&
-	    (!host || !s || !tunnel_set(p, host, s->came.vni, s->came.vtep, GROUP_INTERNET)))
-		return REASON_HELPER;
-	return reason;
 }
 
 enum {

@@ -11,7 +11,6 @@
 #define IP4_MORE 0x2000
 #define IP4_OFFSET 0x1fff
 #define EXT_HEADERS 6
-#define PULL_LEN (ETH_LEN + 60 + 60)
 
 enum ip_protocol {
 	PROTO_HOPOPTS = 0,
@@ -60,6 +59,8 @@ static __always_inline __u32 gso_headers(struct pkt *p)
 	}
 	if (protocol == PROTO_UDP)
 		return l4 + 8;
+	pkt_pull(p, l4 + 20, false);
+	pkt_bounds(p, &data, &end, false);
 	tcp = data + l4;
 	barrier_var(tcp); /* or clang checks one sum and reads by another */
 	if ((void *)(tcp + 20) > end)
@@ -89,7 +90,7 @@ static __always_inline void pkt_init_tc(struct pkt *p, struct __sk_buff *skb)
 	p->len = skb->len;
 	p->ifindex = skb->ifindex;
 	p->gso_size = skb->gso_size;
-	pkt_pull(p, PULL_LEN, false);
+	pkt_pull(p, ETH_LEN + sizeof(struct ipv6hdr), false);
 	pkt_segments(p);
 }
 
@@ -111,14 +112,15 @@ static __always_inline enum reason parse_eth(struct pkt *p, const bool xdp)
 	eth = data;
 	if ((void *)(eth + 1) > end)
 		return REASON_MALFORMED;
-	__builtin_memcpy(p->dmac, eth->h_dest, 6);
-	__builtin_memcpy(p->smac, eth->h_source, 6);
+	mac_copy(p->dmac, eth->h_dest);
+	mac_copy(p->smac, eth->h_source);
 	p->ethertype = bpf_ntohs(eth->h_proto);
 	return REASON_CONTINUE;
 }
 
 static __always_inline enum reason parse_tcp(struct pkt *p, const __u8 *l4, __u32 room)
 {
+	const __be16 *half = (const __be16 *)l4;
 	__u32 header = (l4[12] >> 4) * 4;
 	__u8 flags = l4[13];
 
@@ -127,10 +129,10 @@ static __always_inline enum reason parse_tcp(struct pkt *p, const __u8 *l4, __u3
 	if ((flags & TCP_SYN) && (flags & (TCP_FIN | TCP_RST)))
 		return REASON_MALFORMED;
 	p->tcp_flags = flags;
-	p->sport = l4[0] << 8 | l4[1];
-	p->dport = l4[2] << 8 | l4[3];
-	p->tcp_seq = l4[4] << 8 | l4[5];
-	p->tcp_ack = l4[8] << 8 | l4[9];
+	p->sport = bpf_ntohs(half[0]);
+	p->dport = bpf_ntohs(half[1]);
+	p->tcp_seq = bpf_ntohs(half[2]);
+	p->tcp_ack = bpf_ntohs(half[4]);
 	if (p->gso_size)
 		p->ip_len = p->l4 - ETH_LEN + header + p->gso_size;
 	return REASON_CONTINUE;
@@ -138,12 +140,13 @@ static __always_inline enum reason parse_tcp(struct pkt *p, const __u8 *l4, __u3
 
 static __always_inline enum reason parse_udp(struct pkt *p, const __u8 *l4, __u32 room)
 {
-	__u32 length = l4[4] << 8 | l4[5];
+	const __be16 *half = (const __be16 *)l4;
+	__u32 length = bpf_ntohs(half[2]);
 
 	if (length < 8 || (length > room && p->fragment == FRAGMENT_NONE))
 		return REASON_MALFORMED;
-	p->sport = l4[0] << 8 | l4[1];
-	p->dport = l4[2] << 8 | l4[3];
+	p->sport = bpf_ntohs(half[0]);
+	p->dport = bpf_ntohs(half[1]);
 	if (p->gso_size)
 		p->ip_len = p->l4 - ETH_LEN + 8 + p->gso_size;
 	return REASON_CONTINUE;

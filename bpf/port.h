@@ -139,7 +139,7 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 					   const struct eni_conf *conf, const bool v6)
 {
 	struct scratch *s = scratch_get();
-	const struct nexthop *nh;
+	const struct nexthop *nh = NULL;
 	struct work *w;
 
 	TRY(parse_ip(p, v6, false));
@@ -150,15 +150,22 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	if (addr_multicast(p->dst, v6) || (p->dmac[0] & 1))
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
-	w = work_of(p, conf);
-	if (!w || !s)
+	if (!s)
 		return REASON_HELPER;
-	TRY(port_flow(p, conf, w, v6));
-	if (p->fragment == FRAGMENT_FIRST)
-		fragment_first(p, w, false, v6);
-	nh = nexthop_find(w->flow.nexthop);
-	if (!nh)
-		return REASON_NO_NEXTHOP;
+	if (!eni_forwards(conf))
+		nh = quick_out(p, conf, s->nat, v6);
+	if (!nh) {
+		w = work_of(p, conf);
+		if (!w)
+			return REASON_HELPER;
+		TRY(port_flow(p, conf, w, v6));
+		if (p->fragment == FRAGMENT_FIRST)
+			fragment_first(p, w, false, v6);
+		addr_copy(s->nat, w->flow.nat, v6); /* to_eni uses `work` again */
+		nh = nexthop_find(w->flow.nexthop);
+		if (!nh)
+			return REASON_NO_NEXTHOP;
+	}
 	switch (nh->kind) {
 	case NH_LOCAL:
 		s->arrival.sender_nexthop = conf->nexthop;
@@ -167,13 +174,32 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 		return to_eni(p, host, nh->eni, &s->arrival, FROM_LOCAL, v6, false);
 	case NH_INTERNET:
 	case NH_GATEWAY:
-		addr_copy(s->nat, w->flow.nat, v6); /* to_eni uses `work` again */
 		TRY(port_eip(p, host, nh, s->nat, &s->arrival, v6));
 		return to_overlay(p, host, conf, nh);
 	case NH_VTEP:
 		return to_overlay(p, host, conf, nh);
 	}
 	return REASON_NO_NEXTHOP;
+}
+
+/*
+ * What an ENI may not send from: an address of its own instance, which a guest without policy routing
+ * answers from by the wrong ENI, or a stranger's? Linux asks for the next hop in the name of the source
+ * first, so that ARP tells it, too.
+ */
+static __always_inline enum reason port_spoofed(struct pkt *p, enum reason reason)
+{
+	__u32 zero = 0;
+	struct work *w = bpf_map_lookup_elem(&works, &zero);
+
+	if (!w || p->dir != DIR_OUT)
+		return reason;
+	w->judge.slot = p->slot;
+	w->judge.eni = p->eni;
+	addr_copy(w->judge.local, p->src, true);
+	if (p->ethertype == ETH_P_IPV6 ? sibling6(&w->judge) : sibling4(&w->judge))
+		return REASON_WRONG_ENI;
+	return reason;
 }
 
 static __always_inline enum reason port_run(struct pkt *p)

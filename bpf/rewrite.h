@@ -9,11 +9,13 @@
 static __always_inline bool rewrite_macs(struct pkt *p, const __u8 *dst, const __u8 *src,
 					 const bool xdp)
 {
-	__u8 macs_[12];
+	__u8 *to = pkt_bytes(p, 0, 12, xdp);
 
-	mac_copy(macs_, dst);
-	mac_copy(macs_ + 6, src);
-	return pkt_store_few(p, 0, macs_, sizeof(macs_), xdp);
+	if (!to)
+		return false; /* parse_eth has seen them there */
+	mac_copy(to, dst);
+	mac_copy(to + 6, src);
+	return true;
 }
 
 /* Difference of two addresses as a ones' complement sum (RFC 1071). */

@@ -36,7 +36,7 @@ static __always_inline const struct route *policy_find(const struct eni_conf *co
 		return NULL;
 	routes = peer_class(conf->policy_from, w->local, v6) &
 		 peer_class(key.policy, w->remote, v6) &
-		 service_class(key.policy, w->protocol, w->port);
+		 service_find(key.policy, w->protocol, w->port);
 	key.bit = routes & -routes;
 	return routes ? bpf_map_lookup_elem(&policies, &key) : NULL;
 }

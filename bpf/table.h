@@ -85,18 +85,18 @@ static __always_inline const struct route *route_find(__u32 table, const __u8 *a
 	}
 }
 
-/* The class of a peer's address in a rule set; 0 = no rule names it. */
-static __always_inline __u32 peer_class(__u32 ruleset, const __u8 *addr, const bool v6)
+/* The class of an address in a table of rules; 0 = it is not in it. */
+static __always_inline __u32 peer_class(__u32 table, const __u8 *addr, const bool v6)
 {
 	__u32 *class;
 
 	if (v6) {
-		struct lpm_key6 key = {.prefixlen = 32 + 128, .table = ruleset};
+		struct lpm_key6 key = {.prefixlen = 32 + 128, .table = table};
 
 		addr_copy(key.addr, addr, true);
 		class = bpf_map_lookup_elem(&addrs6, &key);
 	} else {
-		struct lpm_key4 key = {.prefixlen = 32 + 32, .table = ruleset};
+		struct lpm_key4 key = {.prefixlen = 32 + 32, .table = table};
 
 		addr_copy(key.addr, addr, false);
 		class = bpf_map_lookup_elem(&addrs4, &key);

@@ -1,17 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * A packet that the path does not carry is answered with "fragmentation needed" (RFC 792, RFC 1191)
- * or "packet too big" (RFC 4443 §3.2), in the name of its destination. It is counted as TOO_BIG;
- * the answer is ours and counted at the host. Only TC can do this: the packet may be GSO.
+ * or "packet too big" (RFC 4443 §3.2). It is counted as TOO_BIG; the answer is ours and counted at
+ * the host. Only TC can do this: the packet may be GSO.
+ *
+ * Who speaks is the router that would not carry it. To an ENI that is the gateway of its subnet, to
+ * one of another host, whose packet came this far, the gateway of the receiver's; the error goes
+ * back through the overlay. The internet sees neither: to it the EIP speaks. An ENI costs a bounded
+ * number of errors per tick, what it sends and what is sent to it counted apart, so that nobody can
+ * make us send many (RFC 1812 §4.3.2.8, RFC 4443 §2.4 f).
  */
 #pragma once
 
-#include "count.h"
-#include "parse.h"
-#include "rewrite.h"
+#include "budget.h"
+#include "overlay.h"
 
 #define QUOTE 96 /* bytes of the packet that come back; always less than what was too big */
 #define IPV6_MIN_MTU 1280
+#define TOO_BIG_TURNS 256 /* answers per tick of the flow clock; each connection needs one */
 
 struct too_big {
 	__u8 pad[2];
@@ -23,6 +29,9 @@ struct too_big {
 };
 
 MAP(too_bigs, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct too_big, 1, 0);
+
+/* 2 * ENI + direction of what was too big -> the tick of the last answers, << 32 | how many. */
+MAP(answer_turns, BPF_MAP_TYPE_ARRAY, __u32, __u64, MAX_ENIS * 2, 0);
 
 static __always_inline __u16 csum_fold(__u64 sum)
 {
@@ -58,9 +67,11 @@ static __always_inline __u64 quote_sum(struct pkt *p, struct too_big *t, const b
 	       (__u16)~partial;
 }
 
-static __always_inline void too_big_head4(struct too_big *t, __u64 sum, __u32 mtu)
+static __always_inline void too_big_head4(struct too_big *t, const struct eni_conf *speaks,
+					  __u64 sum, __u32 mtu)
 {
 	struct iphdr *ip = (struct iphdr *)t->head, *was = (struct iphdr *)t->quote;
+	__u32 gateway = speaks ? *(const __u32 *)speaks->gateway4 : 0;
 	__u8 *icmp = t->head + 20;
 
 	ip->version = 4;
@@ -68,7 +79,7 @@ static __always_inline void too_big_head4(struct too_big *t, __u64 sum, __u32 mt
 	ip->tot_len = bpf_htons(20 + 8 + QUOTE);
 	ip->ttl = 64;
 	ip->protocol = PROTO_ICMP;
-	ip->saddr = was->daddr;
+	ip->saddr = gateway ?: was->daddr;
 	ip->daddr = was->saddr;
 	ip->check = ~csum_fold(bpf_csum_diff(NULL, 0, (__be32 *)ip, 20, 0));
 	icmp[0] = 3;
@@ -78,7 +89,8 @@ static __always_inline void too_big_head4(struct too_big *t, __u64 sum, __u32 mt
 	*(__u16 *)(icmp + 2) = ~csum_fold(sum + bpf_htons(3 << 8 | 4) + bpf_htons(mtu));
 }
 
-static __always_inline void too_big_head6(struct too_big *t, __u64 sum, __u32 mtu)
+static __always_inline void too_big_head6(struct too_big *t, const struct eni_conf *speaks,
+					  __u64 sum, __u32 mtu)
 {
 	struct ipv6hdr *ip = (struct ipv6hdr *)t->head, *was = (struct ipv6hdr *)t->quote;
 	__u8 *icmp = t->head + 40;
@@ -88,6 +100,8 @@ static __always_inline void too_big_head6(struct too_big *t, __u64 sum, __u32 mt
 	ip->nexthdr = PROTO_ICMPV6;
 	ip->hop_limit = 64;
 	ip->saddr = was->daddr;
+	if (speaks && speaks->gateway6[0])
+		addr_copy((__u8 *)&ip->saddr, speaks->gateway6, true);
 	ip->daddr = was->saddr;
 	icmp[0] = 2;
 	icmp[6] = mtu >> 8;
@@ -98,7 +112,8 @@ static __always_inline void too_big_head6(struct too_big *t, __u64 sum, __u32 mt
 }
 
 /* Turns the packet into its answer, back to the device that it came from. */
-static __always_inline enum reason too_big_answer(struct pkt *p, const bool v6)
+static __always_inline enum reason too_big_answer(struct pkt *p, const struct eni_conf *speaks,
+						  const bool v6)
 {
 	const __u32 head = v6 ? 48 : 28;
 	struct too_big *t;
@@ -114,9 +129,9 @@ static __always_inline enum reason too_big_answer(struct pkt *p, const bool v6)
 	__builtin_memset(t->head, 0, sizeof(t->head));
 	sum = quote_sum(p, t, v6);
 	if (v6)
-		too_big_head6(t, sum, mtu < IPV6_MIN_MTU ? IPV6_MIN_MTU : mtu);
+		too_big_head6(t, speaks, sum, mtu < IPV6_MIN_MTU ? IPV6_MIN_MTU : mtu);
 	else
-		too_big_head4(t, sum, mtu);
+		too_big_head4(t, speaks, sum, mtu);
 	if (bpf_skb_change_tail(p->ctx, ETH_LEN + QUOTE, 0) ||
 	    bpf_skb_adjust_room(p->ctx, head, BPF_ADJ_ROOM_MAC, 0) ||
 	    !pkt_store(p, 0, t->dmac, ETH_LEN, false) ||
@@ -127,14 +142,27 @@ static __always_inline enum reason too_big_answer(struct pkt *p, const bool v6)
 	return REASON_ANSWERED;
 }
 
-/* Answers a packet that was counted as TOO_BIG; what becomes of it instead of a drop. */
-static __always_inline enum reason too_big(struct pkt *p)
+/*
+ * Answers a packet that was counted as TOO_BIG; what becomes of it instead of a drop. `eni` pays for
+ * it, and the gateway of `speaks` is its source; NULL = its destination is.
+ */
+static __always_inline enum reason too_big(struct pkt *p, const struct eni_conf *speaks, __u32 eni,
+					   enum direction dir)
 {
-	enum reason reason;
+	__u32 index = eni * 2 + dir;
+	__u64 *turn = bpf_map_lookup_elem(&answer_turns, &index);
 
 	if (p->fragment == FRAGMENT_LATER || p->quotes)
 		return REASON_TOO_BIG; /* never about an error or what only continues (RFC 1122 §3.2.2) */
-	reason = p->ethertype == ETH_P_IPV6 ? too_big_answer(p, true) : too_big_answer(p, false);
+	if (!turn || !turn_take(turn, p->now, TOO_BIG_TURNS))
+		return REASON_TOO_BIG;
+	return p->ethertype == ETH_P_IPV6 ? too_big_answer(p, speaks, true) :
+					    too_big_answer(p, speaks, false);
+}
+
+/* The answer is a packet of ours. */
+static __always_inline enum reason too_big_count(struct pkt *p, enum reason reason)
+{
 	if (reason != REASON_ANSWERED)
 		return reason;
 	p->segments = 1;
@@ -142,4 +170,59 @@ static __always_inline enum reason too_big(struct pkt *p)
 	count_enter(p, 0, DIR_OUT);
 	count(p, REASON_ANSWERED);
 	return reason;
+}
+
+/* To the ENI whose port it came in by. */
+static __always_inline enum reason too_big_at_port(struct pkt *p)
+{
+	const struct port *port = bpf_map_lookup_elem(&ports, &p->ifindex);
+
+	if (!port)
+		return REASON_TOO_BIG;
+	return too_big_count(p, too_big(p, eni_conf_of(p->slot, port->eni), port->eni, DIR_OUT));
+}
+
+static __always_inline enum reason too_big_at_uplink(struct pkt *p)
+{
+	return too_big_count(p, too_big(p, NULL, p->eni, DIR_IN));
+}
+
+/* To an ENI of another host, wherever that is now. */
+static __always_inline enum reason too_big_in_overlay(struct pkt *p, const struct tunnel *t)
+{
+	const struct mac_entry *m = mac_find(p, t->vni, p->smac);
+	const struct nexthop *nh = m ? nexthop_find(m->nexthop) : NULL;
+	const struct host_conf *host = host_find(p);
+	enum reason reason;
+
+	if (!host || !nh || nh->kind != NH_VTEP)
+		return REASON_TOO_BIG;
+	reason = too_big(p, eni_conf_of(p->slot, p->eni), p->eni, DIR_IN);
+	if (reason != REASON_ANSWERED)
+		return reason;
+	((struct __sk_buff *)p->ctx)->mark = 0; /* it vouches for what came in */
+	if (to_vtep(p, host, nh) != REASON_DELIVERED)
+		return REASON_TOO_BIG;
+	return too_big_count(p, reason);
+}
+
+/* What came from a gateway, or to this one, is answered the way it came, in the name of its destination. */
+static __always_inline enum reason too_big_in_tunnel(struct pkt *p)
+{
+	const struct host_conf *host = host_find(p);
+	const struct scratch *s = scratch_get();
+	enum reason reason;
+
+	if (!s || !host)
+		return REASON_TOO_BIG;
+	if (s->came.mark == VXLAN_MARK)
+		return too_big_in_overlay(p, &s->came);
+	reason = too_big(p, NULL, p->eni, p->dir);
+	if (reason != REASON_ANSWERED)
+		return reason;
+	((struct __sk_buff *)p->ctx)->mark = 0;
+	if (!tunnel_set(p, host, s->came.vni, s->came.vtep, GROUP_INTERNET))
+		return REASON_TOO_BIG;
+	p->out_ifindex = host->vxlan_ifindex;
+	return too_big_count(p, reason);
 }

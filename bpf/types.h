@@ -23,6 +23,7 @@ enum limit {
 	MAX_ENDPOINTS = 1 << 20,
 	MAX_REASONS = 64, /* per ENI and direction, a power of two */
 	MAX_UPLINKS = 16,
+	PORT_HINTS = 4096, /* a power of two */
 	MAX_RULES = 1 << 18, /* rules with an id; 0 is none */
 };
 
@@ -49,6 +50,15 @@ struct flow_idle {
 	__u32 udp_stream;
 };
 
+/* A rule set (below): ids of its tables, 0 = it names no peers of that kind. */
+struct rules {
+	__u32 addrs; /* addrs4/6: what its rules themselves write */
+	__u32 lists; /* addrs4/6: the prefix lists that they name */
+	__u32 groups; /* the security groups that they name */
+	__u32 services; /* 0 = no rule: everything is denied */
+	__u32 verdicts; /* | RULESET_WIDE */
+};
+
 struct eni_conf {
 	__u32 flags; /* enum eni_flag */
 	__u32 vni;
@@ -56,13 +66,9 @@ struct eni_conf {
 	__u32 incarnation; /* one (uid, attachment epoch): never used again for another */
 	__u32 generation; /* grows when a verdict of this ENI may have changed */
 	__u32 nexthop; /* its own next hop */
-	__u32 sg_in; /* rule sets; 0 = no rule: everything is denied */
-	__u32 sg_out;
-	__u32 nacl_in; /* counts only with ENI_NACL */
-	__u32 nacl_out;
 	__u32 routes; /* route table */
-	__u32 allowed; /* rule set whose addresses the ENI may send from; 0 = none */
-	__u32 policy_from; /* policy routes (route.h): rule set of the sources; */
+	__u32 allowed; /* addrs4/6: addresses that the ENI may send from; 0 = none */
+	__u32 policy_from; /* policy routes (route.h): addrs4/6 of the sources; */
 	__u32 policy_to; /* of destinations and services; 0 = none */
 	__u32 flows; /* which flows are its: the incarnation until a cut, then a greater number */
 	__u32 max_flows; /* how many flows it may have */
@@ -70,8 +76,15 @@ struct eni_conf {
 	__u32 packets; /* how many may pass in a second, both directions together (rate.h) */
 	__u32 new_flows; /* how many flows may be opened in a second */
 	struct flow_idle idle;
+	__u32 instance; /* the same number for all ENIs of an instance, for messages only */
 	__u8 mac[6];
 	__u8 pad[2];
+	__u8 gateway4[4]; /* of the subnet; 0 = it has none of the family */
+	__u8 gateway6[16];
+	struct rules sg_in;
+	struct rules sg_out;
+	struct rules nacl_in; /* counts only with ENI_NACL */
+	struct rules nacl_out;
 };
 
 enum live_flag {
@@ -278,28 +291,50 @@ struct policy_key {
 };
 
 /*
- * Rule sets (security groups united per ENI and direction, one direction of a network ACL, allowed
- * addresses), by equivalence classes: peer address -> class (addrs4/6, the longest prefix), peer's
- * group set -> class (groups), protocol and port -> class (services), and one verdict per pair of
- * classes. Class 0 = matches no rule and is never stored. Rule sets are written once and never
- * changed; a change makes a new one.
+ * Rule sets (security groups united per ENI and direction, one direction of a network ACL), by equivalence
+ * classes: peer address -> class (addrs4/6, the longest prefix), once for what the rules themselves write
+ * and once for the prefix lists that they name; peer's group set -> class (groups); protocol and port ->
+ * class (services); and one verdict per pair of classes. Class 0 = matches no rule and is never stored.
+ * Tables are written once and never changed; a change makes new ones of those that it is about, under
+ * other ids. All ids are of one series.
  */
 struct service_key {
-	__u32 prefixlen; /* counts the 32 bits of ruleset, 8 of protocol, 16 of port */
-	__u32 ruleset;
+	__u32 prefixlen; /* counts the 32 bits of table, 8 of protocol, 16 of port */
+	__u32 table;
 	__u8 protocol;
 	__u8 port[2]; /* network order: destination port, or ICMP type and code, or 0 */
 	__u8 pad;
 };
 
+/* Ports that would be many prefixes: the entry of 256 ports has class 0 and leads to their classes. */
+struct block_key {
+	__u32 table;
+	__u8 protocol;
+	__u8 high; /* byte of the port */
+	__u8 pad[2];
+};
+
+struct service_block {
+	__u32 classes[256]; /* by low byte of the port; 0 = none */
+};
+
 struct group_key {
-	__u32 ruleset;
+	__u32 table;
 	__u32 group_set;
+};
+
+/* Of what something is a class: every table of a set counts its own from 1. */
+enum class_kind {
+	CLASS_ADDR = 0,
+	CLASS_LIST = 1,
+	CLASS_GROUP = 2,
+	CLASS_SERVICE = 3,
+	CLASS_SHIFT = 28, /* kind << CLASS_SHIFT | class */
 };
 
 struct verdict_key {
 	__u32 ruleset;
-	__u32 peer; /* class of the peer; wide: 0 */
+	__u32 peer; /* kind and class of the peer; wide: 0 */
 	__u32 service; /* class of protocol and port; wide: ordinal of a rule */
 };
 
@@ -309,13 +344,14 @@ struct verdict {
 };
 
 /*
- * A set whose rules overlap so much that pairs of classes would be too many is *wide*: each class of
- * peers (peer_rules) and each protocol and port (service_rules) holds the set of rules that match it, the
- * first rule in both decides, and verdicts has an entry per rule.
+ * A set whose rules overlap so much that pairs of classes would be too many is *wide*: class_rules holds the
+ * set of rules that each class matches, the first rule that peer and service have in common decides, and
+ * verdicts has an entry per rule.
  */
 enum ruleset {
 	RULESET_WIDE = 1 << 31, /* in the id of a wide set */
 	RULESET_WORDS = 16, /* 64 rules each */
+	RULESET_CLASSES = 8, /* that share an entry of class_rules */
 };
 
 struct rule_set {
@@ -324,7 +360,11 @@ struct rule_set {
 
 struct class_key {
 	__u32 ruleset;
-	__u32 class;
+	__u32 classes; /* (kind and class) / RULESET_CLASSES */
+};
+
+struct class_rules {
+	struct rule_set of[8]; /* RULESET_CLASSES, by the rest */
 };
 
 /* counters: index = (eni * 2 + direction) * MAX_REASONS + reason, per CPU. */

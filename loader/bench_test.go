@@ -167,6 +167,26 @@ func benchRules(n int, overlap bool) []api.Rule {
 	return rules
 }
 
+// edited is a peer that no rule had before.
+func edited(i int) api.Peer {
+	return api.Peer{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)}), 32)}
+}
+
+// crowd adds ENIs without a port here, each with a group of its own.
+func (a *agentOf) crowd(enis, rules int) {
+	for n := range enis {
+		name := fmt.Sprintf("crowd-%d", n)
+		group := *a.objects.SecurityGroups["listed"]
+		group.Name, group.UID, group.Ingress = name, name, benchRules(rules, false)
+		a.objects.SecurityGroups[name] = &group
+		e := *a.objects.ENIs["one"]
+		e.Name, e.UID, e.MAC = name, name, api.MAC{2, 0, 0, 1, byte(n >> 8), byte(n)}
+		e.IPs, e.SecurityGroups = []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 1, byte(n + 10)})}, []string{name}
+		e.Attachment = &api.Attachment{Instance: "vm", Device: name}
+		a.objects.ENIs[name] = &e
+	}
+}
+
 // benchPrefixes returns n networks of both families.
 func benchPrefixes(n int) []netip.Prefix {
 	list := make([]netip.Prefix, n)
@@ -189,18 +209,55 @@ func BenchmarkPublish(b *testing.B) {
 			a := newAgentOf(b)
 			a.objects.SecurityGroups["many"].Ingress = benchRules(999, overlap)
 			a.measure(b, func(i int) {
-				a.objects.SecurityGroups["many"].Ingress[i*7%999].Peers = []api.Peer{other, {
-					Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)}), 32),
-				}}
+				a.objects.SecurityGroups["many"].Ingress[i*7%999].Peers = []api.Peer{other, edited(i)}
+			})
+		})
+		b.Run(name+"-both-ways", func(b *testing.B) {
+			a := newAgentOf(b)
+			many := a.objects.SecurityGroups["many"]
+			many.Ingress, many.Egress = benchRules(999, overlap), benchRules(999, overlap)
+			a.measure(b, func(i int) { // peer and port: nothing of either direction stays
+				for _, rules := range [][]api.Rule{many.Ingress, many.Egress} {
+					rules[i*7%999].Peers = []api.Peer{other, edited(i)}
+					rules[i*7%999].Ports = []api.PortRange{{From: uint16(i), To: uint16(i)}}
+				}
 			})
 		})
 	}
+	b.Run("1000-rules-new", func(b *testing.B) {
+		a := newAgentOf(b)
+		sets := [2][]api.Rule{benchRules(999, false), benchRules(999, false)}
+		for j := range sets[1] {
+			sets[1][j].Ports = []api.PortRange{{From: uint16(50000 - j), To: uint16(50000 - j)}}
+			sets[1][j].Peers = []api.Peer{edited(j)}
+		}
+		a.measure(b, func(i int) {
+			many := a.objects.SecurityGroups["many"]
+			many.Ingress, many.Egress = sets[i%2], sets[(i+1)%2]
+		})
+	})
 	b.Run("100000-prefixes", func(b *testing.B) {
 		a := newAgentOf(b)
 		a.objects.PrefixLists["long"].Entries = benchPrefixes(100000)
 		a.measure(b, func(i int) {
 			a.objects.PrefixLists["long"].Entries[i*7%100000] = netip.PrefixFrom(netip.AddrFrom4([4]byte{150, 0, byte(i >> 8), byte(i)}), 32)
 		})
+	})
+	b.Run("a-rule-with-100000-prefixes", func(b *testing.B) {
+		a := newAgentOf(b)
+		a.objects.PrefixLists["long"].Entries = benchPrefixes(100000)
+		many := a.objects.SecurityGroups["many"]
+		many.Ingress = benchRules(999, false)
+		a.measure(b, func(i int) {
+			many.Ingress[i*7%999].Peers = []api.Peer{other, edited(i)}
+			many.Ingress[i*7%999].Ports = []api.PortRange{{From: uint16(i), To: uint16(i)}}
+		})
+	})
+	b.Run("a-rule-beside-200-groups", func(b *testing.B) {
+		a := newAgentOf(b)
+		a.crowd(200, 100)
+		a.objects.SecurityGroups["many"].Egress = benchRules(1, false)
+		a.measure(b, func(i int) { a.objects.SecurityGroups["many"].Egress[0].Peers = []api.Peer{edited(i)} })
 	})
 	b.Run("nothing", func(b *testing.B) {
 		a := newAgentOf(b)

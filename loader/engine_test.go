@@ -206,10 +206,12 @@ func twoRevisions(t *testing.T) map[uint64]*dataplane.Tables {
 	addENI(two, 3, 9)
 	two.NextHops[0].Generation = 2
 	two.NextHops[2].VTEP = one.VTEPs[0].Addr.Next()
-	two.Rulesets[0].ID = 4
+	two.Rulesets[0].ID, two.Rulesets[0].Services, two.Services[0].ID = 4, 33, 33 // the addresses stay
+	two.Groups = []compile.GroupTable{{ID: 34, Groups: []compile.GroupClass{{GroupSet: 1, Class: 1}}}}
+	two.Rulesets[0].Groups = 34
 	two.Routes[1].Table = 5
 	for i := range two.ENIs {
-		two.ENIs[i].SGIn, two.ENIs[i].Routes, two.ENIs[i].Generation = 4, 5, 2
+		two.ENIs[i].SGIn, two.ENIs[i].SGOut, two.ENIs[i].Routes, two.ENIs[i].Generation = 4, 4, 5, 2
 	}
 	all := map[uint64]*dataplane.Tables{}
 	for _, st := range []*compile.State{one, two} {
@@ -421,6 +423,7 @@ func TestEngineLeavesSetsAlone(t *testing.T) {
 	}
 	st := testState(3, 2)
 	st.Rulesets[0].ID, st.Rulesets[0].Verdicts[0].Rule = 4, 0 // cannot be laid out, and nobody asks
+	st.Rulesets[0].Services, st.Services[0].ID = 33, 33
 	st.Routes[1].Table = 6
 	for i := range st.ENIs {
 		st.ENIs[i].SGIn, st.ENIs[i].SGOut, st.ENIs[i].Routes = 4, 4, 6

@@ -151,12 +151,12 @@ func testState(revision uint64, n int) *compile.State {
 			{Table: 2, Prefix: netip.MustParsePrefix("10.0.0.0/16"), Kind: compile.RouteLocal, Arg: 1},
 		},
 		Rulesets: []compile.Ruleset{{
-			ID:       3,
-			Peers:    []compile.PeerClass{{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Class: 1}},
-			Services: []compile.ServiceClass{{Class: 1}},
+			ID: 3, Addrs: 31, Services: 32,
 			Verdicts: []compile.Verdict{{Peer: 1, Service: 1, Allow: true, Rule: 1}},
 			Rules:    []compile.Rule{{ID: 1, Name: "open/any"}},
 		}},
+		Addrs:    []compile.AddrTable{{ID: 31, Prefixes: []compile.PeerClass{{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Class: 1}}}},
+		Services: []compile.ServiceTable{{ID: 32, Prefixes: []compile.ServiceClass{{Class: 1}}}},
 	}
 	for i := uint32(1); i <= uint32(n); i++ {
 		addENI(st, i, i)

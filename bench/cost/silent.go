@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -40,7 +41,7 @@ func Silence(spec *ebpf.CollectionSpec) int {
 				continue
 			case ins.IsBuiltinCall() && counter && asm.BuiltinFunc(ins.Constant) == asm.FnMapLookupElem:
 				with = asm.Mov.Imm(asm.R0, 0)
-			case finds && adds(ins):
+			case finds && adds(ins) || counts(ins):
 				with = asm.Instruction{OpCode: asm.OpCode(asm.JumpClass).SetJumpOp(asm.Ja)} // to the next one
 			default:
 				continue
@@ -63,6 +64,15 @@ func onPath(program string) bool {
 func adds(ins *asm.Instruction) bool {
 	op := ins.OpCode
 	return op.Class() == asm.StXClass && op.Mode() == asm.AtomicMode && op.Size() == asm.DWord && op.AtomicOp() == asm.AddAtomic
+}
+
+// counts tells whether an instruction stores what a flow has counted on the short way (bpf/quick.h).
+func counts(ins *asm.Instruction) bool {
+	if ins.OpCode.Class() != asm.StXClass || ins.OpCode.Mode() != asm.MemMode || ins.OpCode.Size() != asm.DWord {
+		return false
+	}
+	line := strings.TrimSpace(fmt.Sprint(ins.Source()))
+	return strings.HasPrefix(line, "body->packets[dir] +=") || strings.HasPrefix(line, "body->bytes[dir] +=")
 }
 
 // Load loads a changed object onto the live maps.

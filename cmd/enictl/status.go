@@ -26,6 +26,8 @@ type hostStatus struct {
 
 	Flows *flowStatus `json:"flows,omitempty"` // as the programs count them
 	Rates []rateDrops `json:"rates,omitempty"`
+
+	WrongENIs []wrongENI `json:"wrongENIs,omitempty"`
 }
 
 func newStatusCommand(a *app) *cobra.Command {
@@ -66,6 +68,9 @@ func (a *app) status() error {
 		if err == nil {
 			s.Rates, err = readRateDrops(m, names)
 		}
+		if err == nil {
+			s.WrongENIs, err = readWrongENIs(m, names)
+		}
 		return err
 	})
 	if err != nil {
@@ -96,6 +101,9 @@ func (a *app) printStatus(s *hostStatus) error {
 		for _, text := range s.Flows.limits() {
 			line("limit", "%s", text)
 		}
+	}
+	for _, w := range s.WrongENIs {
+		line("routing", "%s", w)
 	}
 	for _, d := range s.Rates {
 		line("limit", "%s", d)

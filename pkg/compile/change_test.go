@@ -347,7 +347,7 @@ func TestLostIDs(t *testing.T) {
 	used := first.IDs.Last
 	// Rules that were kept may name a group set that nobody has any more.
 	used.GroupSet, used.Ruleset = 900, 800
-	first.State.Rulesets = append(first.State.Rulesets, Ruleset{ID: used.Ruleset, Groups: []GroupClass{{GroupSet: used.GroupSet, Class: 1}}})
+	first.State.Groups = append(first.State.Groups, GroupTable{ID: used.Ruleset, Groups: []GroupClass{{GroupSet: used.GroupSet, Class: 1}}})
 	res := mustCompile(t, Input{Objects: decode(t, region), Host: "host-a", Revision: 2, Previous: first.State})
 	for _, e := range res.State.ENIs {
 		old := eniOf(first.State, e.Name)
@@ -423,10 +423,9 @@ func TestAllowedAddresses(t *testing.T) {
 	obj.ENIs["spare"].SourceDestCheck = false
 	res := mustCompile(t, Input{Objects: obj, Host: "host-a", Revision: 1})
 	id := eniOf(res.State, "ops-0").Allowed
-	want := Ruleset{ID: id, Peers: []PeerClass{{netip.MustParsePrefix("10.0.8.0/24"), 1}}}
-	i := slices.IndexFunc(res.State.Rulesets, func(r Ruleset) bool { return r.ID == id })
-	if d := cmp.Diff(asJSON(t, want), asJSON(t, res.State.Rulesets[i])); d != "" {
-		t.Errorf("rule set (-want +got):\n%s", d)
+	tables, _ := tablesOf(res.State)
+	if d := cmp.Diff([]string{"10.0.8.0/24=1"}, peersOf(tables.addrs[id])); d != "" {
+		t.Errorf("table (-want +got):\n%s", d)
 	}
 	for _, m := range res.State.MACs {
 		if foreign := m.MAC == [6]byte(e.MAC) || m.MAC == [6]byte(obj.ENIs["spare"].MAC); m.Foreign != foreign {
@@ -611,20 +610,23 @@ func TestUnattached(t *testing.T) {
 func TestRoom(t *testing.T) {
 	obj := decode(t, region)
 	var first *Result
-	ports := 0
-	var odd []api.PortRange
-	for port := 1; port < 1<<16; port += 2 {
-		odd = append(odd, api.PortRange{From: uint16(port), To: uint16(port)})
-	}
-	for i := range 11 {
-		group := &api.SecurityGroup{Metadata: api.Metadata{Name: fmt.Sprintf("big-%02d", i)}, VPC: "red"}
+	for i := range 129 {
+		// Of each 256 ports so many that they are a block, other ones in each group.
+		var some []api.PortRange
+		for port := range 1 << 16 {
+			if j := (port - i) & 0xff; port > 0 && j%2 == 0 && j <= 2*piecesPerBlock {
+				some = append(some, api.PortRange{From: uint16(port), To: uint16(port)})
+			}
+		}
+		group := &api.SecurityGroup{Metadata: api.Metadata{Name: fmt.Sprintf("big-%03d", i)}, VPC: "red"}
 		peers := []api.Peer{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}
-		group.Ingress = []api.Rule{{Protocol: proto(6), Ports: odd, Peers: peers}, {Protocol: proto(17), Ports: odd[:1<<14], Peers: peers}}
+		group.Ingress = []api.Rule{{Protocol: proto(6), Ports: some, Peers: peers}, {Protocol: proto(17), Ports: some, Peers: peers}}
+		group.Egress = group.Ingress // with the same tables, which count once
 		obj.SecurityGroups[group.Name] = group
 		e := *obj.ENIs["db-0"]
 		e.Name, e.UID, e.MAC = group.Name, group.Name, api.MAC{2, 0, 0, 0, 1, byte(i)}
 		e.IPs, e.SecurityGroups = []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 2, byte(100 + i)})}, []string{group.Name}
-		e.AllowedAddresses = []netip.Prefix{netip.MustParsePrefix("10.0.8.0/24")} // all share one rule set
+		e.AllowedAddresses = []netip.Prefix{netip.MustParsePrefix("10.0.8.0/24")} // all share one table
 		if i == 0 {
 			e.Name, e.UID = "zz-old", "zz-old"
 		}
@@ -634,13 +636,14 @@ func TestRoom(t *testing.T) {
 		}
 	}
 	res := after(t, first, obj)
-	for _, set := range res.State.Rulesets {
-		ports += len(set.Services)
+	blocks := 0
+	for _, table := range res.State.Services {
+		blocks += len(table.Blocks)
 	}
-	if limit := MapCapacity().Services / 2; ports > limit || ports < limit-49152 {
-		t.Errorf("%d ports, want up to %d", ports, limit)
+	if limit := MapCapacity().Blocks / 2; blocks > limit || blocks < limit-512 {
+		t.Errorf("%d blocks, want up to %d", blocks, limit)
 	}
-	if err := res.Degraded["big-10"]; len(res.Degraded) != 1 || err == nil || !strings.Contains(err.Error(), "compile sg big-10 ingress: the host's map of ports in rules has no room for 49152 more") {
+	if err := res.Degraded["big-128"]; len(res.Degraded) != 1 || err == nil || !strings.Contains(err.Error(), "compile sg big-128 ingress: the host's map of blocks of ports in rules has no room for 512 more") {
 		t.Errorf("degraded: %v", res.Degraded)
 	}
 	for _, name := range []string{"db-0", "ops-0", "web-0", "zz-old"} {
@@ -654,12 +657,11 @@ func TestRoom(t *testing.T) {
 func TestRoomOfEachMap(t *testing.T) {
 	for what, one := range map[string]Capacity{
 		"addresses in rules": {Addrs: 1}, "combinations of groups in rules": {Groups: 1}, "ports in rules": {Services: 1},
-		"verdicts": {Verdicts: 1}, "routes": {Routes: 1},
-		"classes of peers in wide rule sets": {WidePeers: 1}, "ports in wide rule sets": {WideServices: 1},
+		"blocks of ports in rules": {Blocks: 1}, "verdicts": {Verdicts: 1}, "classes in wide rule sets": {Classes: 1}, "routes": {Routes: 1},
 	} {
 		r := newRoom()
 		full := Capacity{Addrs: 1 << 21 * one.Addrs, Groups: 1 << 19 * one.Groups, Services: 1 << 19 * one.Services, Verdicts: 1 << 21 * one.Verdicts, Routes: 1 << 21 * one.Routes,
-			WidePeers: 1 << 18 * one.WidePeers, WideServices: 1 << 18 * one.WideServices}
+			Blocks: 1 << 16 * one.Blocks, Classes: 1 << 16 * one.Classes}
 		if err := r.take(full); err != nil {
 			t.Errorf("%s: the first half of the map is refused: %v", what, err)
 		}

@@ -20,6 +20,12 @@ func newBitset(n int) bitset { return make(bitset, (n+63)/64) }
 func (b bitset) add(i int)      { b[i/64] |= 1 << (i % 64) }
 func (b bitset) has(i int) bool { return b[i/64]&(1<<(i%64)) != 0 }
 
+// flip adds a member or takes it away; it tells whether it is one now.
+func (b bitset) flip(i int) bool {
+	b[i/64] ^= 1 << (i % 64)
+	return b.has(i)
+}
+
 func (b bitset) addAll(list []uint32) {
 	for _, i := range list {
 		b.add(int(i))
@@ -85,6 +91,14 @@ func (c *classes) number(set bitset) uint32 {
 	n := uint32(len(c.sets))
 	c.numbers[string(c.key)] = n
 	return n
+}
+
+// numberOrNone is number for a set that may be empty, which is 0.
+func (c *classes) numberOrNone(set bitset) uint32 {
+	if set.empty() {
+		return 0
+	}
+	return c.number(set)
 }
 
 // match says that the rules match everything under the prefix.

@@ -24,7 +24,7 @@ type Input struct {
 	Previous *State // in force on the host; nil = unknown
 	IDs      *IDs   // of the last compilation, whether or not it came into force; nil = none ever
 
-	WideRules bool // every rule set is wide, however small: for tests
+	WideRules bool // every rule set is wide and its ports are blocks, however small: for tests
 }
 
 // Result is a compiled revision.
@@ -79,9 +79,10 @@ func Compile(in Input) (*Result, error) {
 // vpc is a VPC that has an ENI on this host, or a peer of one, with all its ENIs wherever they are.
 type vpc struct {
 	obj     *api.VPC
-	subnets []*api.Subnet // by name
-	enis    []*api.ENI    // by name
-	sets    []groupSet    // by id
+	subnets []*api.Subnet    // by name
+	enis    []*api.ENI       // by name
+	sets    []groupSet       // by id
+	setsOf  map[string][]int // by security group: places in sets
 	setOf   map[string]uint32
 	members map[string][]netip.Addr // by security group
 
@@ -92,11 +93,6 @@ type vpc struct {
 	peerCIDRs []netip.Prefix // of all VPCs to which it has a route: no place of the internet
 }
 
-type namedRuleset struct {
-	Ruleset
-	label string
-}
-
 type namedRoutes struct {
 	routes []Route
 	label  string
@@ -105,10 +101,12 @@ type namedRoutes struct {
 // compiler holds one run.
 type compiler struct {
 	Input
-	alloc            *allocator
-	room             room
-	previousENIs     map[string]*ENI
-	previousRulesets map[uint32]*Ruleset
+	alloc        *allocator
+	room         room
+	previousENIs map[string]*ENI
+	previous     ruleTables        // of the previous revision
+	previousIDs  map[string]uint32 // of its rule sets and tables of addresses, by key
+	made         ruleTables        // in this run, or taken over
 
 	infra []netip.Prefix
 	local []*api.ENI      // attached here, by name
@@ -123,10 +121,9 @@ type compiler struct {
 	gateways  map[string]bool       // other hosts by which EIPs of local ENIs leave
 
 	listHashes map[string][32]byte
-	ruleLists  map[[2]string][]rule // by security group and direction
-	compiled   map[string]*compiled // by label
-	tables     map[[2]string]*table // by VPC and route table
-	rulesets   map[uint32]namedRuleset
+	ruleLists  map[[2]string]*ruleList // by security group and direction
+	compiled   map[string]*compiled    // by label
+	tables     map[[2]string]*table    // by VPC and route table
 	routes     map[uint32]namedRoutes
 	policies   map[uint32][]PolicyRoute
 
@@ -138,21 +135,20 @@ type compiler struct {
 func newCompiler(in Input, alloc *allocator) *compiler {
 	c := &compiler{
 		Input: in, alloc: alloc, room: newRoom(),
-		previousENIs:     map[string]*ENI{},
-		previousRulesets: map[uint32]*Ruleset{},
-		vpcOf:            map[string]*vpc{},
-		eips:             map[string][]*api.EIP{},
-		listHashes:       map[string][32]byte{},
-		ruleLists:        map[[2]string][]rule{},
-		compiled:         map[string]*compiled{},
-		tables:           map[[2]string]*table{},
-		rulesets:         map[uint32]namedRuleset{},
-		routes:           map[uint32]namedRoutes{},
-		policies:         map[uint32][]PolicyRoute{},
-		vpcByName:        map[string]*vpc{},
-		gateways:         map[string]bool{},
-		here:             map[string]uint32{},
-		degraded:         map[string]error{},
+		previousENIs: map[string]*ENI{},
+		made:         newRuleTables(),
+		vpcOf:        map[string]*vpc{},
+		eips:         map[string][]*api.EIP{},
+		listHashes:   map[string][32]byte{},
+		ruleLists:    map[[2]string]*ruleList{},
+		compiled:     map[string]*compiled{},
+		tables:       map[[2]string]*table{},
+		routes:       map[uint32]namedRoutes{},
+		policies:     map[uint32][]PolicyRoute{},
+		vpcByName:    map[string]*vpc{},
+		gateways:     map[string]bool{},
+		here:         map[string]uint32{},
+		degraded:     map[string]error{},
 	}
 	c.out.Revision = in.Revision
 	if in.Previous == nil {
@@ -161,9 +157,7 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 	for i := range in.Previous.ENIs {
 		c.previousENIs[in.Previous.ENIs[i].Name] = &in.Previous.ENIs[i]
 	}
-	for i := range in.Previous.Rulesets {
-		c.previousRulesets[in.Previous.Rulesets[i].ID] = &in.Previous.Rulesets[i]
-	}
+	c.previous, c.previousIDs = tablesOf(in.Previous)
 	return c
 }
 
@@ -211,7 +205,7 @@ func (c *compiler) survey() {
 
 func (c *compiler) newVPC(obj *api.VPC) *vpc {
 	v := &vpc{
-		obj: obj, setOf: map[string]uint32{},
+		obj: obj, setOf: map[string]uint32{}, setsOf: map[string][]int{},
 		members: map[string][]netip.Addr{}, memberHashes: map[string][32]byte{},
 	}
 	c.vpcByName[obj.Name] = v
@@ -245,6 +239,11 @@ func (c *compiler) number() {
 			}
 		}
 		slices.SortFunc(v.sets, func(a, b groupSet) int { return cmp.Compare(a.id, b.id) })
+		for i := range v.sets {
+			for _, group := range v.sets[i].names {
+				v.setsOf[group] = append(v.setsOf[group], i)
+			}
+		}
 		enis = append(enis, v.enis...)
 	}
 	for _, name := range c.alloc.claimNextHops(c.hopClaims(enis)) {
@@ -312,38 +311,6 @@ func (c *compiler) addVPC(v *vpc) {
 // mac is an ENI by its MAC as a VPC sees it.
 func (c *compiler) mac(v *vpc, e *api.ENI, hop uint32) MAC {
 	return MAC{VNI: v.obj.VNI, MAC: e.MAC, NextHop: hop, Foreign: len(e.AllowedAddresses) > 0 || !e.SourceDestCheck}
-}
-
-// addPolicies adds the rule sets and route tables that the ENIs of the state use, from this run or,
-// for ENIs that keep what they had, from the previous one, and their names.
-func (c *compiler) addPolicies() {
-	names := &c.out.Names
-	names.Tables = map[uint32]string{RoutesInfra: "infra"}
-	names.Rulesets = map[uint32]string{}
-	c.out.Routes = infraRoutes(c.infra)
-	for i := range c.out.ENIs {
-		eni := &c.out.ENIs[i]
-		if eni.PolicyTo != 0 && names.Rulesets[eni.PolicyTo] == "" {
-			c.addPolicyRoutes(eni.PolicyTo)
-		}
-		for _, id := range []uint32{eni.SGIn, eni.SGOut, eni.NACLIn, eni.NACLOut, eni.Allowed, eni.PolicyFrom, eni.PolicyTo} {
-			if id != 0 && names.Rulesets[id] == "" {
-				c.addRuleset(id)
-			}
-		}
-		if names.Tables[eni.Routes] == "" {
-			c.addTable(eni.Routes)
-		}
-	}
-}
-
-func (c *compiler) addRuleset(id uint32) {
-	set, ok := c.rulesets[id]
-	if !ok {
-		set = namedRuleset{*c.previousRulesets[id], c.Previous.Names.Rulesets[id]}
-	}
-	c.out.Rulesets = append(c.out.Rulesets, set.Ruleset)
-	c.out.Names.Rulesets[id] = set.label
 }
 
 // addRules says what the ids of rules mean. Sets that were kept may have rules that the feed has no more.
@@ -433,7 +400,6 @@ func (c *compiler) sort() {
 	slices.SortFunc(out.EIPs, func(a, b EIP) int { return a.Addr.Compare(b.Addr) })
 	slices.SortFunc(out.Routes, compareRoutes)
 	slices.SortFunc(out.Policies, func(a, b PolicyRoute) int { return cmp.Or(cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.Bit, b.Bit)) })
-	slices.SortFunc(out.Rulesets, func(a, b Ruleset) int { return cmp.Compare(a.ID, b.ID) })
 	slices.Sort(out.PortNames)
 }
 

@@ -39,7 +39,13 @@ func (c *content) hash(h [32]byte) { *c = append(*c, h[:]...) }
 
 func (c *content) addr(a netip.Addr) {
 	*c = append(*c, byte(a.BitLen()))
-	*c = append(*c, a.AsSlice()...)
+	if a.Is4() {
+		b := a.As4()
+		*c = append(*c, b[:]...)
+		return
+	}
+	b := a.As16()
+	*c = append(*c, b[:]...)
 }
 
 func (c *content) addrs(list []netip.Addr) {

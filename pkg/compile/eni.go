@@ -3,6 +3,7 @@
 package compile
 
 import (
+	"hash/fnv"
 	"net/netip"
 	"slices"
 
@@ -71,6 +72,8 @@ func (c *compiler) addENI(e *api.ENI) {
 		NewFlows: uint32(e.Limits.NewFlowsPerSecond), Packets: uint32(e.Limits.PacketsPerSecond),
 		Idle: Idle{uint32(e.Timeouts.TCPEstablished), uint32(e.Timeouts.UDP), uint32(e.Timeouts.UDPStream)},
 	}
+	eni.Instance = instanceNumber(e.Attachment.Instance)
+	eni.Gateway4, eni.Gateway6 = gateway(e, subnet, false), gateway(e, subnet, true)
 	groups := keyOf(groupsHash(v, p))
 	if err := p.err(); err != nil {
 		c.degraded[e.Name] = err
@@ -96,6 +99,37 @@ func (c *compiler) addENI(e *api.ENI) {
 	eni.Generation, eni.Flows = slot.Generation, slot.Flows
 	c.here[e.Name] = eni.Index
 	c.out.ENIs = append(c.out.ENIs, eni)
+}
+
+// instanceNumber tells instances apart. Nothing but the name of a drop depends on it, so two may share one by chance.
+func instanceNumber(name string) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name)) // never fails
+	return h.Sum32()
+}
+
+// gateway is that of an ENI's primary private IP of a family, or of its subnet if it has none.
+func gateway(e *api.ENI, subnet *api.Subnet, v6 bool) netip.Addr {
+	var found netip.Prefix
+	for _, cidr := range subnet.CIDRs {
+		if cidr.Addr().Is6() == v6 && !found.IsValid() {
+			found = cidr
+		}
+	}
+	for _, ip := range e.IPs {
+		if ip.Is6() != v6 {
+			continue
+		}
+		for _, cidr := range subnet.CIDRs {
+			if cidr.Contains(ip) {
+				return api.Gateway(cidr)
+			}
+		}
+	}
+	if !found.IsValid() {
+		return netip.Addr{}
+	}
+	return api.Gateway(found)
 }
 
 // keep gives an ENI the policies that it had in the previous revision and says whether it had any.

@@ -32,51 +32,69 @@ func evaluate(t *testing.T, st *State, ruleset, vni uint32, p packet, groups boo
 	if ruleset == 0 {
 		return decision{}
 	}
-	i := slices.IndexFunc(st.Rulesets, func(r Ruleset) bool { return r.ID == ruleset })
-	if i < 0 {
-		t.Fatalf("rule set %d is not in the state", ruleset)
-	}
-	set := &st.Rulesets[i]
 	groupSet := uint32(0)
 	if groups && !p.internet {
 		groupSet = groupSetOf(st, vni, p.peer)
 	}
-	return evaluateSet(set, p, groupSet)
+	return evaluateSet(partsOf(t, st, ruleset), p, groupSet)
 }
 
-func evaluateSet(set *Ruleset, p packet, groupSet uint32) decision {
-	service, byAddr, byGroup := serviceClass(set, p), peerClass(set.Peers, p.peer), groupClass(set, groupSet)
-	best := verdictOf(set, byAddr, service)
-	if set.Wide() {
-		best = firstOf(set, service, byAddr, byGroup)
-	} else if other := verdictOf(set, byGroup, service); best == nil || other != nil && other.Rule < best.Rule {
-		best = other
+// partsOf returns a rule set of a state with its tables.
+func partsOf(t *testing.T, st *State, ruleset uint32) *ruleParts {
+	t.Helper()
+	tables, _ := tablesOf(st)
+	set := tables.sets[ruleset]
+	if set == nil {
+		t.Fatalf("rule set %d is not in the state", ruleset)
+	}
+	parts := tables.parts(set)
+	if parts == nil {
+		t.Fatalf("a table of rule set %d is not in the state", ruleset)
+	}
+	return parts
+}
+
+func evaluateSet(p *ruleParts, packet packet, groupSet uint32) decision {
+	service := serviceClass(p.services, packet)
+	peers := [OfService]uint32{addrClass(p.addrs, packet.peer), addrClass(p.lists, packet.peer), groupClass(p.groups, groupSet)}
+	var best *Verdict
+	if p.set.Wide() {
+		best = firstOf(p.set, service, peers)
+	} else {
+		for kind, peer := range peers {
+			if v := verdictOf(p.set, ClassKind(kind), peer, service); v != nil && (best == nil || v.Rule < best.Rule) {
+				best = v
+			}
+		}
 	}
 	if best == nil {
 		return decision{}
 	}
-	return decision{best.Allow, set.Rules[best.Rule-1].Name}
+	return decision{best.Allow, p.set.Rules[best.Rule-1].Name}
 }
 
 // firstOf finds the first rule of a wide set that service and peer have in common.
-func firstOf(set *Ruleset, service uint32, peers ...uint32) *Verdict {
+func firstOf(set *Ruleset, service uint32, peers [OfService]uint32) *Verdict {
 	if service == 0 {
 		return nil
 	}
 	for i := range set.Rules {
 		has := func(s RuleSet) bool { return s[i/64]>>(i%64)&1 == 1 }
-		for _, peer := range peers {
-			if peer != 0 && has(set.ServiceRules[service-1]) && has(set.PeerRules[peer-1]) {
-				return verdictOf(set, 0, uint32(i+1))
+		for kind, peer := range peers {
+			if peer != 0 && has(set.ClassRules[OfService][service-1]) && has(set.ClassRules[kind][peer-1]) {
+				return verdictOf(set, OfAddr, 0, uint32(i+1))
 			}
 		}
 	}
 	return nil
 }
 
-func peerClass(peers []PeerClass, a netip.Addr) uint32 {
+func addrClass(table *AddrTable, a netip.Addr) uint32 {
 	class, longest := uint32(0), -1
-	for _, p := range peers {
+	if table == nil {
+		return 0
+	}
+	for _, p := range table.Prefixes {
 		if p.Prefix.Contains(a) && p.Prefix.Bits() > longest {
 			class, longest = p.Class, p.Prefix.Bits()
 		}
@@ -84,16 +102,27 @@ func peerClass(peers []PeerClass, a netip.Addr) uint32 {
 	return class
 }
 
-func serviceClass(set *Ruleset, p packet) uint32 {
+func serviceClass(table *ServiceTable, p packet) uint32 {
 	class, longest := uint32(0), -1
+	if table == nil {
+		return 0
+	}
 	key := uint32(p.protocol)<<16 | uint32(p.port)
-	for _, s := range set.Services {
+	for _, s := range table.Prefixes {
 		mine := uint32(s.Protocol)<<16 | uint32(s.Port)
 		if key>>(24-s.Bits) == mine>>(24-s.Bits) && int(s.Bits) > longest {
 			class, longest = s.Class, int(s.Bits)
 		}
 	}
-	return class
+	if class != 0 || longest < 0 {
+		return class
+	}
+	for i := range table.Blocks {
+		if b := &table.Blocks[i]; b.Protocol == p.protocol && b.High == uint8(p.port>>8) {
+			return b.Classes[p.port&0xff]
+		}
+	}
+	return 0
 }
 
 func groupSetOf(st *State, vni uint32, a netip.Addr) uint32 {
@@ -105,8 +134,11 @@ func groupSetOf(st *State, vni uint32, a netip.Addr) uint32 {
 	return 0
 }
 
-func groupClass(set *Ruleset, groupSet uint32) uint32 {
-	for _, g := range set.Groups {
+func groupClass(table *GroupTable, groupSet uint32) uint32 {
+	if table == nil {
+		return 0
+	}
+	for _, g := range table.Groups {
 		if g.GroupSet == groupSet {
 			return g.Class
 		}
@@ -114,9 +146,9 @@ func groupClass(set *Ruleset, groupSet uint32) uint32 {
 	return 0
 }
 
-func verdictOf(set *Ruleset, peer, service uint32) *Verdict {
+func verdictOf(set *Ruleset, kind ClassKind, peer, service uint32) *Verdict {
 	for i := range set.Verdicts {
-		if v := &set.Verdicts[i]; v.Peer == peer && v.Service == service {
+		if v := &set.Verdicts[i]; v.Kind == kind && v.Peer == peer && v.Service == service {
 			return v
 		}
 	}

@@ -29,7 +29,7 @@ type IDs struct {
 	NextHops  map[string]NextHopSlot `json:"nextHops,omitempty"`  // by name of the ENI
 	GroupSets map[string]uint32      `json:"groupSets,omitempty"` // by "vpc/sg,vpc/sg"
 	Subnets   map[string]uint32      `json:"subnets,omitempty"`   // by name and UID
-	Rulesets  map[string]uint32      `json:"rulesets,omitempty"`  // by hash of the content
+	Rulesets  map[string]uint32      `json:"rulesets,omitempty"`  // of rule sets and their tables, by hash of the content
 	Tables    map[string]uint32      `json:"tables,omitempty"`    // by hash of the content
 	Rules     map[string]RuleID      `json:"rules,omitempty"`     // by object, direction and name or text
 
@@ -150,7 +150,16 @@ func (l *Last) raise(st *State) {
 	}
 	for i := range st.Rulesets {
 		l.Ruleset = max(l.Ruleset, st.Rulesets[i].ID)
-		for _, g := range st.Rulesets[i].Groups {
+	}
+	for i := range st.Addrs {
+		l.Ruleset = max(l.Ruleset, st.Addrs[i].ID)
+	}
+	for i := range st.Services {
+		l.Ruleset = max(l.Ruleset, st.Services[i].ID)
+	}
+	for i := range st.Groups {
+		l.Ruleset = max(l.Ruleset, st.Groups[i].ID)
+		for _, g := range st.Groups[i].Groups {
 			l.GroupSet = max(l.GroupSet, g.GroupSet)
 		}
 	}

@@ -22,7 +22,52 @@ const (
 // policy is a list of rules, the first matching one deciding, and for what it was made.
 type policy struct {
 	label string
-	rules []rule
+	lists []*ruleList
+}
+
+// ruleList are the rules of one direction of a group or a network ACL, made once for all policies.
+type ruleList struct {
+	rules  []rule
+	text   [32]byte // what they say, but for what prefix lists hold
+	groups []string // named as peers, sorted
+	lists  []string // prefix lists that they name, sorted
+
+	numbered bool
+	ids      [32]byte
+}
+
+func newRuleList(rules []rule) *ruleList {
+	l := &ruleList{rules: rules}
+	var h content
+	h.num(uint64(len(rules)))
+	for i := range rules {
+		h.str(rules[i].Name)
+		rules[i].addText(&h)
+		l.groups = append(l.groups, rules[i].groups...)
+		l.lists = append(l.lists, rules[i].lists...)
+	}
+	l.text = h.sum()
+	l.groups, l.lists = sortedNames(l.groups), sortedNames(l.lists)
+	return l
+}
+
+// number gives the rules their ids.
+func (l *ruleList) number(ids *ruleIDs) {
+	if l.numbered {
+		return
+	}
+	for i := range l.rules {
+		l.rules[i].id = ids.give(l.rules[i].RuleName)
+	}
+	l.numbered, l.ids = true, idsHash(l.rules)
+}
+
+func idsHash(rules []rule) [32]byte {
+	var h content
+	for i := range rules {
+		h.num(uint64(rules[i].id))
+	}
+	return h.sum()
 }
 
 // groups compiles one direction of united security groups. All rules allow, so their order changes no
@@ -33,9 +78,9 @@ func (c *compiler) groups(v *vpc, groups []string, dir direction) *compiled {
 		return done
 	}
 	for _, group := range groups {
-		p.rules = append(p.rules, c.groupRules(c.Objects.SecurityGroups[group], dir)...)
+		p.lists = append(p.lists, c.groupRules(c.Objects.SecurityGroups[group], dir))
 	}
-	if len(p.rules) == 0 {
+	if p.count() == 0 {
 		c.compiled[p.label] = &compiled{}
 		return c.compiled[p.label]
 	}
@@ -43,7 +88,7 @@ func (c *compiler) groups(v *vpc, groups []string, dir direction) *compiled {
 }
 
 // groupRules returns one direction of a security group, made once for all unions.
-func (c *compiler) groupRules(g *api.SecurityGroup, dir direction) []rule {
+func (c *compiler) groupRules(g *api.SecurityGroup, dir direction) *ruleList {
 	id := [2]string{g.Name, string(dir)}
 	if done, ok := c.ruleLists[id]; ok {
 		return done
@@ -58,8 +103,8 @@ func (c *compiler) groupRules(g *api.SecurityGroup, dir direction) []rule {
 		rules[i] = newGroupRule(&list[i])
 		rules[i].RuleName = names[i]
 	}
-	c.ruleLists[id] = rules
-	return rules
+	c.ruleLists[id] = newRuleList(rules)
+	return c.ruleLists[id]
 }
 
 // GroupRules names the rules of one direction of a security group, and says what their ids belong to: the
@@ -137,23 +182,40 @@ func (c *compiler) acl(v *vpc, acl *api.NetworkACL, dir direction) *compiled {
 		entries = acl.Egress
 	}
 	names := ACLRules(acl, string(dir))
+	rules := make([]rule, len(entries))
 	for i, e := range entries {
-		p.rules = append(p.rules, rule{
+		rules[i] = rule{
 			RuleName: names[i], allow: e.Allow,
 			protocol: e.Protocol, ports: e.Ports, icmp: e.ICMP, cidrs: []netip.Prefix{e.CIDR},
-		})
+		}
 	}
+	p.lists = []*ruleList{newRuleList(rules)}
 	return c.ruleset(v, p)
 }
 
-// namedGroups returns the security groups that rules name as peers, sorted.
-func (p *policy) namedGroups() []string {
-	var out []string
-	for i := range p.rules {
-		out = append(out, p.rules[i].groups...)
+func (p *policy) count() (n int) {
+	for _, l := range p.lists {
+		n += len(l.rules)
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return n
+}
+
+// rules returns all rules in order.
+func (p *policy) rules() []rule {
+	out := make([]rule, 0, p.count())
+	for _, l := range p.lists {
+		out = append(out, l.rules...)
+	}
+	return out
+}
+
+// named returns what the lists name together, sorted.
+func (p *policy) named(by func(*ruleList) []string) []string {
+	var out []string
+	for _, l := range p.lists {
+		out = append(out, by(l)...)
+	}
+	return sortedNames(out)
 }
 
 // compiled is a rule set made in this run, or why it could not be made.
@@ -165,13 +227,13 @@ type compiled struct {
 	err    error
 }
 
-// policyHash covers everything that compileRules turns into a Ruleset.
-func policyHash(hash [32]byte, rules []rule, sets []groupSet) [32]byte {
+// policyHash covers everything that compileRules turns into a rule set.
+func policyHash(hash [32]byte, p *policy, sets []groupSet) [32]byte {
 	var h content
 	h.num(rulesetFormat)
 	h.hash(hash)
-	for i := range rules {
-		h.num(uint64(rules[i].id))
+	for _, l := range p.lists {
+		h.hash(l.ids)
 	}
 	for _, set := range sets {
 		h.num(uint64(set.id)) // which stands for its names
@@ -183,16 +245,24 @@ func policyHash(hash [32]byte, rules []rule, sets []groupSet) [32]byte {
 func (c *compiler) rulesHash(p *policy) [32]byte {
 	var h content
 	h.str(p.label)
-	h.num(uint64(len(p.rules)))
-	for i := range p.rules {
-		r := &p.rules[i]
-		h.str(r.Name)
-		r.addText(&h)
-		for _, list := range r.lists {
-			h.hash(c.listHash(list))
-		}
+	h.num(uint64(len(p.lists)))
+	for _, l := range p.lists {
+		h.hash(l.text)
+	}
+	for _, name := range p.named(func(l *ruleList) []string { return l.lists }) {
+		h.hash(c.listHash(name))
 	}
 	return h.sum()
+}
+
+// listsKey is the key of the table of some prefix lists.
+func (c *compiler) listsKey(names []string) string {
+	var h content
+	h.tableKey("prefix lists")
+	for _, name := range names {
+		h.hash(c.listHash(name))
+	}
+	return h.key()
 }
 
 // textKey is the identity of a rule without a name.
@@ -237,54 +307,61 @@ func (c *compiler) listHash(name string) [32]byte {
 
 // ruleset compiles a policy of a VPC. One that the previous revision had already is taken from there.
 func (c *compiler) ruleset(v *vpc, p policy) *compiled {
-	out := &compiled{groups: p.namedGroups()}
+	out := &compiled{groups: p.named(func(l *ruleList) []string { return l.groups })}
 	c.compiled[p.label] = out
-	var sets []groupSet // those that the rules can tell apart from no group
-	for _, set := range v.sets {
-		if intersects(set.names, out.groups) {
-			sets = append(sets, set)
-		}
-	}
-	if len(p.rules) <= maxRules {
-		for i := range p.rules {
-			p.rules[i].id = c.alloc.rules.give(p.rules[i].RuleName)
+	sets := v.setsNamed(out.groups)
+	if p.count() <= maxRules {
+		for _, l := range p.lists {
+			l.number(c.alloc.rules)
 		}
 	}
 	out.rules = c.rulesHash(&p)
-	out.hash = policyHash(out.rules, p.rules, sets)
-	if old, ok := c.previousRulesets[c.alloc.old.Rulesets[keyOf(out.hash)]]; ok {
-		c.admit(out, *old, p.label)
-		return out
+	out.hash = policyHash(out.rules, &p, sets)
+	if old := c.previous.sets[c.previousIDs[keyOf(out.hash)]]; old != nil {
+		if parts := c.previous.parts(old); parts != nil {
+			c.admit(out, parts, p.label)
+			return out
+		}
 	}
-	pairs := ordinaryPairs
+	in := ruleInput{
+		rules: p.rules(), lists: c.Objects.PrefixLists, sets: sets, pairs: ordinaryPairs, ports: piecesPerBlock, known: c.knownAddrs,
+		listsKey: c.listsKey(p.named(func(l *ruleList) []string { return l.lists })),
+	}
 	if c.WideRules {
-		pairs = 0
+		in.pairs, in.ports = 0, 0
 	}
-	set, err := compileRules(p.rules, c.Objects.PrefixLists, sets, pairs)
+	parts, err := compileRules(in)
 	if err != nil {
 		out.err = fmt.Errorf("compile %s: %w", p.label, err)
 		return out
 	}
-	c.admit(out, set, p.label)
+	c.admit(out, parts, p.label)
 	return out
 }
 
-// admit gives a rule set its id, if the maps have room for it or it is there already.
-func (c *compiler) admit(out *compiled, set Ruleset, label string) {
-	if id, ok := c.alloc.ids.Rulesets[keyOf(out.hash)]; ok {
-		out.id = id
-		return
+// knownAddrs returns a table of addresses of this run or the previous one.
+func (c *compiler) knownAddrs(key string) *AddrTable {
+	if t := c.made.addrs[c.alloc.ids.Rulesets[key]]; t != nil {
+		return t
 	}
-	if err := c.room.take(set.size()); err != nil {
-		out.err = fmt.Errorf("compile %s: %w", label, err)
-		return
-	}
-	out.id = c.alloc.ruleset(keyOf(out.hash))
-	set.ID = out.id
-	c.rulesets[out.id] = namedRuleset{set, label}
+	return c.previous.addrs[c.previousIDs[key]]
 }
 
-// allowedAddresses makes the rule set of the foreign sources of an ENI: one class, nothing else.
+// setsNamed returns the group sets that have one of some groups, by id.
+func (v *vpc) setsNamed(groups []string) []groupSet {
+	var places []int
+	for _, group := range groups {
+		places = append(places, v.setsOf[group]...)
+	}
+	slices.Sort(places)
+	var out []groupSet
+	for _, i := range slices.Compact(places) {
+		out = append(out, v.sets[i])
+	}
+	return out
+}
+
+// allowedAddresses makes the table of the foreign sources of an ENI, of one class.
 func (c *compiler) allowedAddresses(prefixes []netip.Prefix) *compiled {
 	sorted := slices.Clone(prefixes)
 	slices.SortFunc(sorted, api.ComparePrefix)
@@ -293,31 +370,13 @@ func (c *compiler) allowedAddresses(prefixes []netip.Prefix) *compiled {
 	h.str(allowedLabel)
 	h.prefixes(sorted)
 	out := &compiled{hash: h.sum()}
-	var set Ruleset
 	var matches []match
 	for _, p := range sorted {
 		matches = append(matches, match{p, bitset{1}})
 	}
-	for _, e := range newClasses().classify(matches) {
-		set.Peers = append(set.Peers, PeerClass{Prefix: e.prefix, Class: e.class})
-	}
-	c.admit(out, set, allowedLabel)
+	table := &AddrTable{Key: keyOf(out.hash), Prefixes: peerClasses(newClasses().classify(matches))}
+	c.admit(out, &ruleParts{addrs: table}, allowedLabel)
 	return out
 }
 
 const allowedLabel = "allowed addresses"
-
-// intersects says whether two sorted lists have a member in common.
-func intersects(a, b []string) bool {
-	for len(a) > 0 && len(b) > 0 {
-		switch strings.Compare(a[0], b[0]) {
-		case -1:
-			a = a[1:]
-		case 1:
-			b = b[1:]
-		default:
-			return true
-		}
-	}
-	return false
-}

@@ -31,11 +31,11 @@ func (c *compiler) policyRoutes(v *vpc, e *api.ENI) *policyRoutes {
 	hash := c.policyRoutesHash(v, e.PolicyRoutes, out.ways)
 	label := "policy routes of " + e.Name
 	out.from.hash, out.to.hash = hashOf(hash, "from"), hashOf(hash, "to")
-	c.admit(out.from, policyFrom(e.PolicyRoutes), label+" from")
+	c.admit(out.from, policyFrom(e.PolicyRoutes, keyOf(out.from.hash)), label+" from")
 	if out.from.err != nil {
 		return out
 	}
-	c.admit(out.to, c.policyTo(v, e.PolicyRoutes), label+" to")
+	c.admit(out.to, c.policyTo(v, e.PolicyRoutes, keyOf(out.to.hash)), label+" to")
 	if c.policies[out.to.id] == nil {
 		for i, way := range out.ways {
 			c.policies[out.to.id] = append(c.policies[out.to.id],
@@ -85,7 +85,7 @@ func everywhere() []netip.Prefix {
 	return []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 }
 
-func policyFrom(routes []api.PolicyRoute) Ruleset {
+func policyFrom(routes []api.PolicyRoute, key string) *ruleParts {
 	var matches []match
 	for i := range routes {
 		from := routes[i].From
@@ -96,12 +96,12 @@ func policyFrom(routes []api.PolicyRoute) Ruleset {
 			matches = append(matches, match{p, bitset{1 << i}})
 		}
 	}
-	return Ruleset{Peers: peerClasses(classifyWithout(matches, nil, 0))}
+	return &ruleParts{addrs: &AddrTable{Key: key, Prefixes: peerClasses(classifyWithout(matches, nil, 0))}}
 }
 
 // policyTo makes the classes of destinations and services. A route to the internet never matches an
 // address of a peer: that is no place of the internet.
-func (c *compiler) policyTo(v *vpc, routes []api.PolicyRoute) Ruleset {
+func (c *compiler) policyTo(v *vpc, routes []api.PolicyRoute, key string) *ruleParts {
 	var to, services []match
 	var internet uint64
 	for i := range routes {
@@ -118,14 +118,15 @@ func (c *compiler) policyTo(v *vpc, routes []api.PolicyRoute) Ruleset {
 			internet |= 1 << i
 		}
 	}
-	out := Ruleset{Peers: peerClasses(classifyWithout(to, v.peerCIDRs, internet))}
+	addrs := &AddrTable{Key: key, Prefixes: peerClasses(classifyWithout(to, v.peerCIDRs, internet))}
+	table := &ServiceTable{Key: key}
 	for _, e := range classifyWithout(services, nil, 0) {
 		b := e.prefix.Addr().As4()
-		out.Services = append(out.Services, ServiceClass{
+		table.Prefixes = append(table.Prefixes, ServiceClass{
 			Protocol: b[0], Port: uint16(b[1])<<8 | uint16(b[2]), Bits: uint8(e.prefix.Bits()), Class: e.class,
 		})
 	}
-	return out
+	return &ruleParts{addrs: addrs, services: table}
 }
 
 func (c *compiler) destinations(r *api.PolicyRoute) []netip.Prefix {

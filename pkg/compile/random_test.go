@@ -49,18 +49,14 @@ func TestFormsAgainstReference(t *testing.T) {
 	for seed := range uint64(80) {
 		g := generator{rand.New(rand.NewPCG(seed, 5))}
 		rules, sets := g.overlapping(1+g.IntN(150)), manySets(1+g.IntN(20))
-		var forms []Ruleset
+		var forms []*ruleParts
 		for _, pairs := range []int{0, ordinaryPairs, 1 << 30} {
-			set, err := compileRules(rules, nil, sets, pairs)
-			if err != nil {
-				t.Fatal(err)
-			}
-			forms = append(forms, set)
+			forms = append(forms, mustCompileRules(t, rules, nil, sets, pairs))
 		}
-		if !forms[0].Wide() || forms[2].Wide() {
+		if !forms[0].set.Wide() || forms[2].set.Wide() {
 			t.Fatalf("seed %d: %d rules took forms that were not asked for", seed, len(rules))
 		}
-		if forms[1].Wide() {
+		if forms[1].set.Wide() {
 			wide++
 		}
 		for range 200 {
@@ -71,7 +67,7 @@ func TestFormsAgainstReference(t *testing.T) {
 			}
 			want := firstRule(rules, p, names)
 			for i := range forms {
-				if got := evaluateSet(&forms[i], p, groupSet); got != want {
+				if got := evaluateSet(forms[i], p, groupSet); got != want {
 					t.Fatalf("seed %d: form %d of %d rules, %+v of %v: got %+v, want %+v", seed, i, len(rules), p, names, got, want)
 				}
 			}
@@ -238,10 +234,12 @@ func checkOrder(t *testing.T, st *State) {
 	ascending(t, "routes", st.Routes, compareRoutes)
 	ascending(t, "rule sets", st.Rulesets, func(a, b Ruleset) int { return int(a.ID) - int(b.ID) })
 	ascending(t, "ports", st.PortNames, strings.Compare)
-	for _, set := range st.Rulesets {
-		for i := 1; i < len(set.Groups); i++ {
-			if set.Groups[i-1].GroupSet >= set.Groups[i].GroupSet {
-				t.Errorf("rule set %d: %v comes before %v", set.ID, set.Groups[i-1], set.Groups[i])
+	ascending(t, "tables of addresses", st.Addrs, func(a, b AddrTable) int { return int(a.ID) - int(b.ID) })
+	ascending(t, "tables of services", st.Services, func(a, b ServiceTable) int { return int(a.ID) - int(b.ID) })
+	for _, table := range st.Groups {
+		for i := 1; i < len(table.Groups); i++ {
+			if table.Groups[i-1].GroupSet >= table.Groups[i].GroupSet {
+				t.Errorf("table %d: %v comes before %v", table.ID, table.Groups[i-1], table.Groups[i])
 			}
 		}
 	}

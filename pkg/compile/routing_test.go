@@ -109,38 +109,14 @@ func TestRouting(t *testing.T) {
 }
 
 // classOf looks an address up as the programs do.
-func classOf(t *testing.T, st *State, ruleset uint32, a netip.Addr) (class uint32) {
-	t.Helper()
-	best := -1
-	for _, p := range rulesetOf(t, st, ruleset).Peers {
-		if p.Prefix.Contains(a) && p.Prefix.Bits() > best {
-			best, class = p.Prefix.Bits(), p.Class
-		}
-	}
-	return class
+func classOf(st *State, table uint32, a netip.Addr) uint32 {
+	tables, _ := tablesOf(st)
+	return addrClass(tables.addrs[table], a)
 }
 
-func rulesetOf(t *testing.T, st *State, id uint32) *Ruleset {
-	t.Helper()
-	for i := range st.Rulesets {
-		if st.Rulesets[i].ID == id {
-			return &st.Rulesets[i]
-		}
-	}
-	t.Fatalf("there is no rule set %d", id)
-	return nil
-}
-
-func serviceOf(t *testing.T, st *State, ruleset uint32, protocol uint8, port uint16) (class uint32) {
-	t.Helper()
-	best := -1
-	for _, s := range rulesetOf(t, st, ruleset).Services {
-		have, asked := uint32(s.Protocol)<<16|uint32(s.Port), uint32(protocol)<<16|uint32(port)
-		if shift := 24 - s.Bits; have>>shift == asked>>shift && int(s.Bits) > best {
-			best, class = int(s.Bits), s.Class
-		}
-	}
-	return class
+func serviceOf(st *State, table uint32, protocol uint8, port uint16) uint32 {
+	tables, _ := tablesOf(st)
+	return serviceClass(tables.services[table], packet{protocol: protocol, port: port})
 }
 
 func TestPolicyRoutes(t *testing.T) {
@@ -149,8 +125,8 @@ func TestPolicyRoutes(t *testing.T) {
 	web := eniOf(res.State, "web")
 	where := func(st *State, src, dst string, protocol uint8, port uint16) string {
 		e := eniOf(st, "web")
-		routes := classOf(t, st, e.PolicyFrom, netip.MustParseAddr(src)) & classOf(t, st, e.PolicyTo, netip.MustParseAddr(dst)) &
-			serviceOf(t, st, e.PolicyTo, protocol, port)
+		routes := classOf(st, e.PolicyFrom, netip.MustParseAddr(src)) & classOf(st, e.PolicyTo, netip.MustParseAddr(dst)) &
+			serviceOf(st, e.PolicyTo, protocol, port)
 		for _, p := range st.Policies {
 			if p.Policy == e.PolicyTo && p.Bit == routes&-routes {
 				return fmt.Sprint(p.Kind)

@@ -4,8 +4,10 @@ package compile
 
 import (
 	"fmt"
+	"maps"
 	"math/bits"
 	"net/netip"
+	"slices"
 
 	"github.com/eniplane/eniplane/pkg/api"
 )
@@ -15,19 +17,22 @@ import (
 const (
 	maxRules    = 1000
 	maxPrefixes = 1 << 17 // 100,000 of prefix lists, each list counted once, and what rules write themselves
-	maxServices = 1 << 17 // port ranges split into prefixes
+	maxServices = 1 << 17 // port ranges
 )
 
 // ordinaryPairs is up to how many pairs of classes a set has a verdict for each, so that they are looked up
 // and not searched. With more, the set is wide unless that would take even more memory.
 const ordinaryPairs = 1 << 13
 
+// ClassesPerEntry is how many classes of a wide set share an entry of the map, as in bpf/types.h.
+const ClassesPerEntry = 8
+
 // WordsPerSet is the length of a set of rules, as in bpf/types.h.
 const WordsPerSet = (maxRules + 63) / 64
 
 // rulesetFormat is part of every rule set's identity. It grows when compileRules gives another
 // result for the same rules: an id stands for one content, also across an upgrade.
-const rulesetFormat = 2
+const rulesetFormat = 3
 
 // rule is a rule of a security group or an entry of a network ACL, as the compiler needs it.
 type rule struct {
@@ -84,15 +89,8 @@ func (r *rule) services() []netip.Prefix {
 
 // appendRange appends the fewest prefixes that cover a range of ports.
 func appendRange(out []netip.Prefix, protocol uint8, ports api.PortRange) []netip.Prefix {
-	for from, to := uint32(ports.From), uint32(ports.To); from <= to; {
-		// The largest block that begins at from and does not reach beyond to.
-		size := 16
-		if from != 0 {
-			size = bits.TrailingZeros32(from)
-		}
-		size = min(size, bits.Len32(to-from+1)-1)
-		out = append(out, servicePrefix(protocol, uint16(from), 24-size))
-		from += 1 << size
+	for port, open := range pieces(portSpan{uint32(ports.From), uint32(ports.To)}) {
+		out = append(out, servicePrefix(protocol, port, 24-open))
 	}
 	return out
 }
@@ -107,119 +105,174 @@ type groupSet struct {
 	names []string // sorted
 }
 
-// compileRules makes the classes and verdicts of rules, the first matching one deciding. The
-// caller gives the result its ID. pairs is ordinaryPairs; 0 makes every set wide.
-func compileRules(rules []rule, lists map[string]*api.PrefixList, sets []groupSet, pairs int) (Ruleset, error) {
-	if len(rules) > maxRules {
-		return Ruleset{}, fmt.Errorf("%d rules are more than the limit of %d per direction: merge rules, or use prefix lists", len(rules), maxRules)
-	}
-	peers, services := newClasses(), newClasses()
-	var out Ruleset
-	for i := range rules {
-		out.Rules = append(out.Rules, Rule{rules[i].id, rules[i].Name})
-	}
-	prefixes, err := prefixMatches(rules, lists)
-	if err != nil {
-		return Ruleset{}, err
-	}
-	for _, e := range peers.classify(prefixes) {
-		out.Peers = append(out.Peers, PeerClass{Prefix: e.prefix, Class: e.class})
-	}
-	out.Groups = groupClasses(rules, sets, peers)
+// ruleInput is what a rule set is made of.
+type ruleInput struct {
+	rules []rule
+	lists map[string]*api.PrefixList
+	sets  []groupSet // those that the rules can tell apart from no group
+	pairs int        // ordinaryPairs; 0 makes the set wide,
+	ports int        // piecesPerBlock; 0 makes blocks
+	// known returns a table of prefix lists made before, by its key; nil = none. The key is that of listsKey.
+	known    func(key string) *AddrTable
+	listsKey string
+}
 
-	ports, err := serviceMatches(rules)
-	if err != nil {
-		return Ruleset{}, err
+// ruleParts are a rule set and its tables, nil where it has none. They have no ids yet.
+type ruleParts struct {
+	set          *Ruleset // nil: tables alone
+	addrs, lists *AddrTable
+	groups       *GroupTable
+	services     *ServiceTable
+
+	matching [ClassKinds][]bitset // the rules of each class
+}
+
+// compileRules makes the classes and verdicts of rules, the first matching one deciding.
+func compileRules(in ruleInput) (*ruleParts, error) {
+	rules := in.rules
+	if len(rules) > maxRules {
+		return nil, fmt.Errorf("%d rules are more than the limit of %d per direction: merge rules, or use prefix lists", len(rules), maxRules)
 	}
-	for _, e := range services.classify(ports) {
-		b := e.prefix.Addr().As4()
-		out.Services = append(out.Services, ServiceClass{
-			Protocol: b[0], Port: uint16(b[1])<<8 | uint16(b[2]), Bits: uint8(e.prefix.Bits()), Class: e.class,
-		})
+	p := &ruleParts{set: &Ruleset{}}
+	for i := range rules {
+		p.set.Rules = append(p.set.Rules, Rule{rules[i].id, rules[i].Name})
 	}
+	names, naming := namedLists(rules)
+	if err := checkPrefixes(&in, names); err != nil {
+		return nil, err
+	}
+	p.addOwn(rules)
+	p.addLists(&in, names, naming)
+	p.addGroups(rules, in.sets)
+	if len(rules) > 0 {
+		var err error
+		if p.services, p.matching[OfService], err = serviceTable(rules, in.ports); err != nil {
+			return nil, err
+		}
+		p.services.Key = p.services.contentKey()
+	}
+	p.decide(rules, in.pairs)
+	return p, nil
+}
+
+// decide adds the verdicts in the form that suits.
+func (p *ruleParts) decide(rules []rule, pairs int) {
 	if pairs > 0 {
-		pairs = max(pairs, 2*(len(peers.sets)+len(out.Services))+len(rules))
+		classes := 0
+		for _, sets := range p.matching {
+			classes += len(sets)
+		}
+		pairs = max(pairs, 2*classes+len(rules))
 	}
 	var few bool
-	if out.Verdicts, few = verdicts(rules, peers.sets, services.sets, pairs); !few {
-		out.widen(rules, peers.sets, services.sets)
+	if p.set.Verdicts, few = verdicts(rules, &p.matching, pairs); few {
+		return
 	}
-	return out, nil
-}
-
-// widen replaces the verdicts of all pairs: classes say which rules match, and the first in both decides.
-func (s *Ruleset) widen(rules []rule, peers, services []bitset) {
-	s.PeerRules, s.ServiceRules = make([]RuleSet, len(peers)), make([]RuleSet, len(services))
-	for i := range peers {
-		copy(s.PeerRules[i][:], peers[i])
+	for kind, sets := range p.matching {
+		p.set.ClassRules[kind] = make([]RuleSet, len(sets))
+		for i := range sets {
+			copy(p.set.ClassRules[kind][i][:], sets[i])
+		}
 	}
-	for i := range services {
-		copy(s.ServiceRules[i][:], services[i])
-	}
-	s.Verdicts = make([]Verdict, len(rules))
+	p.set.Verdicts = make([]Verdict, len(rules))
 	for i := range rules {
-		s.Verdicts[i] = Verdict{Service: uint32(i + 1), Allow: rules[i].allow, Rule: uint32(i + 1)}
+		p.set.Verdicts[i] = Verdict{Service: uint32(i + 1), Allow: rules[i].allow, Rule: uint32(i + 1)}
 	}
 }
 
-// prefixMatches returns which rules match which peer addresses. A prefix list is entered once,
-// however many rules name it.
-func prefixMatches(rules []rule, lists map[string]*api.PrefixList) ([]match, error) {
-	var out []match
-	add := func(prefixes []netip.Prefix, named bitset) error {
-		v4, v6 := newBitset(len(rules)), newBitset(len(rules))
-		for i := range named.all() {
-			if rules[i].matches(netip.IPv4Unspecified()) {
-				v4.add(i)
-			}
-			if rules[i].matches(netip.IPv6Unspecified()) {
-				v6.add(i)
-			}
-		}
-		if len(out)+len(prefixes) > maxPrefixes {
-			return fmt.Errorf("the prefixes of its rules are more than the limit of %d: shorten the prefix lists, or merge adjacent prefixes", maxPrefixes)
-		}
-		for _, p := range prefixes {
-			set := v6
-			if p.Addr().Is4() {
-				set = v4
-			}
-			if !set.empty() {
-				out = append(out, match{p, set})
-			}
-		}
-		return nil
-	}
-
-	var order []string // of the lists, as first named
-	named := map[string]bitset{}
+// namedLists returns the prefix lists that rules name, sorted, and which rules name each.
+func namedLists(rules []rule) ([]string, []bitset) {
+	byName := map[string]bitset{}
 	for i := range rules {
 		for _, list := range rules[i].lists {
-			if named[list] == nil {
-				named[list] = newBitset(len(rules))
-				order = append(order, list)
+			if byName[list] == nil {
+				byName[list] = newBitset(len(rules))
 			}
-			named[list].add(i)
+			byName[list].add(i)
 		}
+	}
+	names := slices.Sorted(maps.Keys(byName))
+	naming := make([]bitset, len(names))
+	for i, name := range names {
+		naming[i] = byName[name]
+	}
+	return names, naming
+}
+
+func checkPrefixes(in *ruleInput, lists []string) error {
+	total := 0
+	for _, name := range lists {
+		total += len(in.lists[name].Entries)
+	}
+	for i := range in.rules {
+		total += len(in.rules[i].cidrs)
+	}
+	if total > maxPrefixes {
+		return fmt.Errorf("the prefixes of its rules are more than the limit of %d: shorten the prefix lists, or merge adjacent prefixes", maxPrefixes)
+	}
+	return nil
+}
+
+// addOwn adds the classes of the addresses that rules write themselves.
+func (p *ruleParts) addOwn(rules []rule) {
+	var matches []match
+	for i := range rules {
 		if len(rules[i].cidrs) == 0 {
 			continue
 		}
 		only := newBitset(len(rules))
 		only.add(i)
-		if err := add(rules[i].cidrs, only); err != nil {
-			return nil, err
+		for _, prefix := range rules[i].cidrs {
+			if rules[i].matches(prefix.Addr()) {
+				matches = append(matches, match{prefix, only})
+			}
 		}
 	}
-	for _, list := range order {
-		if err := add(lists[list].Entries, named[list]); err != nil {
-			return nil, err
-		}
+	if len(matches) == 0 {
+		return
 	}
-	return out, nil
+	c := newClasses()
+	p.addrs = &AddrTable{Prefixes: peerClasses(c.classify(matches))}
+	p.addrs.Key = p.addrs.contentKey()
+	p.matching[OfAddr] = c.sets
 }
 
-// groupClasses returns the classes of the group sets that have a group which a rule names.
-func groupClasses(rules []rule, sets []groupSet, peers *classes) []GroupClass {
+// addLists adds the classes of the addresses in prefix lists: those that the same lists hold. They do not depend on the
+// rules, so that nothing of them is made or written again when a rule changes. To be able to say so before they are made,
+// their key is that of the lists.
+func (p *ruleParts) addLists(in *ruleInput, names []string, naming []bitset) {
+	if len(names) == 0 {
+		return
+	}
+	if p.lists = in.known(in.listsKey); p.lists == nil {
+		p.lists = listTable(in.lists, names)
+		p.lists.Key = in.listsKey
+	}
+	for _, lists := range p.lists.covering {
+		set := newBitset(len(in.rules))
+		for i := range lists.all() {
+			set.union(naming[i])
+		}
+		p.matching[OfList] = append(p.matching[OfList], set)
+	}
+}
+
+// listTable makes the table of some prefix lists.
+func listTable(lists map[string]*api.PrefixList, names []string) *AddrTable {
+	var matches []match
+	for i, name := range names {
+		only := newBitset(len(names))
+		only.add(i)
+		for _, prefix := range lists[name].Entries {
+			matches = append(matches, match{prefix, only})
+		}
+	}
+	c := newClasses()
+	return &AddrTable{Prefixes: peerClasses(c.classify(matches)), covering: c.sets}
+}
+
+// addGroups adds the classes of the group sets that have a group which a rule names.
+func (p *ruleParts) addGroups(rules []rule, sets []groupSet) {
 	naming := map[string]bitset{}
 	for i := range rules {
 		for _, group := range rules[i].groups {
@@ -229,38 +282,28 @@ func groupClasses(rules []rule, sets []groupSet, peers *classes) []GroupClass {
 			naming[group].add(i)
 		}
 	}
-	var out []GroupClass
+	c := newClasses()
+	table := &GroupTable{}
 	for _, set := range sets {
 		matching := newBitset(len(rules))
 		for _, group := range set.names {
 			matching.union(naming[group])
 		}
 		if !matching.empty() {
-			out = append(out, GroupClass{GroupSet: set.id, Class: peers.number(matching)})
+			table.Groups = append(table.Groups, GroupClass{GroupSet: set.id, Class: c.number(matching)})
 		}
 	}
-	return out
-}
-
-// serviceMatches returns which rules match which protocols and ports.
-func serviceMatches(rules []rule) ([]match, error) {
-	var out []match
-	for i := range rules {
-		only := newBitset(len(rules))
-		only.add(i)
-		for _, p := range rules[i].services() {
-			out = append(out, match{p, only})
-		}
-		if len(out) > maxServices {
-			return nil, fmt.Errorf("the port ranges of its rules split into more than %d prefixes: use fewer or wider ranges", maxServices)
-		}
+	if len(table.Groups) == 0 {
+		return
 	}
-	return out, nil
+	table.Key = table.contentKey()
+	p.groups, p.matching[OfGroup] = table, c.sets
 }
 
 // verdicts decides every pair of classes that have a rule in common: the first such rule. few is false if
 // there are more than `most`.
-func verdicts(rules []rule, peers, services []bitset, most int) (out []Verdict, few bool) {
+func verdicts(rules []rule, matching *[ClassKinds][]bitset, most int) (out []Verdict, few bool) {
+	services := matching[OfService]
 	naming := make([]bitset, len(rules)) // by rule: the service classes that it is in
 	for i := range naming {
 		naming[i] = newBitset(len(services))
@@ -272,23 +315,25 @@ func verdicts(rules []rule, peers, services []bitset, most int) (out []Verdict, 
 	}
 	decided := newBitset(len(services)) // for the current peer
 	first := make([]int, len(services)) // by which rule
-	for p, set := range peers {
-		clear(decided)
-		for i := range set.all() {
-			for w, word := range naming[i] {
-				for hit := word &^ decided[w]; hit != 0; hit &= hit - 1 {
-					first[w*64+bits.TrailingZeros64(hit)] = i
+	for kind := OfAddr; kind < OfService; kind++ {
+		for p, set := range matching[kind] {
+			clear(decided)
+			for i := range set.all() {
+				for w, word := range naming[i] {
+					for hit := word &^ decided[w]; hit != 0; hit &= hit - 1 {
+						first[w*64+bits.TrailingZeros64(hit)] = i
+					}
+					decided[w] |= word
 				}
-				decided[w] |= word
 			}
-		}
-		if len(out)+decided.count() > most {
-			return nil, false
-		}
-		for s := range decided.all() {
-			out = append(out, Verdict{
-				Peer: uint32(p + 1), Service: uint32(s + 1), Allow: rules[first[s]].allow, Rule: uint32(first[s] + 1),
-			})
+			if len(out)+decided.count() > most {
+				return nil, false
+			}
+			for s := range decided.all() {
+				out = append(out, Verdict{
+					Kind: kind, Peer: uint32(p + 1), Service: uint32(s + 1), Allow: rules[first[s]].allow, Rule: uint32(first[s] + 1),
+				})
+			}
 		}
 	}
 	return out, true

@@ -22,8 +22,11 @@ type State struct {
 	EIPs      []EIP      // those whose ENI is in ENIs, and as a gateway those of its ranges
 	Routes    []Route    // of all route tables in use, ROUTES_INFRA included
 	Policies  []PolicyRoute
-	Rulesets  []Ruleset // all in use
-	RuleIDs   []RuleID  // of the rules in Rulesets, by id: what an id counts begins with its revision
+	Rulesets  []Ruleset // all in use, and the tables that they and ENIs name
+	Addrs     []AddrTable
+	Groups    []GroupTable
+	Services  []ServiceTable
+	RuleIDs   []RuleID // of the rules in Rulesets, by id: what an id counts begins with its revision
 
 	PortNames []string // every device name that the feed gives to an ENI of this host, for the guards
 
@@ -66,10 +69,14 @@ type ENI struct {
 	NACLIn  uint32
 	NACLOut uint32
 	Routes  uint32 // Route.Table
-	Allowed uint32 // Ruleset.ID of allowedAddresses; 0 = none
+	Allowed uint32 // AddrTable.ID of allowedAddresses; 0 = none
 
-	PolicyFrom uint32 // Ruleset.ID of the policy routes' sources,
-	PolicyTo   uint32 // and of their destinations and services; 0 = none
+	PolicyFrom uint32 // AddrTable.ID of the policy routes' sources,
+	PolicyTo   uint32 // and of their destinations, also ServiceTable.ID of their services; 0 = none
+
+	Instance uint32     // the same for all ENIs of an instance, and of no other: but for messages, nothing depends on it
+	Gateway4 netip.Addr // of the subnet; invalid = it has none of the family
+	Gateway6 netip.Addr
 
 	NoSource bool // sourceDestCheck: false
 	Keep     bool // onPolicyChange: keep
@@ -186,34 +193,65 @@ func GatewayHop(host string) string { return "gateway/" + host }
 // RoutesInfra is the table of addresses that no ENI may reach.
 const RoutesInfra = 1
 
-// Ruleset is a compiled set of rules: equivalence classes of peers and services, and a verdict for
-// each pair of classes that some rule decides. Class 0 matches no rule and is not listed. Never
-// changed once made: ID stands for the content.
+// Ruleset is a compiled list of rules: which tables give the classes of a peer and of a service, and a verdict for
+// each pair of classes that some rule decides. Class 0 matches no rule and is not listed. Sets and tables are never
+// changed once made: an ID, of one series for all of them, stands for the content. Tables are apart so that a change
+// of one rule writes only those that it is about, and shared by the sets that need the same.
 //
-// A wide one would need too many verdicts. It says which rules its classes match instead: the first that
-// peer and service have in common decides. A peer with an address and groups matches the rules of both.
+// A wide set would need too many verdicts. It says which rules its classes match instead: the first that peer and
+// service have in common decides. A peer with an address, in a prefix list and with groups matches the rules of all.
 type Ruleset struct {
 	ID       uint32
-	Peers    []PeerClass    // longest prefix wins
-	Groups   []GroupClass   // by the peer's group set
-	Services []ServiceClass // longest prefix wins
+	Key      string // of the content, as in IDs.Rulesets; so in the tables
+	Addrs    uint32 // AddrTable of the CIDRs that the rules write themselves; 0 = none
+	Lists    uint32 // AddrTable of the prefix lists that they name
+	Groups   uint32 // GroupTable of the security groups that they name
+	Services uint32 // ServiceTable; 0 = there is no rule
 	Verdicts []Verdict
 	Rules    []Rule // Rules[i-1] is the rule with ordinal i
 
-	PeerRules    []RuleSet // wide: PeerRules[class-1], and Verdicts has one of each rule, with peer 0 and the rule as service
-	ServiceRules []RuleSet
+	// Wide: ClassRules[kind][class-1], and Verdicts has one of each rule, with the rule as service.
+	ClassRules [ClassKinds][]RuleSet
 }
 
 // Wide tells whether the set is searched for the first rule that matches.
-func (s *Ruleset) Wide() bool { return s.ServiceRules != nil }
+func (s *Ruleset) Wide() bool { return s.ClassRules[OfService] != nil }
+
+// ClassKind says of what something is a class: each table of a set counts its own from 1.
+type ClassKind uint32
+
+// The kinds of classes, as in bpf/types.h.
+const (
+	OfAddr ClassKind = iota
+	OfList
+	OfGroup
+	OfService
+	ClassKinds = 4
+)
 
 // RuleSet is a set of rules: bit n stands for the rule with ordinal n+1.
 type RuleSet [WordsPerSet]uint64
+
+// AddrTable gives addresses their classes; the longest prefix wins.
+type AddrTable struct {
+	ID       uint32
+	Key      string
+	Prefixes []PeerClass
+
+	covering []bitset // of prefix lists: covering[class-1] are those that hold the addresses, in the order of their names
+}
 
 // PeerClass gives the class of addresses under a prefix.
 type PeerClass struct {
 	Prefix netip.Prefix
 	Class  uint32
+}
+
+// GroupTable gives peers their classes by their groups.
+type GroupTable struct {
+	ID     uint32
+	Key    string
+	Groups []GroupClass
 }
 
 // GroupClass gives the class of a peer with this group set.
@@ -222,9 +260,17 @@ type GroupClass struct {
 	Class    uint32
 }
 
+// ServiceTable gives services their classes. The longest prefix wins; where it leads to a block, that says it.
+type ServiceTable struct {
+	ID       uint32
+	Key      string
+	Prefixes []ServiceClass
+	Blocks   []ServiceBlock
+}
+
 // ServiceClass gives the class of a protocol and port. Bits counts what is fixed of 8 bits of
 // protocol followed by 16 bits of port (0 = any protocol, 8 = any port, 24 = one port). Port is the
-// destination port, type<<8|code for ICMP, 0 for other protocols.
+// destination port, type<<8|code for ICMP, 0 for other protocols. Class 0: see the block, Bits is 16 then.
 type ServiceClass struct {
 	Protocol uint8
 	Port     uint16
@@ -232,8 +278,15 @@ type ServiceClass struct {
 	Class    uint32
 }
 
+// ServiceBlock gives the classes of the ports High<<8 to High<<8|255; 0 is none.
+type ServiceBlock struct {
+	Protocol, High uint8
+	Classes        [256]uint32
+}
+
 // Verdict decides a pair of classes; a pair without one is denied.
 type Verdict struct {
+	Kind          ClassKind // of the peer
 	Peer, Service uint32
 	Allow         bool
 	Rule          uint32 // ordinal in Ruleset.Rules, from 1
@@ -247,7 +300,7 @@ type Names struct {
 	Subnets   map[uint32]string   // id
 	GroupSets map[uint32][]string // names of the groups
 	Tables    map[uint32]string   // route tables
-	Rulesets  map[uint32]string   // for what it was made, for example "sg web,ssh ingress"
+	Rulesets  map[uint32]string   // for what a rule set or a table of one was made first, for example "sg web,ssh ingress"
 	Rules     map[uint32]RuleName // Rule.ID, of rules that were removed lately too
 	Hosts     map[string]string   // VTEP -> host
 }

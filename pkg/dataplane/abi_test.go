@@ -142,6 +142,11 @@ func TestCompileSpeaksOfTheSame(t *testing.T) {
 		{"RoleGateway", uint64(compile.RoleGateway), cVTEPGateway},
 		{"RoleBehind", uint64(compile.RoleBehind), cVTEPBehind},
 		{"MaxRuleIDs", compile.MaxRuleIDs, cMaxRules},
+		{"OfAddr", uint64(compile.OfAddr), cClassAddr},
+		{"OfList", uint64(compile.OfList), cClassList},
+		{"OfGroup", uint64(compile.OfGroup), cClassGroup},
+		{"OfService", uint64(compile.OfService), cClassService},
+		{"ClassesPerEntry", compile.ClassesPerEntry, cRulesetClasses},
 	}
 	for _, p := range pairs {
 		if p.ours != p.theirs {

@@ -25,10 +25,23 @@ type bpfAddrKey6 struct {
 	Addr [16]uint8
 }
 
+type bpfBlockKey struct {
+	_        structs.HostLayout
+	Table    uint32
+	Protocol uint8
+	High     uint8
+	Pad      [2]uint8
+}
+
 type bpfClassKey struct {
 	_       structs.HostLayout
 	Ruleset uint32
-	Class   uint32
+	Classes uint32
+}
+
+type bpfClassRules struct {
+	_  structs.HostLayout
+	Of [8]bpfRuleSet
 }
 
 type bpfCounter struct {
@@ -109,10 +122,6 @@ type bpfEnis struct {
 		Incarnation uint32
 		Generation  uint32
 		Nexthop     uint32
-		SgIn        uint32
-		SgOut       uint32
-		NaclIn      uint32
-		NaclOut     uint32
 		Routes      uint32
 		Allowed     uint32
 		PolicyFrom  uint32
@@ -128,8 +137,15 @@ type bpfEnis struct {
 			Udp            uint32
 			UdpStream      uint32
 		}
-		Mac [6]uint8
-		Pad [2]uint8
+		Instance uint32
+		Mac      [6]uint8
+		Pad      [2]uint8
+		Gateway4 [4]uint8
+		Gateway6 [16]uint8
+		SgIn     bpfRules
+		SgOut    bpfRules
+		NaclIn   bpfRules
+		NaclOut  bpfRules
 	}
 }
 
@@ -283,7 +299,7 @@ type bpfFragmentEntry struct {
 
 type bpfGroupKey struct {
 	_        structs.HostLayout
-	Ruleset  uint32
+	Table    uint32
 	GroupSet uint32
 }
 
@@ -453,6 +469,15 @@ type bpfRuleSet struct {
 	Words [16]uint64
 }
 
+type bpfRules struct {
+	_        structs.HostLayout
+	Addrs    uint32
+	Lists    uint32
+	Groups   uint32
+	Services uint32
+	Verdicts uint32
+}
+
 type bpfScratch struct {
 	_      structs.HostLayout
 	Tunnel [64]uint8
@@ -486,10 +511,15 @@ type bpfScratch struct {
 	Fib     [64]uint8
 }
 
+type bpfServiceBlock struct {
+	_       structs.HostLayout
+	Classes [256]uint32
+}
+
 type bpfServiceKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
-	Ruleset   uint32
+	Table     uint32
 	Protocol  uint8
 	Port      [2]uint8
 	Pad       uint8
@@ -679,6 +709,8 @@ const (
 	bpfMapActive         = "active"
 	bpfMapAddrs4         = "addrs4"
 	bpfMapAddrs6         = "addrs6"
+	bpfMapAnswerTurns    = "answer_turns"
+	bpfMapClassRules     = "class_rules"
 	bpfMapCounters       = "counters"
 	bpfMapEipIn4         = "eip_in4"
 	bpfMapEipIn6         = "eip_in6"
@@ -705,8 +737,8 @@ const (
 	bpfMapNdFrames       = "nd_frames"
 	bpfMapNexthops       = "nexthops"
 	bpfMapOutsides       = "outsides"
-	bpfMapPeerRules      = "peer_rules"
 	bpfMapPolicies       = "policies"
+	bpfMapPortHints      = "port_hints"
 	bpfMapPorts          = "ports"
 	bpfMapProgsTc        = "progs_tc"
 	bpfMapProgsXdp       = "progs_xdp"
@@ -716,7 +748,7 @@ const (
 	bpfMapRoutes6        = "routes6"
 	bpfMapRuleHits       = "rule_hits"
 	bpfMapScratches      = "scratches"
-	bpfMapServiceRules   = "service_rules"
+	bpfMapServiceBlocks  = "service_blocks"
 	bpfMapServices       = "services"
 	bpfMapSweepTimers    = "sweep_timers"
 	bpfMapSweepTurns     = "sweep_turns"
@@ -798,56 +830,58 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Active       *ebpf.MapSpec `ebpf:"active"`
-	Addrs4       *ebpf.MapSpec `ebpf:"addrs4"`
-	Addrs6       *ebpf.MapSpec `ebpf:"addrs6"`
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	EipIn4       *ebpf.MapSpec `ebpf:"eip_in4"`
-	EipIn6       *ebpf.MapSpec `ebpf:"eip_in6"`
-	EipOut4      *ebpf.MapSpec `ebpf:"eip_out4"`
-	EipOut6      *ebpf.MapSpec `ebpf:"eip_out6"`
-	Endpoints4   *ebpf.MapSpec `ebpf:"endpoints4"`
-	Endpoints6   *ebpf.MapSpec `ebpf:"endpoints6"`
-	Enis         *ebpf.MapSpec `ebpf:"enis"`
-	FlowDue4     *ebpf.MapSpec `ebpf:"flow_due4"`
-	FlowDue6     *ebpf.MapSpec `ebpf:"flow_due6"`
-	FlowSweep    *ebpf.MapSpec `ebpf:"flow_sweep"`
-	FlowTables   *ebpf.MapSpec `ebpf:"flow_tables"`
-	FlowUsage    *ebpf.MapSpec `ebpf:"flow_usage"`
-	Flows4       *ebpf.MapSpec `ebpf:"flows4"`
-	Flows6       *ebpf.MapSpec `ebpf:"flows6"`
-	FragmentAsks *ebpf.MapSpec `ebpf:"fragment_asks"`
-	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
-	Groups       *ebpf.MapSpec `ebpf:"groups"`
-	HalfOpen     *ebpf.MapSpec `ebpf:"half_open"`
-	HostConf     *ebpf.MapSpec `ebpf:"host_conf"`
-	JudgeTurns   *ebpf.MapSpec `ebpf:"judge_turns"`
-	Live         *ebpf.MapSpec `ebpf:"live"`
-	Macs         *ebpf.MapSpec `ebpf:"macs"`
-	NdFrames     *ebpf.MapSpec `ebpf:"nd_frames"`
-	Nexthops     *ebpf.MapSpec `ebpf:"nexthops"`
-	Outsides     *ebpf.MapSpec `ebpf:"outsides"`
-	PeerRules    *ebpf.MapSpec `ebpf:"peer_rules"`
-	Policies     *ebpf.MapSpec `ebpf:"policies"`
-	Ports        *ebpf.MapSpec `ebpf:"ports"`
-	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
-	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
-	Quotes       *ebpf.MapSpec `ebpf:"quotes"`
-	Rates        *ebpf.MapSpec `ebpf:"rates"`
-	Routes4      *ebpf.MapSpec `ebpf:"routes4"`
-	Routes6      *ebpf.MapSpec `ebpf:"routes6"`
-	RuleHits     *ebpf.MapSpec `ebpf:"rule_hits"`
-	Scratches    *ebpf.MapSpec `ebpf:"scratches"`
-	ServiceRules *ebpf.MapSpec `ebpf:"service_rules"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	SweepTimers  *ebpf.MapSpec `ebpf:"sweep_timers"`
-	SweepTurns   *ebpf.MapSpec `ebpf:"sweep_turns"`
-	TooBigs      *ebpf.MapSpec `ebpf:"too_bigs"`
-	Uplinks      *ebpf.MapSpec `ebpf:"uplinks"`
-	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
-	Vteps        *ebpf.MapSpec `ebpf:"vteps"`
-	Works        *ebpf.MapSpec `ebpf:"works"`
-	XdpLease     *ebpf.MapSpec `ebpf:"xdp_lease"`
+	Active        *ebpf.MapSpec `ebpf:"active"`
+	Addrs4        *ebpf.MapSpec `ebpf:"addrs4"`
+	Addrs6        *ebpf.MapSpec `ebpf:"addrs6"`
+	AnswerTurns   *ebpf.MapSpec `ebpf:"answer_turns"`
+	ClassRules    *ebpf.MapSpec `ebpf:"class_rules"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	EipIn4        *ebpf.MapSpec `ebpf:"eip_in4"`
+	EipIn6        *ebpf.MapSpec `ebpf:"eip_in6"`
+	EipOut4       *ebpf.MapSpec `ebpf:"eip_out4"`
+	EipOut6       *ebpf.MapSpec `ebpf:"eip_out6"`
+	Endpoints4    *ebpf.MapSpec `ebpf:"endpoints4"`
+	Endpoints6    *ebpf.MapSpec `ebpf:"endpoints6"`
+	Enis          *ebpf.MapSpec `ebpf:"enis"`
+	FlowDue4      *ebpf.MapSpec `ebpf:"flow_due4"`
+	FlowDue6      *ebpf.MapSpec `ebpf:"flow_due6"`
+	FlowSweep     *ebpf.MapSpec `ebpf:"flow_sweep"`
+	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
+	FlowUsage     *ebpf.MapSpec `ebpf:"flow_usage"`
+	Flows4        *ebpf.MapSpec `ebpf:"flows4"`
+	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
+	FragmentAsks  *ebpf.MapSpec `ebpf:"fragment_asks"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
+	Groups        *ebpf.MapSpec `ebpf:"groups"`
+	HalfOpen      *ebpf.MapSpec `ebpf:"half_open"`
+	HostConf      *ebpf.MapSpec `ebpf:"host_conf"`
+	JudgeTurns    *ebpf.MapSpec `ebpf:"judge_turns"`
+	Live          *ebpf.MapSpec `ebpf:"live"`
+	Macs          *ebpf.MapSpec `ebpf:"macs"`
+	NdFrames      *ebpf.MapSpec `ebpf:"nd_frames"`
+	Nexthops      *ebpf.MapSpec `ebpf:"nexthops"`
+	Outsides      *ebpf.MapSpec `ebpf:"outsides"`
+	Policies      *ebpf.MapSpec `ebpf:"policies"`
+	PortHints     *ebpf.MapSpec `ebpf:"port_hints"`
+	Ports         *ebpf.MapSpec `ebpf:"ports"`
+	ProgsTc       *ebpf.MapSpec `ebpf:"progs_tc"`
+	ProgsXdp      *ebpf.MapSpec `ebpf:"progs_xdp"`
+	Quotes        *ebpf.MapSpec `ebpf:"quotes"`
+	Rates         *ebpf.MapSpec `ebpf:"rates"`
+	Routes4       *ebpf.MapSpec `ebpf:"routes4"`
+	Routes6       *ebpf.MapSpec `ebpf:"routes6"`
+	RuleHits      *ebpf.MapSpec `ebpf:"rule_hits"`
+	Scratches     *ebpf.MapSpec `ebpf:"scratches"`
+	ServiceBlocks *ebpf.MapSpec `ebpf:"service_blocks"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
+	SweepTimers   *ebpf.MapSpec `ebpf:"sweep_timers"`
+	SweepTurns    *ebpf.MapSpec `ebpf:"sweep_turns"`
+	TooBigs       *ebpf.MapSpec `ebpf:"too_bigs"`
+	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
+	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
+	Vteps         *ebpf.MapSpec `ebpf:"vteps"`
+	Works         *ebpf.MapSpec `ebpf:"works"`
+	XdpLease      *ebpf.MapSpec `ebpf:"xdp_lease"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -878,56 +912,58 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Active       *ebpf.Map `ebpf:"active"`
-	Addrs4       *ebpf.Map `ebpf:"addrs4"`
-	Addrs6       *ebpf.Map `ebpf:"addrs6"`
-	Counters     *ebpf.Map `ebpf:"counters"`
-	EipIn4       *ebpf.Map `ebpf:"eip_in4"`
-	EipIn6       *ebpf.Map `ebpf:"eip_in6"`
-	EipOut4      *ebpf.Map `ebpf:"eip_out4"`
-	EipOut6      *ebpf.Map `ebpf:"eip_out6"`
-	Endpoints4   *ebpf.Map `ebpf:"endpoints4"`
-	Endpoints6   *ebpf.Map `ebpf:"endpoints6"`
-	Enis         *ebpf.Map `ebpf:"enis"`
-	FlowDue4     *ebpf.Map `ebpf:"flow_due4"`
-	FlowDue6     *ebpf.Map `ebpf:"flow_due6"`
-	FlowSweep    *ebpf.Map `ebpf:"flow_sweep"`
-	FlowTables   *ebpf.Map `ebpf:"flow_tables"`
-	FlowUsage    *ebpf.Map `ebpf:"flow_usage"`
-	Flows4       *ebpf.Map `ebpf:"flows4"`
-	Flows6       *ebpf.Map `ebpf:"flows6"`
-	FragmentAsks *ebpf.Map `ebpf:"fragment_asks"`
-	Fragments    *ebpf.Map `ebpf:"fragments"`
-	Groups       *ebpf.Map `ebpf:"groups"`
-	HalfOpen     *ebpf.Map `ebpf:"half_open"`
-	HostConf     *ebpf.Map `ebpf:"host_conf"`
-	JudgeTurns   *ebpf.Map `ebpf:"judge_turns"`
-	Live         *ebpf.Map `ebpf:"live"`
-	Macs         *ebpf.Map `ebpf:"macs"`
-	NdFrames     *ebpf.Map `ebpf:"nd_frames"`
-	Nexthops     *ebpf.Map `ebpf:"nexthops"`
-	Outsides     *ebpf.Map `ebpf:"outsides"`
-	PeerRules    *ebpf.Map `ebpf:"peer_rules"`
-	Policies     *ebpf.Map `ebpf:"policies"`
-	Ports        *ebpf.Map `ebpf:"ports"`
-	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
-	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
-	Quotes       *ebpf.Map `ebpf:"quotes"`
-	Rates        *ebpf.Map `ebpf:"rates"`
-	Routes4      *ebpf.Map `ebpf:"routes4"`
-	Routes6      *ebpf.Map `ebpf:"routes6"`
-	RuleHits     *ebpf.Map `ebpf:"rule_hits"`
-	Scratches    *ebpf.Map `ebpf:"scratches"`
-	ServiceRules *ebpf.Map `ebpf:"service_rules"`
-	Services     *ebpf.Map `ebpf:"services"`
-	SweepTimers  *ebpf.Map `ebpf:"sweep_timers"`
-	SweepTurns   *ebpf.Map `ebpf:"sweep_turns"`
-	TooBigs      *ebpf.Map `ebpf:"too_bigs"`
-	Uplinks      *ebpf.Map `ebpf:"uplinks"`
-	Verdicts     *ebpf.Map `ebpf:"verdicts"`
-	Vteps        *ebpf.Map `ebpf:"vteps"`
-	Works        *ebpf.Map `ebpf:"works"`
-	XdpLease     *ebpf.Map `ebpf:"xdp_lease"`
+	Active        *ebpf.Map `ebpf:"active"`
+	Addrs4        *ebpf.Map `ebpf:"addrs4"`
+	Addrs6        *ebpf.Map `ebpf:"addrs6"`
+	AnswerTurns   *ebpf.Map `ebpf:"answer_turns"`
+	ClassRules    *ebpf.Map `ebpf:"class_rules"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	EipIn4        *ebpf.Map `ebpf:"eip_in4"`
+	EipIn6        *ebpf.Map `ebpf:"eip_in6"`
+	EipOut4       *ebpf.Map `ebpf:"eip_out4"`
+	EipOut6       *ebpf.Map `ebpf:"eip_out6"`
+	Endpoints4    *ebpf.Map `ebpf:"endpoints4"`
+	Endpoints6    *ebpf.Map `ebpf:"endpoints6"`
+	Enis          *ebpf.Map `ebpf:"enis"`
+	FlowDue4      *ebpf.Map `ebpf:"flow_due4"`
+	FlowDue6      *ebpf.Map `ebpf:"flow_due6"`
+	FlowSweep     *ebpf.Map `ebpf:"flow_sweep"`
+	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
+	FlowUsage     *ebpf.Map `ebpf:"flow_usage"`
+	Flows4        *ebpf.Map `ebpf:"flows4"`
+	Flows6        *ebpf.Map `ebpf:"flows6"`
+	FragmentAsks  *ebpf.Map `ebpf:"fragment_asks"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
+	Groups        *ebpf.Map `ebpf:"groups"`
+	HalfOpen      *ebpf.Map `ebpf:"half_open"`
+	HostConf      *ebpf.Map `ebpf:"host_conf"`
+	JudgeTurns    *ebpf.Map `ebpf:"judge_turns"`
+	Live          *ebpf.Map `ebpf:"live"`
+	Macs          *ebpf.Map `ebpf:"macs"`
+	NdFrames      *ebpf.Map `ebpf:"nd_frames"`
+	Nexthops      *ebpf.Map `ebpf:"nexthops"`
+	Outsides      *ebpf.Map `ebpf:"outsides"`
+	Policies      *ebpf.Map `ebpf:"policies"`
+	PortHints     *ebpf.Map `ebpf:"port_hints"`
+	Ports         *ebpf.Map `ebpf:"ports"`
+	ProgsTc       *ebpf.Map `ebpf:"progs_tc"`
+	ProgsXdp      *ebpf.Map `ebpf:"progs_xdp"`
+	Quotes        *ebpf.Map `ebpf:"quotes"`
+	Rates         *ebpf.Map `ebpf:"rates"`
+	Routes4       *ebpf.Map `ebpf:"routes4"`
+	Routes6       *ebpf.Map `ebpf:"routes6"`
+	RuleHits      *ebpf.Map `ebpf:"rule_hits"`
+	Scratches     *ebpf.Map `ebpf:"scratches"`
+	ServiceBlocks *ebpf.Map `ebpf:"service_blocks"`
+	Services      *ebpf.Map `ebpf:"services"`
+	SweepTimers   *ebpf.Map `ebpf:"sweep_timers"`
+	SweepTurns    *ebpf.Map `ebpf:"sweep_turns"`
+	TooBigs       *ebpf.Map `ebpf:"too_bigs"`
+	Uplinks       *ebpf.Map `ebpf:"uplinks"`
+	Verdicts      *ebpf.Map `ebpf:"verdicts"`
+	Vteps         *ebpf.Map `ebpf:"vteps"`
+	Works         *ebpf.Map `ebpf:"works"`
+	XdpLease      *ebpf.Map `ebpf:"xdp_lease"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -935,6 +971,8 @@ func (m *bpfMaps) Close() error {
 		m.Active,
 		m.Addrs4,
 		m.Addrs6,
+		m.AnswerTurns,
+		m.ClassRules,
 		m.Counters,
 		m.EipIn4,
 		m.EipIn6,
@@ -961,8 +999,8 @@ func (m *bpfMaps) Close() error {
 		m.NdFrames,
 		m.Nexthops,
 		m.Outsides,
-		m.PeerRules,
 		m.Policies,
+		m.PortHints,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,
@@ -972,7 +1010,7 @@ func (m *bpfMaps) Close() error {
 		m.Routes6,
 		m.RuleHits,
 		m.Scratches,
-		m.ServiceRules,
+		m.ServiceBlocks,
 		m.Services,
 		m.SweepTimers,
 		m.SweepTurns,

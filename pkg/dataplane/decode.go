@@ -39,8 +39,8 @@ func decoders() map[string]decoder {
 		bpfMapVerdicts:   decode(verdictRow),
 		bpfMapRuleHits:   decode(ruleHitsRow),
 
-		bpfMapServiceRules: decode(serviceRulesRow),
-		bpfMapPeerRules:    decode(peerRulesRow),
+		bpfMapServiceBlocks: decode(serviceBlockRow),
+		bpfMapClassRules:    decode(classRulesRow),
 	}
 }
 
@@ -80,7 +80,7 @@ func eniRow(n namer, k *uint32, s *bpfEnis) any {
 	row := ENIRow{
 		Index: *k, ENI: n.eni(*k), VPC: n.vpc(v.Vni), Subnet: n.subnet(v.Subnet), MAC: macText(v.Mac),
 		Incarnation: v.Incarnation, Generation: v.Generation, NextHop: v.Nexthop,
-		SGIn: n.ruleset(v.SgIn), SGOut: n.ruleset(v.SgOut),
+		SGIn: n.ruleset(v.SgIn.Verdicts), SGOut: n.ruleset(v.SgOut.Verdicts),
 		Routes: n.table(v.Routes), Allowed: n.ruleset(v.Allowed), Policy: n.ruleset(v.PolicyTo),
 		SourceCheck: v.Flags&cENINoSourceCheck == 0,
 		Flows:       v.Flows, Keep: v.Flags&cENIKeep != 0,
@@ -88,7 +88,7 @@ func eniRow(n namer, k *uint32, s *bpfEnis) any {
 		MaxFlows: v.MaxFlows, HalfOpen: v.HalfOpen, NewFlows: v.NewFlows, Packets: v.Packets,
 	}
 	if v.Flags&cENINACL != 0 {
-		row.NACLIn, row.NACLOut = pick(n.Rulesets, v.NaclIn&^cRulesetWide), pick(n.Rulesets, v.NaclOut&^cRulesetWide)
+		row.NACLIn, row.NACLOut = pick(n.Rulesets, v.NaclIn.Verdicts&^cRulesetWide), pick(n.Rulesets, v.NaclOut.Verdicts&^cRulesetWide)
 	}
 	return row
 }

@@ -107,21 +107,52 @@ func prefix6(k *bpfLpmKey6) string {
 }
 
 func groupRow(n namer, k *bpfGroupKey, v *uint32) any {
-	return GroupRow{Ruleset: n.ruleset(k.Ruleset), Groups: n.groups(k.GroupSet), Class: *v}
+	return GroupRow{Ruleset: n.ruleset(k.Table), Groups: n.groups(k.GroupSet), Class: *v}
 }
 
 func serviceRow(n namer, k *bpfServiceKey, v *uint32) any {
 	protocol, port := serviceName(k)
-	return ServiceRow{Ruleset: n.ruleset(k.Ruleset), Protocol: protocol, Port: port, Class: *v}
+	return ServiceRow{Ruleset: n.ruleset(k.Table), Protocol: protocol, Port: port, Class: *v}
 }
 
-func serviceRulesRow(n namer, k *bpfServiceKey, v *bpfRuleSet) any {
-	protocol, port := serviceName(k)
-	return ServiceRulesRow{Ruleset: n.ruleset(k.Ruleset), Protocol: protocol, Port: port, Rules: ordinals(v)}
+// serviceBlockRow lists the classes of a block as they follow each other.
+func serviceBlockRow(n namer, k *bpfBlockKey, v *bpfServiceBlock) any {
+	first := uint16(k.High) << 8
+	row := ServiceBlockRow{
+		Ruleset: n.ruleset(k.Table), Protocol: protocolName(k.Protocol), Port: fmt.Sprintf("%d-%d", first, first|0xff),
+	}
+	var runs []string
+	for from, to := 0, 0; from < len(v.Classes); from = to {
+		for to = from + 1; to < len(v.Classes) && v.Classes[to] == v.Classes[from]; to++ {
+		}
+		runs = append(runs, fmt.Sprintf("%d*%d", v.Classes[from], to-from))
+	}
+	row.Classes = strings.Join(runs, ",")
+	return row
 }
 
-func peerRulesRow(n namer, k *bpfClassKey, v *bpfRuleSet) any {
-	return PeerRulesRow{Ruleset: n.ruleset(k.Ruleset), Class: k.Class, Rules: ordinals(v)}
+func classRulesRow(n namer, k *bpfClassKey, v *bpfClassRules) any {
+	first := k.Classes * cRulesetClasses
+	row := ClassRulesRow{Ruleset: n.ruleset(k.Ruleset), Kind: kindName(first), Class: first & (1<<cClassShift - 1)}
+	var sets []string
+	for i := range v.Of {
+		sets = append(sets, ordinals(&v.Of[i]))
+	}
+	row.Rules = strings.Join(sets, "; ")
+	return row
+}
+
+// kindName says of what something is a class.
+func kindName(class uint32) string {
+	switch class >> cClassShift {
+	case cClassAddr:
+		return "address"
+	case cClassList:
+		return "prefix list"
+	case cClassGroup:
+		return "groups"
+	}
+	return "service"
 }
 
 // ordinals lists the rules of a set as they stand in their rule set, from 1.
@@ -163,8 +194,12 @@ func ruleHitsRow(n namer, k *uint32, v *uint64) any {
 }
 
 func verdictRow(n namer, k *bpfVerdictKey, v *bpfVerdict) any {
-	return VerdictRow{
-		Ruleset: n.ruleset(k.Ruleset), Peer: k.Peer, Service: k.Service,
+	row := VerdictRow{
+		Ruleset: n.ruleset(k.Ruleset), Peer: k.Peer & (1<<cClassShift - 1), Service: k.Service,
 		Order: v.Word >> 1, Allow: v.Word&1 == 1, Rule: n.rule(v.Rule),
 	}
+	if row.Peer != 0 {
+		row.Kind = kindName(k.Peer)
+	}
+	return row
 }

@@ -52,14 +52,21 @@ func (e *encoder) eni(eni *compile.ENI, quotas quotas) {
 	half.Packets, half.NewFlows = eni.Packets, eni.NewFlows
 	half.Vni, half.Subnet, half.Nexthop = eni.VNI, eni.Subnet, eni.NextHop
 	half.Incarnation, half.Generation = eni.Incarnation, eni.Generation
-	half.SgIn, half.SgOut = e.rulesetID(eni.SGIn), e.rulesetID(eni.SGOut)
-	half.NaclIn, half.NaclOut = e.rulesetID(eni.NACLIn), e.rulesetID(eni.NACLOut)
+	half.SgIn, half.SgOut = e.rules(eni, eni.SGIn), e.rules(eni, eni.SGOut)
+	half.NaclIn, half.NaclOut = e.rules(eni, eni.NACLIn), e.rules(eni, eni.NACLOut)
 	half.Routes, half.Allowed = eni.Routes, eni.Allowed
 	half.PolicyFrom, half.PolicyTo = eni.PolicyFrom, eni.PolicyTo
 	half.Flows = eni.Flows
 	half.MaxFlows, half.HalfOpen = quotas.limit(eni), quotas.halfOpen(eni)
 	half.Idle.TcpEstablished, half.Idle.Udp, half.Idle.UdpStream = eni.Idle.TCPEstablished, eni.Idle.UDP, eni.Idle.UDPStream
 	half.Mac = eni.MAC
+	half.Instance = eni.Instance
+	if eni.Gateway4.Is4() {
+		half.Gateway4 = eni.Gateway4.As4()
+	}
+	if eni.Gateway6.Is6() {
+		half.Gateway6 = eni.Gateway6.As16()
+	}
 	e.put(bpfMapEnis, keyOf(&eni.Index), bytesOf(half))
 }
 

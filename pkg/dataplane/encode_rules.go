@@ -8,22 +8,22 @@ import (
 	"github.com/eniplane/eniplane/pkg/compile"
 )
 
+// rules is a rule set as an ENI names it.
+func (e *encoder) rules(eni *compile.ENI, id uint32) (r bpfRules) {
+	if id == 0 {
+		return r
+	}
+	rs := e.rulesets[id]
+	if rs == nil {
+		e.fail("ENI %s: there is no rule set %d", eni.Name, id)
+		return r
+	}
+	return bpfRules{Addrs: rs.Addrs, Lists: rs.Lists, Groups: rs.Groups, Services: rs.Services, Verdicts: rulesetID(rs)}
+}
+
+// ruleset lays out what a rule set has beside its tables.
 func (e *setEncoder) ruleset(rs *compile.Ruleset) {
 	id := rulesetID(rs)
-	for i := range rs.Peers {
-		p := &rs.Peers[i]
-		e.lpm(bpfMapAddrs4, bpfMapAddrs6, id, p.Prefix, view(&p.Class))
-	}
-	for i := range rs.Groups {
-		g := &rs.Groups[i]
-		e.add(bpfMapGroups, view(&bpfGroupKey{Ruleset: id, GroupSet: g.GroupSet}), view(&g.Class))
-	}
-	for i := range rs.PeerRules {
-		e.add(bpfMapPeerRules, view(&bpfClassKey{Ruleset: id, Class: uint32(i + 1)}), view(&rs.PeerRules[i]))
-	}
-	for i := range rs.Services {
-		e.service(rs, id, &rs.Services[i])
-	}
 	for _, v := range rs.Verdicts {
 		if v.Rule == 0 || int(v.Rule) > len(rs.Rules) {
 			e.fail("rule set %d: a verdict names rule %d of %d", rs.ID, v.Rule, len(rs.Rules))
@@ -33,22 +33,57 @@ func (e *setEncoder) ruleset(rs *compile.Ruleset) {
 		if v.Allow {
 			value.Word |= 1
 		}
-		e.add(bpfMapVerdicts, view(&bpfVerdictKey{Ruleset: id, Peer: v.Peer, Service: v.Service}), view(&value))
+		e.add(bpfMapVerdicts, view(&bpfVerdictKey{Ruleset: id, Peer: classID(v.Kind, v.Peer), Service: v.Service}), view(&value))
+	}
+	for kind, sets := range rs.ClassRules {
+		e.classRules(id, compile.ClassKind(kind), sets)
 	}
 }
 
-func (e *setEncoder) service(rs *compile.Ruleset, id uint32, s *compile.ServiceClass) {
-	key := bpfServiceKey{
-		Prefixlen: 32 + uint32(s.Bits), Ruleset: id,
-		Protocol: s.Protocol, Port: [2]uint8{uint8(s.Port >> 8), uint8(s.Port)},
+// classID is a class of a kind as the programs name it.
+func classID(kind compile.ClassKind, class uint32) uint32 { return uint32(kind)<<cClassShift | class }
+
+// classRules lays out the rules of each class, several to an entry.
+func (e *setEncoder) classRules(id uint32, kind compile.ClassKind, sets []compile.RuleSet) {
+	var value bpfClassRules
+	for class := 1; class <= len(sets); class++ {
+		place := class % cRulesetClasses
+		value.Of[place].Words = sets[class-1]
+		if place != cRulesetClasses-1 && class != len(sets) {
+			continue
+		}
+		key := bpfClassKey{Ruleset: id, Classes: classID(kind, uint32(class)) / cRulesetClasses}
+		e.add(bpfMapClassRules, view(&key), view(&value))
+		value = bpfClassRules{}
 	}
-	switch {
-	case !rs.Wide():
+}
+
+func (e *setEncoder) addrs(t *compile.AddrTable) {
+	for i := range t.Prefixes {
+		p := &t.Prefixes[i]
+		e.lpm(bpfMapAddrs4, bpfMapAddrs6, t.ID, p.Prefix, view(&p.Class))
+	}
+}
+
+func (e *setEncoder) groups(t *compile.GroupTable) {
+	for i := range t.Groups {
+		g := &t.Groups[i]
+		e.add(bpfMapGroups, view(&bpfGroupKey{Table: t.ID, GroupSet: g.GroupSet}), view(&g.Class))
+	}
+}
+
+func (e *setEncoder) services(t *compile.ServiceTable) {
+	for i := range t.Prefixes {
+		s := &t.Prefixes[i]
+		key := bpfServiceKey{
+			Prefixlen: 32 + uint32(s.Bits), Table: t.ID,
+			Protocol: s.Protocol, Port: [2]uint8{uint8(s.Port >> 8), uint8(s.Port)},
+		}
 		e.add(bpfMapServices, view(&key), view(&s.Class))
-	case s.Class == 0 || int(s.Class) > len(rs.ServiceRules):
-		e.fail("rule set %d: a service names class %d of %d", rs.ID, s.Class, len(rs.ServiceRules))
-	default:
-		e.add(bpfMapServiceRules, view(&key), view(&rs.ServiceRules[s.Class-1]))
+	}
+	for i := range t.Blocks {
+		b := &t.Blocks[i]
+		e.add(bpfMapServiceBlocks, view(&bpfBlockKey{Table: t.ID, Protocol: b.Protocol, High: b.High}), view(&b.Classes))
 	}
 }
 

@@ -10,56 +10,73 @@ import (
 	"github.com/eniplane/eniplane/pkg/compile"
 )
 
-// SetID names a rule set or a route table as the programs do. It stands for one content.
+// SetKind says what a set is.
+type SetKind int
+
+// The kinds of sets.
+const (
+	SetRules SetKind = iota
+	SetAddrs
+	SetGroups
+	SetServices
+	SetRoutes
+)
+
+// SetID names a rule set, one of its tables or a route table as the programs do. It stands for one content.
 type SetID struct {
-	Routes bool
-	ID     uint32
+	Kind SetKind
+	ID   uint32
 }
 
-// Compare orders sets: rule sets first, by id.
+// Compare orders sets by kind, then by id.
 func (s SetID) Compare(other SetID) int {
-	if s.Routes != other.Routes {
-		if other.Routes {
-			return -1
-		}
-		return 1
-	}
-	return cmp.Compare(s.ID, other.ID)
+	return cmp.Or(cmp.Compare(s.Kind, other.Kind), cmp.Compare(s.ID, other.ID))
 }
 
-// Set is all that one rule set or route table has in the plain tables. It is laid out when somebody asks:
+// Set is all that one rule set or table has in the plain tables. It is laid out when somebody asks:
 // most revisions change few of many.
-type Set struct {
-	rules  *compile.Ruleset
-	routes []compile.Route
-}
+type Set struct{ layOut func(*setEncoder) }
 
 // SetTables returns the tables whose entries belong to sets.
 func SetTables() []string {
 	return []string{
 		bpfMapRoutes4, bpfMapRoutes6, bpfMapAddrs4, bpfMapAddrs6, bpfMapGroups,
-		bpfMapServices, bpfMapVerdicts, bpfMapServiceRules, bpfMapPeerRules,
+		bpfMapServices, bpfMapServiceBlocks, bpfMapVerdicts, bpfMapClassRules,
 	}
 }
 
 // sets finds the sets of a state.
 func (e *encoder) sets(st *compile.State) {
-	add := func(id SetID, set Set) {
-		if _, twice := e.tables.Sets[id]; twice {
-			e.fail("two rule sets or route tables have id %d", id.ID)
+	add := func(kind SetKind, id uint32, layOut func(*setEncoder)) {
+		key := SetID{kind, id}
+		if _, twice := e.tables.Sets[key]; twice {
+			e.fail("two rule sets or tables have id %d", id)
 		}
-		e.tables.Sets[id] = set
+		e.tables.Sets[key] = Set{layOut}
 	}
 	for i := range st.Rulesets {
 		rs := &st.Rulesets[i]
-		add(SetID{ID: rulesetID(rs)}, Set{rules: rs})
+		add(SetRules, rs.ID, func(e *setEncoder) { e.ruleset(rs) })
+	}
+	for i := range st.Addrs {
+		t := &st.Addrs[i]
+		add(SetAddrs, t.ID, func(e *setEncoder) { e.addrs(t) })
+	}
+	for i := range st.Groups {
+		t := &st.Groups[i]
+		add(SetGroups, t.ID, func(e *setEncoder) { e.groups(t) })
+	}
+	for i := range st.Services {
+		t := &st.Services[i]
+		add(SetServices, t.ID, func(e *setEncoder) { e.services(t) })
 	}
 	for begin, end := 0, 0; begin < len(st.Routes); begin = end {
 		table := st.Routes[begin].Table
 		for end < len(st.Routes) && st.Routes[end].Table == table {
 			end++
 		}
-		add(SetID{Routes: true, ID: table}, Set{routes: st.Routes[begin:end]})
+		routes := st.Routes[begin:end]
+		add(SetRoutes, table, func(e *setEncoder) { e.routes(routes) })
 	}
 }
 
@@ -74,13 +91,7 @@ func rulesetID(rs *compile.Ruleset) uint32 {
 // Entries lays a set out, by table.
 func (s Set) Entries() (map[string][]Entry, error) {
 	e := setEncoder{tables: map[string]*packed{}}
-	for _, r := range s.routes {
-		value := bpfRoute{Kind: uint32(r.Kind), Arg: r.Arg, Subnet: r.Subnet}
-		e.lpm(bpfMapRoutes4, bpfMapRoutes6, r.Table, r.Prefix, view(&value))
-	}
-	if s.rules != nil {
-		e.ruleset(s.rules)
-	}
+	s.layOut(&e)
 	if e.err != nil {
 		return nil, e.err
 	}
@@ -89,6 +100,13 @@ func (s Set) Entries() (map[string][]Entry, error) {
 		out[name] = p.entries()
 	}
 	return out, nil
+}
+
+func (e *setEncoder) routes(routes []compile.Route) {
+	for _, r := range routes {
+		value := bpfRoute{Kind: uint32(r.Kind), Arg: r.Arg, Subnet: r.Subnet}
+		e.lpm(bpfMapRoutes4, bpfMapRoutes6, r.Table, r.Prefix, view(&value))
+	}
 }
 
 // packed are entries of one table, one behind the other.

@@ -11,6 +11,7 @@ const (
 	cMaxEndpoints = 1 << 20
 	cMaxReasons   = 64 // per ENI and direction, a power of two
 	cMaxUplinks   = 16
+	cPortHints    = 4096    // a power of two
 	cMaxRules     = 1 << 18 // rules with an id; 0 is none
 )
 
@@ -98,10 +99,20 @@ const (
 	cRouteGateway   = 8 // a range of EIPs for which the host is a gateway
 )
 
+// enum class_kind
+const (
+	cClassAddr    = 0
+	cClassList    = 1
+	cClassGroup   = 2
+	cClassService = 3
+	cClassShift   = 28 // kind << CLASS_SHIFT | class
+)
+
 // enum ruleset
 const (
-	cRulesetWide  = 1 << 31 // in the id of a wide set
-	cRulesetWords = 16      // 64 rules each
+	cRulesetWide    = 1 << 31 // in the id of a wide set
+	cRulesetWords   = 16      // 64 rules each
+	cRulesetClasses = 8       // that share an entry of class_rules
 )
 
 // enum flow_class

@@ -20,6 +20,7 @@ const (
 	MapActive     = bpfMapActive
 	MapLive       = bpfMapLive
 	MapPorts      = bpfMapPorts
+	MapPortHints  = bpfMapPortHints
 	MapUplinks    = bpfMapUplinks
 	MapCounters   = bpfMapCounters
 	MapRuleHits   = bpfMapRuleHits

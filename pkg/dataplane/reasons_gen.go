@@ -56,7 +56,8 @@ const (
 	ReasonNoTransit      Reason = 47 // addressed to another, and this ENI does not forward
 	ReasonPacketRate     Reason = 48 // the ENI has more packets in a second than it may have
 	ReasonFlowRate       Reason = 49 // the ENI has more new flows in a second than it may have
-	ReasonEIPUnknown     Reason = 50 // an EIP that nobody has, and this host is its gateway
+	ReasonWrongENI       Reason = 50 // sent from an address that another ENI of the same instance has
+	ReasonEIPUnknown     Reason = 51 // an EIP that nobody has, and this host is its gateway
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -110,5 +111,6 @@ var reasonTable = [...]struct{ name, help string }{
 	{"NO_TRANSIT", "addressed to another, and this ENI does not forward"},
 	{"PACKET_RATE", "the ENI has more packets in a second than it may have"},
 	{"FLOW_RATE", "the ENI has more new flows in a second than it may have"},
+	{"WRONG_ENI", "sent from an address that another ENI of the same instance has"},
 	{"EIP_UNKNOWN", "an EIP that nobody has, and this host is its gateway"},
 }

@@ -165,27 +165,29 @@ type ServiceRow struct {
 	Class    uint32 `json:"class"`
 }
 
-// ServiceRulesRow is an entry of service_rules.
-type ServiceRulesRow struct {
+// ServiceBlockRow is an entry of service_blocks.
+type ServiceBlockRow struct {
 	Ruleset  string `json:"ruleset" key:"true"`
 	Protocol string `json:"protocol" key:"true"`
 	Port     string `json:"port" key:"true"`
-	Rules    string `json:"rules"` // ordinals in the set
+	Classes  string `json:"classes"` // class*ports, from the first port on; 0 is none
 }
 
-// PeerRulesRow is an entry of peer_rules.
-type PeerRulesRow struct {
+// ClassRulesRow is an entry of class_rules.
+type ClassRulesRow struct {
 	Ruleset string `json:"ruleset" key:"true"`
-	Class   uint32 `json:"class" key:"true"`
-	Rules   string `json:"rules"` // ordinals in the set
+	Kind    string `json:"kind" key:"true"`  // address, prefix list, groups, service
+	Class   uint32 `json:"class" key:"true"` // the first of those in the entry
+	Rules   string `json:"rules"`            // ordinals in the set, class by class
 }
 
 // VerdictRow is an entry of verdicts.
 type VerdictRow struct {
 	Ruleset string `json:"ruleset" key:"true"`
+	Kind    string `json:"kind" key:"true"` // of the peer's class: address, prefix list, groups
 	Peer    uint32 `json:"peer" key:"true"`
-	Service uint32 `json:"service" key:"true"`
-	Order   uint32 `json:"order"` // of the deciding rule in its set
+	Service uint32 `json:"service" key:"true"` // class, in a wide set the order of a rule
+	Order   uint32 `json:"order"`              // of the deciding rule in its set
 	Allow   bool   `json:"allow"`
 	Rule    string `json:"rule"`
 }

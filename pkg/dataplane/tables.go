@@ -73,8 +73,7 @@ func TableKinds() map[string]Kind {
 		bpfMapNexthops: InPlace,
 		bpfMapVteps:    Plain, bpfMapRoutes4: Plain, bpfMapRoutes6: Plain,
 		bpfMapPolicies: Plain, bpfMapAddrs4: Plain, bpfMapAddrs6: Plain, bpfMapGroups: Plain,
-		bpfMapServices: Plain, bpfMapVerdicts: Plain,
-		bpfMapServiceRules: Plain, bpfMapPeerRules: Plain,
+		bpfMapServices: Plain, bpfMapServiceBlocks: Plain, bpfMapVerdicts: Plain, bpfMapClassRules: Plain,
 	}
 }
 
@@ -82,8 +81,8 @@ func TableKinds() map[string]Kind {
 // error: the state would not mean what it says.
 func Encode(st *compile.State, facts HostFacts) (*Tables, error) {
 	e := encoder{
-		tables: &Tables{Revision: st.Revision, Contents: map[string]Content{}, Sets: map[SetID]Set{}},
-		wide:   map[uint32]bool{},
+		tables:   &Tables{Revision: st.Revision, Contents: map[string]Content{}, Sets: map[SetID]Set{}},
+		rulesets: map[uint32]*compile.Ruleset{},
 	}
 	for name := range TableKinds() {
 		if !slices.Contains(SetTables(), name) {
@@ -91,9 +90,7 @@ func Encode(st *compile.State, facts HostFacts) (*Tables, error) {
 		}
 	}
 	for i := range st.Rulesets {
-		if rs := &st.Rulesets[i]; rs.Wide() {
-			e.wide[rs.ID] = true
-		}
+		e.rulesets[st.Rulesets[i].ID] = &st.Rulesets[i]
 	}
 	quotas := newQuotas(st.ENIs, facts)
 	if err := e.host(&st.Host, facts, quotas); err != nil {
@@ -117,23 +114,15 @@ func Encode(st *compile.State, facts HostFacts) (*Tables, error) {
 
 // encoder fills the tables; the first error sticks.
 type encoder struct {
-	tables *Tables
-	wide   map[uint32]bool // rule sets by id
-	err    error
+	tables   *Tables
+	rulesets map[uint32]*compile.Ruleset // by id
+	err      error
 }
 
 func (e *encoder) fail(format string, args ...any) {
 	if e.err == nil {
 		e.err = fmt.Errorf(format, args...)
 	}
-}
-
-// rulesetID is the id by which the programs know a rule set.
-func (e *encoder) rulesetID(id uint32) uint32 {
-	if e.wide[id] {
-		return id | cRulesetWide
-	}
-	return id
 }
 
 func (e *encoder) put(table, key string, value []byte) {

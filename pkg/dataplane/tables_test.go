@@ -56,27 +56,30 @@ func fullState() *compile.State {
 			{Policy: 24, Bit: 8, Kind: compile.RouteInternet},
 		},
 		Rulesets: []compile.Ruleset{{
-			ID:     21,
-			Peers:  []compile.PeerClass{{Prefix: prefix("192.0.2.0/28"), Class: 1}, {Prefix: prefix("fd00::/64"), Class: 2}},
-			Groups: []compile.GroupClass{{GroupSet: 41, Class: 3}},
-			Services: []compile.ServiceClass{
-				{Class: 1},
-				{Protocol: 17, Bits: 8, Class: 2},
-				{Protocol: 6, Port: 8000, Bits: 22, Class: 3},
-				{Protocol: 6, Port: 443, Bits: 24, Class: 4},
-				{Protocol: 1, Port: 8 << 8, Bits: 24, Class: 5},
-				{Protocol: 1, Port: 3 << 8, Bits: 16, Class: 6},
-			},
-			Verdicts: []compile.Verdict{{Peer: 1, Service: 1, Allow: true, Rule: 1}, {Peer: 2, Service: 3, Rule: 2}},
+			ID: 21, Addrs: 61, Groups: 62, Services: 63,
+			Verdicts: []compile.Verdict{{Peer: 1, Service: 1, Allow: true, Rule: 1}, {Kind: compile.OfGroup, Peer: 2, Service: 3, Rule: 2}},
 			Rules:    []compile.Rule{{ID: 51, Name: "web/https"}, {ID: 52, Name: "web/ingress[1]"}},
 		}, {
-			ID:           22,
-			Peers:        []compile.PeerClass{{Prefix: netip.MustParsePrefix("10.7.0.0/16"), Class: 1}},
-			Services:     []compile.ServiceClass{{Protocol: 6, Port: 443, Bits: 24, Class: 1}},
-			PeerRules:    []compile.RuleSet{{2}},
-			ServiceRules: []compile.RuleSet{{3, 1 << 63}},
-			Verdicts:     []compile.Verdict{{Service: 1, Allow: true, Rule: 1}, {Service: 2, Rule: 2}},
-			Rules:        []compile.Rule{{ID: 51, Name: "web/https"}, {ID: 52, Name: "web/ingress[1]"}},
+			ID: 22, Lists: 64, Services: 65,
+			ClassRules: [compile.ClassKinds][]compile.RuleSet{compile.OfList: {{2}}, compile.OfService: {{3, 1 << 63}, {}, {}, {}, {}, {}, {}, {4}}},
+			Verdicts:   []compile.Verdict{{Service: 1, Allow: true, Rule: 1}, {Service: 2, Rule: 2}},
+			Rules:      []compile.Rule{{ID: 51, Name: "web/https"}, {ID: 52, Name: "web/ingress[1]"}},
+		}, {ID: 23}},
+		Addrs: []compile.AddrTable{
+			{ID: 61, Prefixes: []compile.PeerClass{{Prefix: prefix("192.0.2.0/28"), Class: 1}, {Prefix: prefix("fd00::/64"), Class: 2}}},
+			{ID: 64, Prefixes: []compile.PeerClass{{Prefix: prefix("10.7.0.0/16"), Class: 1}}},
+		},
+		Groups: []compile.GroupTable{{ID: 62, Groups: []compile.GroupClass{{GroupSet: 41, Class: 3}}}},
+		Services: []compile.ServiceTable{{ID: 63, Prefixes: []compile.ServiceClass{
+			{Class: 1},
+			{Protocol: 17, Bits: 8, Class: 2},
+			{Protocol: 6, Port: 8000, Bits: 22, Class: 3},
+			{Protocol: 6, Port: 443, Bits: 24, Class: 4},
+			{Protocol: 1, Port: 8 << 8, Bits: 24, Class: 5},
+			{Protocol: 1, Port: 3 << 8, Bits: 16, Class: 6},
+		}}, {
+			ID: 65, Prefixes: []compile.ServiceClass{{Protocol: 6, Port: 256, Bits: 16}},
+			Blocks: []compile.ServiceBlock{{Protocol: 6, High: 1, Classes: [256]uint32{187: 1, 188: 1, 255: 8}}},
 		}},
 	}
 }
@@ -88,9 +91,12 @@ var fullNames = compile.Names{
 	Subnets:   map[uint32]string{3: "red-web"},
 	GroupSets: map[uint32][]string{41: {"db", "web"}},
 	Tables:    map[uint32]string{31: "red-public"},
-	Rulesets:  map[uint32]string{21: "sg web,ssh ingress", 23: "nacl red-web ingress", 22: "sg wide egress"},
-	Rules:     map[uint32]compile.RuleName{51: {Key: "sg/web@web ingress name https", Direction: "ingress", Name: "web/https"}},
-	Hosts:     map[string]string{"192.0.2.2": "host-b"},
+	Rulesets: map[uint32]string{
+		21: "sg web,ssh ingress", 61: "sg web,ssh ingress", 62: "sg web,ssh ingress", 63: "sg web,ssh ingress",
+		23: "nacl red-web ingress", 22: "sg wide egress", 64: "sg wide egress", 65: "sg wide egress",
+	},
+	Rules: map[uint32]compile.RuleName{51: {Key: "sg/web@web ingress name https", Direction: "ingress", Name: "web/https"}},
+	Hosts: map[string]string{"192.0.2.2": "host-b"},
 }
 
 // decodeAll turns tables into rows as Dump does.
@@ -171,18 +177,23 @@ func TestEncodeDecode(t *testing.T) {
 			ServiceRow{Ruleset: "sg web,ssh ingress", Protocol: "all", Port: "any", Class: 1},
 			ServiceRow{Ruleset: "sg web,ssh ingress", Protocol: "udp", Port: "any", Class: 2},
 			ServiceRow{Ruleset: "sg web,ssh ingress", Protocol: "icmp", Port: "type 3", Class: 6},
+			ServiceRow{Ruleset: "sg wide egress", Protocol: "tcp", Port: "256-511"},
 			ServiceRow{Ruleset: "sg web,ssh ingress", Protocol: "tcp", Port: "8000-8003", Class: 3},
 			ServiceRow{Ruleset: "sg web,ssh ingress", Protocol: "icmp", Port: "type 8 code 0", Class: 5},
 			ServiceRow{Ruleset: "sg web,ssh ingress", Protocol: "tcp", Port: "443", Class: 4},
 		},
 		"verdicts": {
-			VerdictRow{Ruleset: "sg web,ssh ingress", Peer: 1, Service: 1, Order: 1, Allow: true, Rule: "web/https"},
-			VerdictRow{Ruleset: "sg web,ssh ingress", Peer: 2, Service: 3, Order: 2, Rule: "52"},
+			VerdictRow{Ruleset: "sg web,ssh ingress", Kind: "address", Peer: 1, Service: 1, Order: 1, Allow: true, Rule: "web/https"},
+			VerdictRow{Ruleset: "sg web,ssh ingress", Kind: "groups", Peer: 2, Service: 3, Order: 2, Rule: "52"},
 			VerdictRow{Ruleset: "sg wide egress", Service: 1, Order: 1, Allow: true, Rule: "web/https"},
 			VerdictRow{Ruleset: "sg wide egress", Service: 2, Order: 2, Rule: "52"},
 		},
-		"service_rules": {ServiceRulesRow{Ruleset: "sg wide egress", Protocol: "tcp", Port: "443", Rules: "1,2,128"}},
-		"peer_rules":    {PeerRulesRow{Ruleset: "sg wide egress", Class: 1, Rules: "2"}},
+		"service_blocks": {ServiceBlockRow{Ruleset: "sg wide egress", Protocol: "tcp", Port: "256-511", Classes: "0*187,1*2,0*66,8*1"}},
+		"class_rules": {
+			ClassRulesRow{Ruleset: "sg wide egress", Kind: "prefix list", Class: 0, Rules: "; 2; ; ; ; ; ; "},
+			ClassRulesRow{Ruleset: "sg wide egress", Kind: "service", Class: 0, Rules: "; 1,2,128; ; ; ; ; ; "},
+			ClassRulesRow{Ruleset: "sg wide egress", Kind: "service", Class: 8, Rules: "3; ; ; ; ; ; ; "},
+		},
 	}
 	if diff := cmp.Diff(want, decodeAll(t, tables)); diff != "" {
 		t.Errorf("rows (-want +got):\n%s", diff)
@@ -210,10 +221,11 @@ func TestEncodeBytes(t *testing.T) {
 	}
 	for _, want := range []struct{ table, key, value string }{
 		{"endpoints4", "\x07\x00\x00\x00\x0a\x00\x01\x0a", "\x01\x00\x00\x00\x05\x00\x00\x00\x29\x00\x00\x00"},
-		{"services", "\x38\x00\x00\x00\x15\x00\x00\x00\x06\x01\xbb\x00", "\x04\x00\x00\x00"},
+		{"services", "\x38\x00\x00\x00\x3f\x00\x00\x00\x06\x01\xbb\x00", "\x04\x00\x00\x00"},
 		{"nexthops", "\x06\x00\x00\x00", "\x02\x00\x00\x00\xc0\x00\x02\x02\x03\x00\x00\x00\x07\x00\x00\x00\x03\x00\x00\x00\x02\x00\x00\x00\x02\x10\x00\x00\x02\x00\x00\x00"},
-		{"verdicts", "\x15\x00\x00\x00\x02\x00\x00\x00\x03\x00\x00\x00", "\x04\x00\x00\x00\x34\x00\x00\x00"},
-		{"peer_rules", "\x16\x00\x00\x80\x01\x00\x00\x00", "\x02" + strings.Repeat("\x00", 127)},
+		{"verdicts", "\x15\x00\x00\x00\x02\x00\x00\x20\x03\x00\x00\x00", "\x04\x00\x00\x00\x34\x00\x00\x00"},
+		{"class_rules", "\x16\x00\x00\x80\x00\x00\x00\x02", strings.Repeat("\x00", 128) + "\x02" + strings.Repeat("\x00", 895)},
+		{"service_blocks", "\x41\x00\x00\x00\x06\x01\x00\x00", strings.Repeat("\x00", 748) + "\x01\x00\x00\x00\x01" + strings.Repeat("\x00", 267) + "\x08\x00\x00\x00"},
 		{"routes4", "\x30\x00\x00\x00\x1f\x00\x00\x00\x0a\x00\x00\x00", "\x01\x00\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00"},
 		{"policies", "\x18\x00\x00\x00\x08\x00\x00\x00", "\x02\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"},
 	} {
@@ -232,6 +244,8 @@ func TestEncodeRefuses(t *testing.T) {
 		"an IPv6 VTEP":                   func(st *compile.State) { st.VTEPs[0].Addr = netip.MustParseAddr("fd00::1") },
 		"no VTEP of the host":            func(st *compile.State) { st.Host.VTEP = netip.Addr{} },
 		"two rule sets with one id":      func(st *compile.State) { st.Rulesets = append(st.Rulesets, st.Rulesets[0]) },
+		"two tables with one id":         func(st *compile.State) { st.Addrs = append(st.Addrs, st.Addrs[0]) },
+		"a rule set that is not there":   func(st *compile.State) { st.Rulesets = st.Rulesets[1:] },
 		"two runs of a route table":      func(st *compile.State) { st.Routes = append(st.Routes, st.Routes[0]) },
 		"an EIP across families":         func(st *compile.State) { st.EIPs[0].Private = st.EIPs[1].Private },
 	} {
@@ -248,8 +262,7 @@ func TestLayOutRefuses(t *testing.T) {
 	for name, spoil := range map[string]func(*compile.State){
 		"a verdict of no rule":   func(st *compile.State) { st.Rulesets[0].Verdicts[0].Rule = 0 },
 		"a verdict beyond rules": func(st *compile.State) { st.Rulesets[0].Verdicts[0].Rule = 3 },
-		"a service of no class":  func(st *compile.State) { st.Rulesets[1].Services[0].Class = 2 },
-		"two prefixes alike":     func(st *compile.State) { st.Rulesets[0].Peers = append(st.Rulesets[0].Peers, st.Rulesets[0].Peers[0]) },
+		"two prefixes alike":     func(st *compile.State) { st.Addrs[0].Prefixes = append(st.Addrs[0].Prefixes, st.Addrs[0].Prefixes[0]) },
 	} {
 		st := fullState()
 		spoil(st)

@@ -30,9 +30,7 @@ func (r *run) toENI(e *api.ENI, a arrival) Reason {
 	}
 	r.remember(e, f, a.internet())
 	if r.wire.size > r.host.PortMTU {
-		if !a.vtep.IsValid() || a.gateway {
-			r.tooBig = r.host.PortMTU
-		}
+		r.tooBig = r.host.PortMTU
 		if a.gateway {
 			r.out.Tunnel = &Tunnel{VNI: r.from.VNI, Remote: a.vtep, Internet: true}
 		}
@@ -104,6 +102,9 @@ func (r *run) overlaySender(e *api.ENI, vtep netip.Addr) (identity, Reason) {
 	if sender == nil || r.vtepOf(sender) != vtep {
 		return identity{}, VXLANSender
 	}
+	if r.isGateway(r.vpcOf(sender), r.p.src) && r.p.isICMPError() && r.p.fragment != laterFragment {
+		return r.identify(sender), goOn // it says that something is too big
+	}
 	if !owns(sender, r.p.src) && sender.SourceDestCheck && len(sender.AllowedAddresses) == 0 {
 		return identity{}, VXLANSender
 	}
@@ -167,7 +168,7 @@ func (r *run) uplink() {
 	}
 	r.end(reason)
 	if r.answersTooBig() && r.from.Kind == AtUplink {
-		r.answerTooBig()
+		r.answerTooBig(nil)
 	}
 }
 

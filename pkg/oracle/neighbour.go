@@ -37,7 +37,10 @@ func (r *run) arpFromENI(e *api.ENI) Reason {
 		return SpoofedARP
 	case a.sender.IsUnspecified() && a.request: // a probe
 		return Consumed
-	case a.sender.IsUnspecified(), !may(e, a.sender):
+	case a.sender.IsUnspecified():
+		return SpoofedARP
+	case !may(e, a.sender):
+		r.asker = a.sender
 		return SpoofedARP
 	case !a.request, a.sender == a.target: // an announcement
 		return Consumed

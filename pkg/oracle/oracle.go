@@ -33,6 +33,7 @@ const (
 	SpoofedMAC  Reason = "SPOOFED_MAC"
 	SpoofedIP   Reason = "SPOOFED_IP"
 	SpoofedARP  Reason = "SPOOFED_ARP"
+	WrongENI    Reason = "WRONG_ENI"
 	ARPUnknown  Reason = "ARP_UNKNOWN"
 	GuestServer Reason = "GUEST_SERVER"
 	Multicast   Reason = "MULTICAST"
@@ -251,7 +252,11 @@ func (m *Model) Packet(from Port, frame []byte, now time.Duration) Outcome {
 	case AtOverlay:
 		r.end(r.overlay())
 		if r.answersTooBig() {
-			r.answerTooBig()
+			if r.from.Public {
+				r.answerTooBig()
+			} else {
+				r.answerOverlay(m.objs.ENIs[r.eni])
+			}
 		}
 	default:
 		r.uplink()
@@ -270,7 +275,8 @@ type run struct {
 
 	eni    string // whose port is being crossed
 	dir    Direction
-	tooBig int // with TooBig: what would have fitted; 0 = nobody is told
+	tooBig int        // with TooBig: what would have fitted; 0 = nobody is told
+	asker  netip.Addr // of an ARP packet that is not the sender's to send
 }
 
 // enter: from here on the packet is at this ENI, in this direction.

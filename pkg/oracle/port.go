@@ -17,10 +17,24 @@ func (r *run) port() {
 		return
 	}
 	r.enter(e.Name, Out)
-	r.end(r.fromENI(e))
-	if r.answersTooBig() {
-		r.answerTooBig()
+	reason := r.fromENI(e)
+	if (reason == SpoofedIP || reason == SpoofedARP) && r.dir == Out && r.isSiblings(e) {
+		reason = WrongENI
 	}
+	r.end(reason)
+	if r.answersTooBig() {
+		r.answerTooBig(e)
+	}
+}
+
+// isSiblings: the source is an address of another ENI of the same instance.
+func (r *run) isSiblings(e *api.ENI) bool {
+	source := r.p.src
+	if r.p.ethertype == etherARP {
+		source = r.asker
+	}
+	other := r.owner(r.vpcOf(e), source)
+	return other != nil && other != e && other.Attachment != nil && other.Attachment.Instance == e.Attachment.Instance
 }
 
 func (r *run) fromENI(e *api.ENI) Reason {

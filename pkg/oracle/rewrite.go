@@ -94,35 +94,69 @@ func (r *run) answersTooBig() bool {
 	return r.out.Reason == TooBig && r.tooBig > 0 && !r.p.quotes && r.p.fragment != laterFragment
 }
 
-// answerTooBig sends an ICMP error back in the name of the destination. It is a packet of ours, counted at the host.
-func (r *run) answerTooBig() {
+// answerTooBig sends an ICMP error back, in the name of the gateway of an ENI, or if there is none of the destination.
+// It is a packet of ours, counted at the host.
+func (r *run) answerTooBig(speaks *api.ENI) {
 	r.enter("", Out)
 	r.wire.packets = 1
 	frame := slices.Concat(r.p.frame[6:12], r.p.frame[0:6], r.p.frame[12:14])
 	quote := r.p.frame[ethernet : ethernet+quoted]
 	if r.p.v6 {
-		frame = append(frame, tooBig6(quote, max(r.tooBig, 1280))...)
+		frame = append(frame, tooBig6(quote, r.gatewayOf(speaks, quote[24:40]), max(r.tooBig, 1280))...)
 	} else {
-		frame = append(frame, tooBig4(quote, r.tooBig)...)
+		frame = append(frame, tooBig4(quote, r.gatewayOf(speaks, quote[16:20]), r.tooBig)...)
 	}
 	r.p.frame = frame
 	r.out.Device = r.from.Device
 	r.end(Answered)
 }
 
-func tooBig4(quote []byte, mtu int) []byte {
+// answerOverlay sends an ICMP error back to the ENI of another host that has sent too much to one of this host.
+func (r *run) answerOverlay(to *api.ENI) {
+	sender := r.senderOfMAC(r.vpcOf(to), r.p.smac)
+	if sender == nil || !r.vtepOf(sender).IsValid() {
+		return
+	}
+	r.answerTooBig(to)
+	r.out.Device = r.host.VXLAN
+	r.out.Tunnel = &Tunnel{VNI: r.vpcOf(sender).VNI, Remote: r.vtepOf(sender)}
+}
+
+// gatewayOf is the gateway of the ENI's primary private IP of the family, or of its subnet if it has none of it, or
+// what stands in for one.
+func (r *run) gatewayOf(e *api.ENI, otherwise []byte) []byte {
+	v6 := len(otherwise) == 16
+	if e == nil {
+		return otherwise
+	}
+	near := r.subnetOf(e).CIDRs
+	for _, ip := range e.IPs {
+		if ip.Is6() == v6 {
+			near = slices.DeleteFunc(slices.Clone(near), func(p netip.Prefix) bool { return !p.Contains(ip) })
+			break
+		}
+	}
+	for _, cidr := range near {
+		if cidr.Addr().Is6() == v6 {
+			return cidr.Addr().Next().AsSlice()
+		}
+	}
+	return otherwise
+}
+
+func tooBig4(quote, from []byte, mtu int) []byte {
 	body := append([]byte{3, 4, 0, 0, 0, 0, byte(mtu >> 8), byte(mtu)}, quote...)
 	be.PutUint16(body[2:], checksum(body))
 	total := 20 + len(body)
-	ip := slices.Concat([]byte{0x45, 0, byte(total >> 8), byte(total), 0, 0, 0, 0, 64, icmp, 0, 0}, quote[16:20], quote[12:16])
+	ip := slices.Concat([]byte{0x45, 0, byte(total >> 8), byte(total), 0, 0, 0, 0, 64, icmp, 0, 0}, from, quote[12:16])
 	be.PutUint16(ip[10:], checksum(ip))
 	return append(ip, body...)
 }
 
-func tooBig6(quote []byte, mtu int) []byte {
+func tooBig6(quote, from []byte, mtu int) []byte {
 	body := append([]byte{2, 0, 0, 0, 0, 0, byte(mtu >> 8), byte(mtu)}, quote...)
 	n := byte(len(body))
-	pseudo := slices.Concat(quote[24:40], quote[8:24], []byte{0, 0, 0, n, 0, 0, 0, icmpv6}, body)
+	pseudo := slices.Concat(from, quote[8:24], []byte{0, 0, 0, n, 0, 0, 0, icmpv6}, body)
 	be.PutUint16(body[2:], checksum(pseudo))
-	return slices.Concat([]byte{0x60, 0, 0, 0, 0, n, icmpv6, 64}, quote[24:40], quote[8:24], body)
+	return slices.Concat([]byte{0x60, 0, 0, 0, 0, n, icmpv6, 64}, from, quote[8:24], body)
 }

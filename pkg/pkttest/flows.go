@@ -188,11 +188,18 @@ func (w *World) clearFragments() error {
 // turnsMap counts how often flows are judged again.
 const turnsMap = "judge_turns"
 
-// clearTurns forgets how often flows were judged again.
+// answersMap counts how often packets that are too big are answered.
+const answersMap = "answer_turns"
+
+// clearTurns forgets how often flows were judged again, and packets answered.
 func (w *World) clearTurns() error {
 	for i := range w.lastENI + 1 {
-		if err := w.coll.Maps[turnsMap].Put(i, uint64(0)); err != nil {
-			return fmt.Errorf("clear turn %d: %w", i, err)
+		for _, err := range []error{
+			w.coll.Maps[turnsMap].Put(i, uint64(0)), w.coll.Maps[answersMap].Put(2*i, uint64(0)), w.coll.Maps[answersMap].Put(2*i+1, uint64(0)),
+		} {
+			if err != nil {
+				return fmt.Errorf("clear turn %d: %w", i, err)
+			}
 		}
 	}
 	return nil
@@ -244,17 +251,25 @@ func (w *World) indexOf(eni string) uint32 {
 // UseTurns makes an ENI have judged flows again so often, in the moment that lasts as long as the row, or, if `over`,
 // in the one before.
 func UseTurns(eni string, used uint32, over bool) func(*World) error {
-	return func(w *World) error {
-		now, err := flowtable.Now()
-		if err != nil {
-			return err
-		}
-		tick := uint64(now + 1<<20)
-		if over {
-			tick = uint64(now - 1)
-		}
-		return w.coll.Maps[turnsMap].Put(w.indexOf(eni), tick<<32|uint64(used))
+	return func(w *World) error { return w.useTurns(turnsMap, w.indexOf(eni), used, over) }
+}
+
+// UseAnswers makes so many ICMP errors have been sent about packets from an ENI, or to it, in the moment that lasts as
+// long as the row, or, if `over`, in the one before.
+func UseAnswers(eni string, dir dataplane.Direction, used uint32, over bool) func(*World) error {
+	return func(w *World) error { return w.useTurns(answersMap, w.indexOf(eni)*2+uint32(dir), used, over) }
+}
+
+func (w *World) useTurns(name string, index, used uint32, over bool) error {
+	now, err := flowtable.Now()
+	if err != nil {
+		return err
 	}
+	tick := uint64(now + 1<<20)
+	if over {
+		tick = uint64(now - 1)
+	}
+	return w.coll.Maps[name].Put(index, tick<<32|uint64(used))
 }
 
 // clearMap makes all entries of an array zero.

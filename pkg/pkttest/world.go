@@ -304,6 +304,25 @@ func (w *World) Unready(name string) error {
 	return w.put(dataplane.MapLive, u32(e.Index), dataplane.Live{}.Encode())
 }
 
+// Mislead makes the programs guess that the port of one ENI is another's.
+func (w *World) Mislead(name, to string) error {
+	from, err := w.ENI(name)
+	if err != nil {
+		return err
+	}
+	e, err := w.ENI(to)
+	if err != nil {
+		return err
+	}
+	return w.hint(from, e.Index)
+}
+
+// hint sets which ENI the programs try first for a device.
+func (w *World) hint(e compile.ENI, eni uint32) error {
+	place := w.devices[e.Device] % w.coll.Maps[dataplane.MapPortHints].MaxEntries()
+	return w.put(dataplane.MapPortHints, u32(place), u32(eni))
+}
+
 // ReadyAs gives the port or the READY mark of an ENI to another incarnation, as for a moment when one follows another.
 func (w *World) ReadyAs(name string, port bool) error {
 	e, err := w.ENI(name)
@@ -312,7 +331,7 @@ func (w *World) ReadyAs(name string, port bool) error {
 	}
 	index := w.devices[e.Device]
 	if port {
-		return w.put(dataplane.MapPorts, u32(index), dataplane.EncodePort(e.Index, e.Incarnation-1))
+		return errors.Join(w.hint(e, 0), w.put(dataplane.MapPorts, u32(index), dataplane.EncodePort(e.Index, e.Incarnation-1)))
 	}
 	return w.put(dataplane.MapLive, u32(e.Index), dataplane.Live{Incarnation: e.Incarnation - 1, Ifindex: index, MTU: 1500}.Encode())
 }

@@ -233,6 +233,9 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 	if p.seen[seen{out.Reason, how}]++; out.Reason == oracle.Delivered && out.Follows == "" {
 		p.seen[seen{out.Reason, "way " + out.Way}]++
 	}
+	if out.Reason == oracle.Answered && out.Tunnel != nil { // to another host
+		p.seen[seen{out.Reason, "far"}]++
+	}
 	return p.compareOutcome(s, out, got) + compareHits(&out, p.q.Hits()), out, nil
 }
 

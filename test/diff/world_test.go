@@ -274,10 +274,27 @@ func (g gen) addENI(o *api.Objects, i int) {
 	}
 	host := pick(g, []string{hosts[0], hosts[0], hosts[0], hosts[1], hosts[2]})
 	o.Instances[instance] = &api.Instance{Metadata: meta(instance), Host: host, Type: "any"}
+	if shared := g.instanceOf(o, subnet.VPC); shared != "" && g.oneIn(2) {
+		instance = shared
+	}
 	if !g.oneIn(12) {
 		e.Attachment = &api.Attachment{Instance: instance, Device: fmt.Sprintf("p%d", i), Epoch: 1}
 	}
 	o.ENIs[name] = e
+}
+
+// instanceOf draws an instance that has an ENI of a VPC, "" if there is none.
+func (g gen) instanceOf(o *api.Objects, vpc string) string {
+	var found []string
+	for _, name := range sortedKeys(o.ENIs) {
+		if e := o.ENIs[name]; e.Attachment != nil && o.VPCOf(e).Name == vpc {
+			found = append(found, e.Attachment.Instance)
+		}
+	}
+	if len(found) == 0 {
+		return ""
+	}
+	return pick(g, found)
 }
 
 func (g gen) policyChange() api.PolicyChange {
@@ -493,7 +510,6 @@ func (g gen) replaceENI(o *api.Objects, e *api.ENI) {
 			delete(o.EIPs, name)
 		}
 	}
-	delete(o.Instances, "vm"+e.Name[len("eni"):])
 	for i := range ports {
 		if o.ENIs[fmt.Sprintf("eni%d", i)] == nil && (len(o.ENIs) == 0 || g.oneIn(2)) {
 			g.addENI(o, i)

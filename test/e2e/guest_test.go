@@ -61,7 +61,14 @@ func succeeds(t *testing.T, l *lab.Lab, node string, command ...string) string {
 // TestServices: what people run, in a lab of its own.
 func TestServices(t *testing.T) {
 	l := upFrom(t, "testdata/services-lab.yaml", false)
-	t.Run("sites", func(t *testing.T) { httpsSites(t, l) })
+	all := makeSites(t)
+	startNginx(t, l, all)
+	t.Run("sites", func(t *testing.T) { httpsSites(t, l, all) })
+	t.Run("apart", func(t *testing.T) { apart(t, l, all) })
+	t.Run("traces", func(t *testing.T) { traces(t, l) })
+	t.Run("iperf3", func(t *testing.T) { bulkTraffic(t, l) })
+	t.Run("overlay MTU", func(t *testing.T) { overlayMTU(t, l) })
+	t.Run("port MTU", func(t *testing.T) { portMTU(t, l) })
 	t.Run("guest", func(t *testing.T) { guestRoutes(t, l) })
 	balanced(t, l)
 }
@@ -110,6 +117,24 @@ func guestRoutes(t *testing.T, l *lab.Lab) {
 	url := metadataService(t, l, file)
 	succeeds(t, l, "vm-site", enictl, "guest", "routes", "--from", url, "--apply")
 	mended(t, l, enictl, file)
+	watched(t, l, enictl, file)
+}
+
+// watched: what somebody takes away comes back, more than once.
+func watched(t *testing.T, l *lab.Lab, enictl, file string) {
+	background(t, l, "vm-site", enictl, "guest", "routes", "-f", file, "--apply", "--watch", "1s")
+	for range 2 {
+		succeeds(t, l, "vm-site", "ip", "rule", "del", "from", "10.0.2.10", "lookup", "69001")
+		for end := time.Now().Add(commandWait); ; time.Sleep(50 * time.Millisecond) {
+			out, _, code := execute(t, l, "vm-site", enictl, "guest", "check", "-f", file)
+			if code == 0 {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("nobody has mended it: %s", out)
+			}
+		}
+	}
 }
 
 // wrongENI: replies leave by the ENI in whose subnet the peer is, or by the first.
@@ -129,8 +154,12 @@ func wrongENI(t *testing.T, l *lab.Lab, enictl, file string) {
 		}
 	}
 	// IPv4 asks for the peer's MAC in the name of the reply's source, IPv6 in that of the device.
-	for f, reason := range map[lab.Family]dataplane.Reason{lab.IPv4: dataplane.ReasonSpoofedARP, lab.IPv6: dataplane.ReasonSpoofedIP} {
-		denied(t, l, probe{from: "db", to: "site-mgmt", protocol: "tcp", port: 22, family: f}, "site-data", dataplane.Out, reason)
+	for _, f := range []lab.Family{lab.IPv4, lab.IPv6} {
+		denied(t, l, probe{from: "db", to: "site-mgmt", protocol: "tcp", port: 22, family: f}, "site-data", dataplane.Out, dataplane.ReasonWrongENI)
+	}
+	status, err := exec.Command(enictl, "status", "--host", "host-a", "--bpffs", l.AgentBPFFS(), "--state-dir", l.AgentStateDir()).CombinedOutput()
+	if err != nil || !strings.Contains(string(status), "ENI site-data: ") || !strings.Contains(string(status), "(WRONG_ENI)") {
+		t.Errorf("status does not name the ENI: %v\n%s", err, status)
 	}
 }
 
@@ -141,7 +170,7 @@ func mended(t *testing.T, l *lab.Lab, enictl, file string) {
 		for _, ends := range [][2]string{{"db", "site-mgmt"}, {"db", "site-data"}, {"near", "site-data"}} {
 			allowed(t, l, probe{from: ends[0], to: ends[1], protocol: "tcp", port: 22, family: f})
 		}
-		allowed(t, l, probe{from: internetNode, to: "site", protocol: "tcp", port: 443, family: f})
+		allowed(t, l, probe{from: internetNode, to: "site", protocol: "icmp", family: f})
 		allowed(t, l, probe{from: "site", to: internetNode, protocol: "udp", port: 53, family: f})
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,9 +33,7 @@ type site struct {
 
 // httpsSites: nginx with five certificates on five private IPs of one ENI, reached by five EIPs. Which site answers,
 // with which certificate, is decided by the address alone; and it sees who asks.
-func httpsSites(t *testing.T, l *lab.Lab) {
-	all := makeSites(t)
-	startNginx(t, l, all)
+func httpsSites(t *testing.T, l *lab.Lab, all []site) {
 	for _, f := range []lab.Family{lab.IPv4, lab.IPv6} {
 		client, _ := spots(t, l, internetNode, "site", f)
 		for i, s := range all {
@@ -130,16 +129,27 @@ func startNginx(t *testing.T, l *lab.Lab, all []site) {
 // background runs a program in a node until the test ends.
 func background(t *testing.T, l *lab.Lab, node string, command ...string) {
 	t.Helper()
-	ctx, stop := context.WithCancel(context.Background())
+	interruptible(t, l, node, command...)
+}
+
+// interruptible runs a program in a node until the test ends or the function is called.
+func interruptible(t *testing.T, l *lab.Lab, node string, command ...string) (stop func()) {
+	t.Helper()
+	if _, err := exec.LookPath(command[0]); err != nil {
+		t.Fatalf("%v (deploy/install-deps.sh e2e installs it)", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
 	var out bytes.Buffer
 	done := make(chan error, 1)
 	go func() { done <- l.Exec(ctx, node, command, nil, &out, &out) }()
-	t.Cleanup(func() {
-		stop()
+	stop = sync.OnceFunc(func() {
+		cancel()
 		if err := <-done; t.Failed() {
 			t.Logf("%s in %s: %v\n%s", command[0], node, err, out.String())
 		}
 	})
+	t.Cleanup(stop)
+	return stop
 }
 
 // waitListens waits until somebody accepts connections.

@@ -81,7 +81,7 @@ func TestSpoofing(t *testing.T) {
 		{"MAC", datagram(t, macA2, gatewayMAC, "10.0.1.10", "10.0.1.20", 53), dataplane.ReasonSpoofedMAC},
 		{"IPv4", datagram(t, macA1, macA2, "10.0.1.20", "10.0.1.20", 53), dataplane.ReasonSpoofedIP},
 		{"IPv4 of nobody", datagram(t, macA1, gatewayMAC, "10.0.1.99", "10.0.1.20", 53), dataplane.ReasonSpoofedIP},
-		{"IPv4 of its second ENI", datagram(t, macA1, gatewayMAC, "10.0.2.11", "10.0.2.30", 53), dataplane.ReasonSpoofedIP},
+		{"IPv4 of its second ENI", datagram(t, macA1, gatewayMAC, "10.0.2.11", "10.0.2.30", 53), dataplane.ReasonWrongENI},
 		{"IPv4 of its EIP", datagram(t, macA1, gatewayMAC, "203.0.113.10", "198.51.100.7", 53), dataplane.ReasonSpoofedIP},
 		{"IPv6", datagram(t, macA1, macA2, "fd00:1:0:1::20", "fd00:1:0:1::20", 53), dataplane.ReasonSpoofedIP},
 		{"ARP sender IP", arp(t, macA1, macA1, "10.0.1.20", "10.0.1.20"), dataplane.ReasonSpoofedARP},

@@ -98,7 +98,7 @@ func eipRows() []Row {
 			refused(web1, late0, dataplane.ReasonNotReady)),
 		row("an EIP on another host", web1.port(), outward(web1, relay9.eip).TCP(1, 443, SYN),
 			translated(outward(web1, relay9.eip).TCP(1, 443, SYN), web1)),
-		row("more than the uplink carries", web0.port(), big, tooBig(big, web0, client, mtu, out(web0, dataplane.ReasonTooBig))),
+		row("more than the uplink carries", web0.port(), big, tooBig(big, web0, mtu, out(web0, dataplane.ReasonTooBig))),
 		{Name: "an answer from the internet", Steps: []Step{
 			send(web0, ask, opened),
 			{At: fromUplink, In: answer, Want: admitted(answer, web0)},

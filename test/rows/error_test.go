@@ -253,6 +253,7 @@ func unrelatedRows() []Row {
 		typed("source quench, type 100 of IPv6", 4, 100),
 		typed("source quench, type 127 of IPv6", 4, 127),
 		drops("from a source that is not the ENI's", err(back, q).From(web0.ip), dataplane.ReasonSpoofedIP),
+		drops("from the address of another ENI of its instance", err(back, q).From(db0.ip), dataplane.ReasonWrongENI),
 		{Name: "about another ENI's flow", Steps: []Step{
 			send(open1, q, delivered(q, open1, open0)),
 			send(web1, err(frame(web1, open1), q), dropped(web1, unrelated)),

@@ -107,7 +107,8 @@ func fragmentRows() []Row {
 		vouched("another protocol, in IPv4", first, later.Carries(protoTCP).Only(V4), dropped(open1, unvouched)),
 		passes("another protocol means nothing in IPv6", first, later.Carries(protoTCP).Only(V6)),
 		vouched("to another ENI", first, laterOf(frame(open1, web0), firstLen, true), dropped(open1, unvouched)),
-		drops("from a source that is not the ENI's", later.From(web0.ip), dataplane.ReasonSpoofedIP),
+		drops("from a source that is not the ENI's", later.From(db0.ip), dataplane.ReasonSpoofedIP),
+		drops("from the address of another ENI of its instance", later.From(web0.ip), dataplane.ReasonWrongENI),
 	}
 	rows = append(rows, headerRows()...)
 	rows = append(rows, fragmentTableRows()...)

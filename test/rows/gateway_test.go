@@ -280,7 +280,7 @@ func behindRows() []Row {
 		fine("out, udp", outs.UDP(40000, 53).Payload(21)),
 		fine("out, echo", outs.Echo(3)),
 		fine("out, gre", outs.Carries(GRE).Payload(8)),
-		row("out, more than the overlay carries", away0.port(), big, tooBig(big, away0, client, 1450, out(away0, dataplane.ReasonTooBig))),
+		row("out, more than the overlay carries", away0.port(), big, tooBig(big, away0, 1450, out(away0, dataplane.ReasonTooBig))),
 		row("out to the infrastructure", away0.port(), outward(away0, infra).UDP(1, 53), dropped(away0, dataplane.ReasonInfra)),
 		row("out to a blackhole", away0.port(), outward(away0, blackhole).UDP(1, 53), dropped(away0, dataplane.ReasonBlackhole)),
 		{Name: "in", Steps: []Step{byGateway(ins.TCP(40000, 443, SYN), hostB, first)}},
@@ -349,7 +349,7 @@ func behindRows() []Row {
 		row("no EIP, no EIP of a gateway", open1.port(), outward(open1, far9.eip).UDP(1, 53), dropped(open1, dataplane.ReasonNoEIP)),
 		row("to an EIP behind this gateway", web0.port(), behind, carried(behind.From(web0.eip), far9, out(web0, dataplane.ReasonDelivered))),
 		row("to an EIP behind this gateway, more than the overlay carries", web0.port(), bigBehind,
-			tooBig(bigBehind, web0, far9.eip, 1450, out(web0, dataplane.ReasonTooBig))),
+			tooBig(bigBehind, web0, 1450, out(web0, dataplane.ReasonTooBig))),
 		row("out, here at the gateway itself", gate0.port(), local, translated(local, gate0)),
 		{Name: "in by another gateway to an ENI of this one", Steps: []Step{
 			byGateway(fromNetTo(client, gate0).UDP(40000, 53), hostC, entered(fromNetTo(client, gate0).UDP(40000, 53), gate0)),

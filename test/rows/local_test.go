@@ -34,7 +34,7 @@ func localRows() []Row {
 		fine("inside a subnet with a foreign address", relay0, open1, foreign),
 		fine("1500 bytes", open1, open0, frame(open1, open0).UDP(1, 53).Payload(mtu-48).Only(V6)),
 		fine("blue to blue", blue1, blue0, tcp(blue1, blue0)),
-		row("more than the receiver's device carries", open1.port(), big, tooBig(big, open1, open0.ip, mtu,
+		row("more than the receiver's device carries", open1.port(), big, tooBig(big, open1, mtu,
 			out(open1, dataplane.ReasonDelivered), in(open0, dataplane.ReasonTooBig))),
 		row("to itself", web0.port(), tcp(web0, web0), dropped(web0, dataplane.ReasonRouteLoop)),
 		row("to its own second address", web0.port(), tcp(web0, web0).To(IP("10.0.1.11", "fd00:1:0:1::11")),
@@ -73,11 +73,11 @@ func segmentRows() []Row {
 		gso("gso whose segments just fit the overlay, IPv6", open1, remote.Only(V6), 1390, 2, tunnelled(remote.Only(V6), open1, open9)),
 		gso("gso of udp whose segments just fit the overlay", open1, udp.Only(V4), 1422, 2, tunnelled(udp.Only(V4), open1, open9)),
 		gso("gso whose segments the overlay does not carry", open1, remote, 1411, 2,
-			tooBig(remote, open1, open9.ip, overlayMTU, out(open1, dataplane.ReasonTooBig))),
+			tooBig(remote, open1, overlayMTU, out(open1, dataplane.ReasonTooBig))),
 		gso("gso of udp whose segments the overlay does not carry", open1, udp, 1423, 2,
-			tooBig(udp, open1, open9.ip, overlayMTU, out(open1, dataplane.ReasonTooBig))),
+			tooBig(udp, open1, overlayMTU, out(open1, dataplane.ReasonTooBig))),
 		gso("gso whose segments the receiver's device does not carry", open1, local, 1461, 2,
-			tooBig(local, open1, open0.ip, mtu, out(open1, dataplane.ReasonDelivered), in(open0, dataplane.ReasonTooBig))),
+			tooBig(local, open1, mtu, out(open1, dataplane.ReasonDelivered), in(open0, dataplane.ReasonTooBig))),
 		gso("gso to a neighbour", open1, local, 1000, 3, delivered(local, open1, open0)),
 		gso("gso whose last segment is full", open1, local, 1200, 2, delivered(local, open1, open0)),
 		gso("gso in more segments than any path needs", open1, local, 1, 2400, dropped(open1, dataplane.ReasonMalformed)),
@@ -86,14 +86,86 @@ func segmentRows() []Row {
 	}
 }
 
-// tooBig: the packet is dropped and counted where it did not fit; its sender is told, in the name of
-// its destination, and the answer is counted at the host.
-func tooBig(packet Packet, from party, to Addr, limit uint16, counts ...Count) Want {
-	const quoted = 96
+// tooBig: the packet is dropped and counted where it did not fit; its sender is told by the gateway of its subnet, and
+// the answer is counted at the host.
+func tooBig(packet Packet, from party, limit uint16, counts ...Count) Want {
 	return Want{
 		Verdict: Redirect,
 		Device:  from.device(),
-		Packet:  Eth(gatewayMAC, from.mac).IP(to, from.ip).Plain().TooBig(packet, quoted, limit),
+		Packet:  Eth(gatewayMAC, from.mac).IP(gatewayOf[from.subnet], from.ip).Plain().TooBig(packet, quotedBytes, limit),
 		Counts:  append(counts, Count{Direction: dataplane.Out, Reason: dataplane.ReasonAnswered}),
 	}
+}
+
+// quotedBytes come back of a packet that was too big.
+const quotedBytes = 96
+
+// gatewayOf are the gateways of subnets.
+var gatewayOf = map[string]Addr{"red-web": gateway, "red-db": dbGateway}
+
+// tooBigRows: who is told that a packet is too big, by whom and how often. What fits goes on.
+func tooBigRows() []Row {
+	big := inner(open9, open0).UDP(40000, 53).Payload(mtu)
+	gso := inner(open9, open0).TCP(40000, 443, SYN).Payload(2400)
+	told := func(p Packet, segments uint64) Want {
+		return Want{
+			Verdict: Redirect, Device: VXLANDevice, Tunnel: &Tunnel{VNI: red, Remote: hostB},
+			Packet: Eth(open0.mac, open9.mac).IP(dbGateway, open9.ip).Plain().TooBig(p, quotedBytes, mtu),
+			Counts: []Count{
+				{ENI: open0.name, Direction: dataplane.In, Reason: dataplane.ReasonTooBig, Packets: segments},
+				{Direction: dataplane.Out, Reason: dataplane.ReasonAnswered},
+			},
+		}
+	}
+	here := frame(open1, open9).UDP(40000, 53).Payload(mtu)
+	small := frame(open1, open9).UDP(40000, 53).Payload(40)
+	answer := tooBig(here, open1, overlayMTU, out(open1, dataplane.ReasonTooBig))
+	const turns = 256
+	used := func(eni party, dir dataplane.Direction, n uint32, over bool, s Step) Step {
+		s.Poke = UseAnswers(eni.name, dir, n, over)
+		return s
+	}
+	segmented := decapsulated(gso, red, hostB, told(gso, 2))
+	segmented.GSO = 1461
+	// What the other side says, whose gateway speaks.
+	says := func(p Packet, from Addr) Packet { return inner(open9, open1).From(from).TooBig(p, quotedBytes, 1400) }
+	quoted := small.Payload(200)
+	passes := func(p Packet) Step { return decapsulated(p, red, hostB, received(p, open9, open1)) }
+	refuses := func(p Packet, r dataplane.Reason) Step {
+		return decapsulated(p, red, hostB, Want{Counts: []Count{in(open1, r)}})
+	}
+	rows := []Row{
+		{Name: "from another host, more than the port carries", Steps: []Step{decapsulated(big, red, hostB, told(big, 1))}},
+		{Name: "from another host, gso whose segments the port does not carry", Steps: []Step{segmented}},
+		{Name: "from another host, and nothing left", Steps: []Step{
+			used(open0, dataplane.In, turns, false, decapsulated(big, red, hostB, Want{Counts: []Count{in(open0, dataplane.ReasonTooBig)}})),
+		}},
+		{Name: "nothing left", Steps: []Step{used(open1, dataplane.Out, turns, false, send(open1, here, dropped(open1, dataplane.ReasonTooBig)))}},
+		{Name: "one left is one", Steps: []Step{
+			used(open1, dataplane.Out, turns-1, false, send(open1, here, answer)), send(open1, here, dropped(open1, dataplane.ReasonTooBig)),
+		}},
+		{Name: "nothing left, and what fits goes on", Steps: []Step{
+			used(open1, dataplane.Out, turns, false, send(open1, small, tunnelled(small, open1, open9))),
+		}},
+		{Name: "the next moment has its own", Steps: []Step{used(open1, dataplane.Out, turns, true, send(open1, here, answer))}},
+		{Name: "what others send to it takes nothing from it", Steps: []Step{used(open1, dataplane.In, turns, false, send(open1, here, answer))}},
+		{Name: "the neighbour has its own", Steps: []Step{used(web0, dataplane.Out, turns, false, send(open1, here, answer))}},
+		{Name: "the receiver's gateway says so", Steps: []Step{
+			send(open1, quoted, tunnelled(quoted, open1, open9)), passes(says(quoted, dbGateway)),
+		}},
+		{Name: "any gateway says so", Steps: []Step{
+			send(open1, quoted, tunnelled(quoted, open1, open9)), passes(says(quoted, gateway)),
+		}},
+		{Name: "a gateway says so of nobody's packet", Steps: []Step{refuses(says(quoted, dbGateway), dataplane.ReasonICMPUnrelated)}},
+		{Name: "a gateway says nothing else", Steps: []Step{
+			refuses(inner(open9, open1).From(dbGateway).UDP(53, 40000), dataplane.ReasonVXLANSender),
+		}},
+		{Name: "nobody says so in a stranger's name", Steps: []Step{
+			send(open1, quoted, tunnelled(quoted, open1, open9)), refuses(says(quoted, client), dataplane.ReasonVXLANSender),
+		}},
+	}
+	for i := range rows[:3] {
+		rows[i].Hooks = TCOnly // XDP leaves it to TC, and finds all of it too big if it may not
+	}
+	return rows
 }

@@ -40,7 +40,11 @@ func behavioursOfOPTE() []proof {
 func behavioursOfCalico() []proof {
 	return []proof{
 		{"icmp_related", "an error about a flow passes", []string{"error/same host, about udp", "error/in from the overlay, about tcp"}, nil, ""},
-		{"icmp_too_big", "who sends too much is told", []string{"local/more than the receiver's device carries", "eip/more than the uplink carries", "overlay/out, more than the overlay carries"}, nil, ""},
+		{"icmp_too_big", "who sends too much is told", []string{"local/more than the receiver's device carries", "eip/more than the uplink carries", "overlay/out, more than the overlay carries", "too big/from another host, more than the port carries"},
+			[]string{"test/e2e.TestServices"}, ""},
+		{"multi-ENI replies", "amazon-vpc-cni 75, 1392: replies leave by the wrong ENI",
+			[]string{"spoof/the address of another ENI of its instance", "neighbour/sender's IP is that of another ENI of its instance"},
+			[]string{"test/e2e.TestServices", "pkg/guest.TestAsymmetric"}, ""},
 		{"icmp_ttl_exceeded", "an expired TTL is reported", []string{"error/same host, hop limit"}, nil, ""},
 		{"icmp_port_unreachable", "a closed port is reported", []string{"error/same host, fragmentation needed, unreachable port"}, nil, ""},
 		{"ip4_defrag", "fragments follow the first one", []string{"fragment/first, middle, last", "fragment/the last before the middle"}, nil, ""},

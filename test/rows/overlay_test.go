@@ -62,7 +62,7 @@ func overlayRows() []Row {
 		sent("out to a third host", blue1, blue8, frame(blue1, blue8).TCP(40000, 443, SYN)),
 		row("out, not allowed", db0.port(), frame(db0, open9).TCP(1, 443, SYN), dropped(db0, dataplane.ReasonSGDenied)),
 		row("out, more than the overlay carries", open1.port(), big,
-			tooBig(big, open1, open9.ip, 1450, out(open1, dataplane.ReasonTooBig))),
+			tooBig(big, open1, 1450, out(open1, dataplane.ReasonTooBig))),
 
 		got("in inside a subnet", web9, web0, tcp(web9, web0)),
 		got("in across subnets", open9, web0, tcp(open9, web0)),

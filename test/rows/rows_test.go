@@ -28,6 +28,7 @@ func stages() map[string][]Row {
 		"chains":    chainRows(),
 		"protocols": protocolRows(),
 		"local":     localRows(),
+		"too big":   tooBigRows(),
 		"sg":        sgRows(),
 		"nacl":      naclRows(),
 		"hits":      hitRows(),

@@ -25,10 +25,26 @@ type driverAddrKey6 struct {
 	Addr [16]uint8
 }
 
+type driverBlockKey struct {
+	_        structs.HostLayout
+	Table    uint32
+	Protocol uint8
+	High     uint8
+	Pad      [2]uint8
+}
+
 type driverClassKey struct {
 	_       structs.HostLayout
 	Ruleset uint32
-	Class   uint32
+	Classes uint32
+}
+
+type driverClassRules struct {
+	_  structs.HostLayout
+	Of [8]struct {
+		_     structs.HostLayout
+		Words [16]uint64
+	}
 }
 
 type driverCounter struct {
@@ -105,10 +121,6 @@ type driverEnis struct {
 		Incarnation uint32
 		Generation  uint32
 		Nexthop     uint32
-		SgIn        uint32
-		SgOut       uint32
-		NaclIn      uint32
-		NaclOut     uint32
 		Routes      uint32
 		Allowed     uint32
 		PolicyFrom  uint32
@@ -124,8 +136,43 @@ type driverEnis struct {
 			Udp            uint32
 			UdpStream      uint32
 		}
-		Mac [6]uint8
-		Pad [2]uint8
+		Instance uint32
+		Mac      [6]uint8
+		Pad      [2]uint8
+		Gateway4 [4]uint8
+		Gateway6 [16]uint8
+		SgIn     struct {
+			_        structs.HostLayout
+			Addrs    uint32
+			Lists    uint32
+			Groups   uint32
+			Services uint32
+			Verdicts uint32
+		}
+		SgOut struct {
+			_        structs.HostLayout
+			Addrs    uint32
+			Lists    uint32
+			Groups   uint32
+			Services uint32
+			Verdicts uint32
+		}
+		NaclIn struct {
+			_        structs.HostLayout
+			Addrs    uint32
+			Lists    uint32
+			Groups   uint32
+			Services uint32
+			Verdicts uint32
+		}
+		NaclOut struct {
+			_        structs.HostLayout
+			Addrs    uint32
+			Lists    uint32
+			Groups   uint32
+			Services uint32
+			Verdicts uint32
+		}
 	}
 }
 
@@ -240,7 +287,7 @@ type driverFlowUsage struct {
 
 type driverGroupKey struct {
 	_        structs.HostLayout
-	Ruleset  uint32
+	Table    uint32
 	GroupSet uint32
 }
 
@@ -381,15 +428,15 @@ type driverRoute struct {
 	Subnet uint32
 }
 
-type driverRuleSet struct {
-	_     structs.HostLayout
-	Words [16]uint64
+type driverServiceBlock struct {
+	_       structs.HostLayout
+	Classes [256]uint32
 }
 
 type driverServiceKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
-	Ruleset   uint32
+	Table     uint32
 	Protocol  uint8
 	Port      [2]uint8
 	Pad       uint8
@@ -516,6 +563,7 @@ const (
 	driverMapActive        = "active"
 	driverMapAddrs4        = "addrs4"
 	driverMapAddrs6        = "addrs6"
+	driverMapClassRules    = "class_rules"
 	driverMapCounters      = "counters"
 	driverMapDriverWork    = "driver_work"
 	driverMapEipIn4        = "eip_in4"
@@ -541,15 +589,15 @@ const (
 	driverMapLive          = "live"
 	driverMapMacs          = "macs"
 	driverMapNexthops      = "nexthops"
-	driverMapPeerRules     = "peer_rules"
 	driverMapPolicies      = "policies"
+	driverMapPortHints     = "port_hints"
 	driverMapPorts         = "ports"
 	driverMapProgsTc       = "progs_tc"
 	driverMapProgsXdp      = "progs_xdp"
 	driverMapRoutes4       = "routes4"
 	driverMapRoutes6       = "routes6"
 	driverMapRuleHits      = "rule_hits"
-	driverMapServiceRules  = "service_rules"
+	driverMapServiceBlocks = "service_blocks"
 	driverMapServices      = "services"
 	driverMapSweepTimers   = "sweep_timers"
 	driverMapSweepTurns    = "sweep_turns"
@@ -653,50 +701,51 @@ type driverProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type driverMapSpecs struct {
-	Active       *ebpf.MapSpec `ebpf:"active"`
-	Addrs4       *ebpf.MapSpec `ebpf:"addrs4"`
-	Addrs6       *ebpf.MapSpec `ebpf:"addrs6"`
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	DriverWork   *ebpf.MapSpec `ebpf:"driver_work"`
-	EipIn4       *ebpf.MapSpec `ebpf:"eip_in4"`
-	EipIn6       *ebpf.MapSpec `ebpf:"eip_in6"`
-	EipOut4      *ebpf.MapSpec `ebpf:"eip_out4"`
-	EipOut6      *ebpf.MapSpec `ebpf:"eip_out6"`
-	Endpoints4   *ebpf.MapSpec `ebpf:"endpoints4"`
-	Endpoints6   *ebpf.MapSpec `ebpf:"endpoints6"`
-	Enis         *ebpf.MapSpec `ebpf:"enis"`
-	FlowDue4     *ebpf.MapSpec `ebpf:"flow_due4"`
-	FlowDue6     *ebpf.MapSpec `ebpf:"flow_due6"`
-	FlowSweep    *ebpf.MapSpec `ebpf:"flow_sweep"`
-	FlowTables   *ebpf.MapSpec `ebpf:"flow_tables"`
-	FlowUsage    *ebpf.MapSpec `ebpf:"flow_usage"`
-	Flows4       *ebpf.MapSpec `ebpf:"flows4"`
-	Flows6       *ebpf.MapSpec `ebpf:"flows6"`
-	Gate         *ebpf.MapSpec `ebpf:"gate"`
-	Groups       *ebpf.MapSpec `ebpf:"groups"`
-	HalfOpen     *ebpf.MapSpec `ebpf:"half_open"`
-	Hash4        *ebpf.MapSpec `ebpf:"hash4"`
-	Hash6        *ebpf.MapSpec `ebpf:"hash6"`
-	HostConf     *ebpf.MapSpec `ebpf:"host_conf"`
-	Live         *ebpf.MapSpec `ebpf:"live"`
-	Macs         *ebpf.MapSpec `ebpf:"macs"`
-	Nexthops     *ebpf.MapSpec `ebpf:"nexthops"`
-	PeerRules    *ebpf.MapSpec `ebpf:"peer_rules"`
-	Policies     *ebpf.MapSpec `ebpf:"policies"`
-	Ports        *ebpf.MapSpec `ebpf:"ports"`
-	ProgsTc      *ebpf.MapSpec `ebpf:"progs_tc"`
-	ProgsXdp     *ebpf.MapSpec `ebpf:"progs_xdp"`
-	Routes4      *ebpf.MapSpec `ebpf:"routes4"`
-	Routes6      *ebpf.MapSpec `ebpf:"routes6"`
-	RuleHits     *ebpf.MapSpec `ebpf:"rule_hits"`
-	ServiceRules *ebpf.MapSpec `ebpf:"service_rules"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	SweepTimers  *ebpf.MapSpec `ebpf:"sweep_timers"`
-	SweepTurns   *ebpf.MapSpec `ebpf:"sweep_turns"`
-	Uplinks      *ebpf.MapSpec `ebpf:"uplinks"`
-	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
-	Vteps        *ebpf.MapSpec `ebpf:"vteps"`
-	XdpLease     *ebpf.MapSpec `ebpf:"xdp_lease"`
+	Active        *ebpf.MapSpec `ebpf:"active"`
+	Addrs4        *ebpf.MapSpec `ebpf:"addrs4"`
+	Addrs6        *ebpf.MapSpec `ebpf:"addrs6"`
+	ClassRules    *ebpf.MapSpec `ebpf:"class_rules"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	DriverWork    *ebpf.MapSpec `ebpf:"driver_work"`
+	EipIn4        *ebpf.MapSpec `ebpf:"eip_in4"`
+	EipIn6        *ebpf.MapSpec `ebpf:"eip_in6"`
+	EipOut4       *ebpf.MapSpec `ebpf:"eip_out4"`
+	EipOut6       *ebpf.MapSpec `ebpf:"eip_out6"`
+	Endpoints4    *ebpf.MapSpec `ebpf:"endpoints4"`
+	Endpoints6    *ebpf.MapSpec `ebpf:"endpoints6"`
+	Enis          *ebpf.MapSpec `ebpf:"enis"`
+	FlowDue4      *ebpf.MapSpec `ebpf:"flow_due4"`
+	FlowDue6      *ebpf.MapSpec `ebpf:"flow_due6"`
+	FlowSweep     *ebpf.MapSpec `ebpf:"flow_sweep"`
+	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
+	FlowUsage     *ebpf.MapSpec `ebpf:"flow_usage"`
+	Flows4        *ebpf.MapSpec `ebpf:"flows4"`
+	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
+	Gate          *ebpf.MapSpec `ebpf:"gate"`
+	Groups        *ebpf.MapSpec `ebpf:"groups"`
+	HalfOpen      *ebpf.MapSpec `ebpf:"half_open"`
+	Hash4         *ebpf.MapSpec `ebpf:"hash4"`
+	Hash6         *ebpf.MapSpec `ebpf:"hash6"`
+	HostConf      *ebpf.MapSpec `ebpf:"host_conf"`
+	Live          *ebpf.MapSpec `ebpf:"live"`
+	Macs          *ebpf.MapSpec `ebpf:"macs"`
+	Nexthops      *ebpf.MapSpec `ebpf:"nexthops"`
+	Policies      *ebpf.MapSpec `ebpf:"policies"`
+	PortHints     *ebpf.MapSpec `ebpf:"port_hints"`
+	Ports         *ebpf.MapSpec `ebpf:"ports"`
+	ProgsTc       *ebpf.MapSpec `ebpf:"progs_tc"`
+	ProgsXdp      *ebpf.MapSpec `ebpf:"progs_xdp"`
+	Routes4       *ebpf.MapSpec `ebpf:"routes4"`
+	Routes6       *ebpf.MapSpec `ebpf:"routes6"`
+	RuleHits      *ebpf.MapSpec `ebpf:"rule_hits"`
+	ServiceBlocks *ebpf.MapSpec `ebpf:"service_blocks"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
+	SweepTimers   *ebpf.MapSpec `ebpf:"sweep_timers"`
+	SweepTurns    *ebpf.MapSpec `ebpf:"sweep_turns"`
+	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
+	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
+	Vteps         *ebpf.MapSpec `ebpf:"vteps"`
+	XdpLease      *ebpf.MapSpec `ebpf:"xdp_lease"`
 }
 
 // driverVariableSpecs contains global variables before they are loaded into the kernel.
@@ -727,50 +776,51 @@ func (o *driverObjects) Close() error {
 //
 // It can be passed to loadDriverObjects or ebpf.CollectionSpec.LoadAndAssign.
 type driverMaps struct {
-	Active       *ebpf.Map `ebpf:"active"`
-	Addrs4       *ebpf.Map `ebpf:"addrs4"`
-	Addrs6       *ebpf.Map `ebpf:"addrs6"`
-	Counters     *ebpf.Map `ebpf:"counters"`
-	DriverWork   *ebpf.Map `ebpf:"driver_work"`
-	EipIn4       *ebpf.Map `ebpf:"eip_in4"`
-	EipIn6       *ebpf.Map `ebpf:"eip_in6"`
-	EipOut4      *ebpf.Map `ebpf:"eip_out4"`
-	EipOut6      *ebpf.Map `ebpf:"eip_out6"`
-	Endpoints4   *ebpf.Map `ebpf:"endpoints4"`
-	Endpoints6   *ebpf.Map `ebpf:"endpoints6"`
-	Enis         *ebpf.Map `ebpf:"enis"`
-	FlowDue4     *ebpf.Map `ebpf:"flow_due4"`
-	FlowDue6     *ebpf.Map `ebpf:"flow_due6"`
-	FlowSweep    *ebpf.Map `ebpf:"flow_sweep"`
-	FlowTables   *ebpf.Map `ebpf:"flow_tables"`
-	FlowUsage    *ebpf.Map `ebpf:"flow_usage"`
-	Flows4       *ebpf.Map `ebpf:"flows4"`
-	Flows6       *ebpf.Map `ebpf:"flows6"`
-	Gate         *ebpf.Map `ebpf:"gate"`
-	Groups       *ebpf.Map `ebpf:"groups"`
-	HalfOpen     *ebpf.Map `ebpf:"half_open"`
-	Hash4        *ebpf.Map `ebpf:"hash4"`
-	Hash6        *ebpf.Map `ebpf:"hash6"`
-	HostConf     *ebpf.Map `ebpf:"host_conf"`
-	Live         *ebpf.Map `ebpf:"live"`
-	Macs         *ebpf.Map `ebpf:"macs"`
-	Nexthops     *ebpf.Map `ebpf:"nexthops"`
-	PeerRules    *ebpf.Map `ebpf:"peer_rules"`
-	Policies     *ebpf.Map `ebpf:"policies"`
-	Ports        *ebpf.Map `ebpf:"ports"`
-	ProgsTc      *ebpf.Map `ebpf:"progs_tc"`
-	ProgsXdp     *ebpf.Map `ebpf:"progs_xdp"`
-	Routes4      *ebpf.Map `ebpf:"routes4"`
-	Routes6      *ebpf.Map `ebpf:"routes6"`
-	RuleHits     *ebpf.Map `ebpf:"rule_hits"`
-	ServiceRules *ebpf.Map `ebpf:"service_rules"`
-	Services     *ebpf.Map `ebpf:"services"`
-	SweepTimers  *ebpf.Map `ebpf:"sweep_timers"`
-	SweepTurns   *ebpf.Map `ebpf:"sweep_turns"`
-	Uplinks      *ebpf.Map `ebpf:"uplinks"`
-	Verdicts     *ebpf.Map `ebpf:"verdicts"`
-	Vteps        *ebpf.Map `ebpf:"vteps"`
-	XdpLease     *ebpf.Map `ebpf:"xdp_lease"`
+	Active        *ebpf.Map `ebpf:"active"`
+	Addrs4        *ebpf.Map `ebpf:"addrs4"`
+	Addrs6        *ebpf.Map `ebpf:"addrs6"`
+	ClassRules    *ebpf.Map `ebpf:"class_rules"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	DriverWork    *ebpf.Map `ebpf:"driver_work"`
+	EipIn4        *ebpf.Map `ebpf:"eip_in4"`
+	EipIn6        *ebpf.Map `ebpf:"eip_in6"`
+	EipOut4       *ebpf.Map `ebpf:"eip_out4"`
+	EipOut6       *ebpf.Map `ebpf:"eip_out6"`
+	Endpoints4    *ebpf.Map `ebpf:"endpoints4"`
+	Endpoints6    *ebpf.Map `ebpf:"endpoints6"`
+	Enis          *ebpf.Map `ebpf:"enis"`
+	FlowDue4      *ebpf.Map `ebpf:"flow_due4"`
+	FlowDue6      *ebpf.Map `ebpf:"flow_due6"`
+	FlowSweep     *ebpf.Map `ebpf:"flow_sweep"`
+	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
+	FlowUsage     *ebpf.Map `ebpf:"flow_usage"`
+	Flows4        *ebpf.Map `ebpf:"flows4"`
+	Flows6        *ebpf.Map `ebpf:"flows6"`
+	Gate          *ebpf.Map `ebpf:"gate"`
+	Groups        *ebpf.Map `ebpf:"groups"`
+	HalfOpen      *ebpf.Map `ebpf:"half_open"`
+	Hash4         *ebpf.Map `ebpf:"hash4"`
+	Hash6         *ebpf.Map `ebpf:"hash6"`
+	HostConf      *ebpf.Map `ebpf:"host_conf"`
+	Live          *ebpf.Map `ebpf:"live"`
+	Macs          *ebpf.Map `ebpf:"macs"`
+	Nexthops      *ebpf.Map `ebpf:"nexthops"`
+	Policies      *ebpf.Map `ebpf:"policies"`
+	PortHints     *ebpf.Map `ebpf:"port_hints"`
+	Ports         *ebpf.Map `ebpf:"ports"`
+	ProgsTc       *ebpf.Map `ebpf:"progs_tc"`
+	ProgsXdp      *ebpf.Map `ebpf:"progs_xdp"`
+	Routes4       *ebpf.Map `ebpf:"routes4"`
+	Routes6       *ebpf.Map `ebpf:"routes6"`
+	RuleHits      *ebpf.Map `ebpf:"rule_hits"`
+	ServiceBlocks *ebpf.Map `ebpf:"service_blocks"`
+	Services      *ebpf.Map `ebpf:"services"`
+	SweepTimers   *ebpf.Map `ebpf:"sweep_timers"`
+	SweepTurns    *ebpf.Map `ebpf:"sweep_turns"`
+	Uplinks       *ebpf.Map `ebpf:"uplinks"`
+	Verdicts      *ebpf.Map `ebpf:"verdicts"`
+	Vteps         *ebpf.Map `ebpf:"vteps"`
+	XdpLease      *ebpf.Map `ebpf:"xdp_lease"`
 }
 
 func (m *driverMaps) Close() error {
@@ -778,6 +828,7 @@ func (m *driverMaps) Close() error {
 		m.Active,
 		m.Addrs4,
 		m.Addrs6,
+		m.ClassRules,
 		m.Counters,
 		m.DriverWork,
 		m.EipIn4,
@@ -803,15 +854,15 @@ func (m *driverMaps) Close() error {
 		m.Live,
 		m.Macs,
 		m.Nexthops,
-		m.PeerRules,
 		m.Policies,
+		m.PortHints,
 		m.Ports,
 		m.ProgsTc,
 		m.ProgsXdp,
 		m.Routes4,
 		m.Routes6,
 		m.RuleHits,
-		m.ServiceRules,
+		m.ServiceBlocks,
 		m.Services,
 		m.SweepTimers,
 		m.SweepTurns,
