@@ -253,7 +253,7 @@ func (m *Model) Packet(from Port, frame []byte, now time.Duration) Outcome {
 		r.end(r.overlay())
 		if r.answersTooBig() {
 			if r.from.Public {
-				r.answerTooBig()
+				r.answerTooBig(nil)
 			} else {
 				r.answerOverlay(m.objs.ENIs[r.eni])
 			}
