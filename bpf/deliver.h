@@ -7,6 +7,7 @@
 #include "quick.h"
 #include "related.h"
 #include "rewrite.h"
+#include "underlay.h"
 
 /* From where a packet reaches an ENI; decides what its sender must prove. */
 enum origin {
@@ -54,6 +55,7 @@ struct tunnel {
 /* What would crowd the stack; per CPU. */
 struct scratch {
 	__u8 tunnel[64] __attribute__((aligned(8))); /* struct bpf_tunnel_key */
+	struct encap encap;
 	struct outer outer;
 	struct tunnel came;
 	__u32 group_policy; /* enum group_policy */
@@ -149,30 +151,63 @@ static __always_inline enum reason arrival_sender(const struct pkt *p, const str
 }
 
 /*
- * The flow of a packet to an ENI, made if need be. What is not addressed to the ENI, which may forward,
- * is in transit there.
+ * What a packet must prove that no flow knows, before it may open one. Of one from the internet the judge asks the same
+ * itself.
  */
+static __always_inline enum reason arrival_opens(const struct pkt *p, const struct eni_conf *conf,
+						 struct work *w, struct arrival *a,
+						 enum origin from, const bool v6)
+{
+	if (from != FROM_INTERNET || track_may_open(p, v6) != REASON_CONTINUE) {
+		TRY(arrival_sender(p, conf, w, a, from, v6));
+		return track_may_open(p, v6);
+	}
+	w->judge.arrives = 1;
+	addr_copy(w->judge.eip, a->eip, v6);
+	return REASON_CONTINUE;
+}
+
+/* In which part of the flow table a packet to an ENI belongs. */
+struct arrival_key {
+	__u32 scope;
+	__u32 class;
+};
+
+/* What is not addressed to the ENI, which may forward, is in transit there. */
+static __always_inline struct arrival_key
+arrival_key_of(const struct pkt *p, const struct eni_conf *conf, enum origin from, const bool v6)
+{
+	bool transit =
+		!from_internet(from) && eni_forwards(conf) && !eni_owns(p->slot, conf, p->dst, v6);
+	struct arrival_key key = {
+		.scope = transit ? p->eni : conf->vni,
+		.class = from_internet(from) ? CLASS_INTERNET :
+			 transit	     ? CLASS_TRANSIT :
+					       0,
+	};
+
+	return key;
+}
+
+/* The flow of a packet to an ENI, made if need be. */
 static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_conf *conf,
 						struct work *w, struct arrival *a, enum origin from,
 						const bool v6, const bool xdp)
 {
-	bool internet = from_internet(from);
-	bool transit = !internet && eni_forwards(conf) && !eni_owns(p->slot, conf, p->dst, v6);
-	__u32 class = internet ? CLASS_INTERNET : transit ? CLASS_TRANSIT : 0;
-	__u32 scope = transit ? p->eni : conf->vni;
+	struct arrival_key key = arrival_key_of(p, conf, from, v6);
 	enum reason reason;
 
 	if (p->fragment == FRAGMENT_LATER || icmp_error(p, v6)) {
 		TRY(arrival_sender(p, conf, w, a, from, v6));
 		if (p->fragment == FRAGMENT_LATER)
 			return fragment_later(p, w, from_internet(from), v6);
-		return related(p, w, from == FROM_INTERNET ? a->eip : NULL, class, v6, xdp);
+		return related(p, w, from == FROM_INTERNET ? a->eip : NULL, key.class, v6, xdp);
 	}
-	reason = track_flow(p, w, scope, class, v6);
+	reason = track_flow(p, w, key.scope, key.class, v6);
 	if (reason != REASON_NO_FLOW)
 		return reason;
-	TRY(arrival_sender(p, conf, w, a, from, v6));
-	return track_open(p, w, scope, class, a->sender_nexthop, v6);
+	TRY(arrival_opens(p, conf, w, a, from, v6));
+	return track_open(p, w, key.scope, key.class, a->sender_nexthop, v6);
 }
 
 /* Judges a packet for the ENI that it is addressed to and hands it to its port. */
@@ -225,7 +260,7 @@ static __always_inline bool tunnel_set(struct pkt *p, const struct host_conf *ho
 	key = (struct bpf_tunnel_key *)s->tunnel;
 	__builtin_memset(key, 0, sizeof(*key));
 	key->tunnel_id = vni;
-	key->tunnel_ttl = 64;
+	key->tunnel_ttl = OUTER_TTL;
 	key->remote_ipv4 = bpf_ntohl(vtep);
 	key->local_ipv4 = bpf_ntohl(*(const __u32 *)host->vtep);
 	/* Options too, or those of whoever used a tunnel last on this CPU would be sent. */
@@ -245,15 +280,21 @@ static __always_inline enum reason to_vtep(struct pkt *p, const struct host_conf
 	return REASON_DELIVERED;
 }
 
-/* To another host: the kernel's VXLAN device writes the outer headers and finds the way. A gateway of the
- * ENI's EIP gets the packet under the ENI's own VNI, as it is. */
+/* To an ENI of another host: by a way of our own, else by the kernel's. A gateway of the sender's EIP gets
+ * the packet under the ENI's own VNI, as it is. */
 static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
-					      const struct eni_conf *conf, const struct nexthop *nh)
+					      const struct eni_conf *conf, const struct nexthop *nh,
+					      const bool v6)
 {
 	bool gateway = nh->kind == NH_GATEWAY;
+	struct scratch *s = scratch_get();
 
 	if (p->ip_len > host->overlay_mtu)
 		return too_big_for(p, host->overlay_mtu);
+	if (!s)
+		return REASON_HELPER;
+	if (!gateway)
+		TRY(encapsulate(p, &s->encap, host, conf, nh, v6));
 	if (!rewrite_macs(p, gateway ? host->gateway_mac : nh->mac, conf->mac, false) ||
 	    !tunnel_set(p, host, gateway ? conf->vni : nh->vni, *(const __u32 *)nh->vtep,
 			gateway ? GROUP_INTERNET : GROUP_NONE))

@@ -24,8 +24,7 @@ static __always_inline void begin_xdp(struct pkt *p, struct xdp_md *ctx)
 {
 	keep(p);
 	pkt_init_xdp(p, ctx);
-	slot_read(p);
-	p->now = flow_now();
+	slot_read(p); /* the time is asked for when it matters: own.h */
 }
 
 /* What a reason means to TC. `otherwise` = for what is not ours. */
@@ -54,6 +53,7 @@ static __always_inline int xdp_action(const struct pkt *p, enum reason reason)
 	case REASON_DELIVERED:
 		return bpf_redirect(p->out_ifindex, 0);
 	default:
+		refuse_alert();
 		return XDP_DROP;
 	}
 }
@@ -116,7 +116,7 @@ int uplink_xdp(struct xdp_md *ctx)
 	begin_xdp(&p, ctx);
 	reason = uplink_run_xdp(&p);
 	if (reason != REASON_NOT_OURS)
-		count(&p, reason);
+		refuse_count(&p, reason);
 	return xdp_action(&p, reason);
 }
 

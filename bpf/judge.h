@@ -23,7 +23,8 @@ struct judge {
 	__u8 transit; /* the local address is not the ENI's own */
 	__u8 packet; /* one of a flow that may differ from its others: only network ACLs judge it */
 	__u8 gateway; /* asked of judge_source: the packet came by a gateway */
-	__u8 pad[2];
+	__u8 arrives; /* DIR_IN from the internet, by the EIP in `eip`, whose private address is `local` */
+	__u8 pad;
 	__u8 local[16];
 	__u8 remote[16];
 	/* what is answered */
@@ -190,7 +191,9 @@ static __always_inline enum reason judge_in_internet(struct judge *j, const stru
 						     const struct route *r, const bool v6)
 {
 	TRY(internet_source(r, j->remote, v6));
-	if (!eip_of(j, conf->vni, v6))
+	if (j->arrives)
+		j->nexthop = NEXTHOP_INTERNET;
+	else if (!eip_of(j, conf->vni, v6))
 		return REASON_NO_EIP;
 	TRY(judge_nacl(j, conf, v6));
 	return judge_sg(j, conf, NULL, v6);
@@ -285,8 +288,10 @@ static __always_inline enum reason judge_flow(struct judge *j, const bool v6)
 	j->nacl_rule = 0;
 	j->foreign = 0;
 	j->nexthop = NEXTHOP_NONE;
-	__builtin_memset(j->eip, 0, sizeof(j->eip)); /* that of another packet */
-	TRY(judge_local(j, conf, v6));
+	if (!j->arrives) {
+		__builtin_memset(j->eip, 0, sizeof(j->eip)); /* that of another packet */
+		TRY(judge_local(j, conf, v6));
+	}
 	return j->dir == DIR_OUT ? judge_out(j, conf, v6) : judge_in(j, conf, v6);
 }
 

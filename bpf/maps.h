@@ -54,6 +54,12 @@ MAP(port_hints, BPF_MAP_TYPE_ARRAY, __u32, __u32, PORT_HINTS, 0);
 /* ifindex -> uplink. Miss = the packet is left to the host; nothing is sent out there. */
 MAP(uplinks, BPF_MAP_TYPE_HASH, __u32, struct uplink, MAX_UPLINKS, 0);
 
+/* Index -> uplink of a way. `until` past = the kernel's ways. */
+MAP(exits, BPF_MAP_TYPE_ARRAY, __u32, struct exit, MAX_UPLINKS, BPF_F_MMAPABLE);
+
+/* way_bucket(VTEP) -> ways of the underlay; edited in place through a mapping. Miss = the kernel's way. */
+MAP(vtep_ways, BPF_MAP_TYPE_ARRAY, __u32, struct vtep_ways, WAY_BUCKETS, BPF_F_MMAPABLE);
+
 /* Slotted. (VNI, address) -> where and who. Miss = no ENI of the VPC has this address. */
 struct endpoints {
 	struct endpoint v[2];

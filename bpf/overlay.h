@@ -5,13 +5,9 @@
 #include "gateway.h"
 #include "own.h"
 
-#define VXLAN_PORT 4789
-#define VXLAN_LEN 8
 #define VXLAN_DMAC_LEN (VXLAN_LEN + 6) /* up to the destination of the frame inside */
-#define VXLAN_FLAGS 0x08000000 /* a VNI, and nothing else */
 #define VXLAN_FLAGS_INTERNET 0x88000001 /* a group policy id too: GROUP_INTERNET */
-#define VXLAN_MARK                                                                                 \
-	0xe41b0d01 /* + enum vtep_role: skb->mark of a packet that passed overlay_outer */
+#define VXLAN_MARK 0xe41b0d01 /* + vtep_role: skb->mark of what passed overlay_outer */
 
 /* In which role the sender of the packet that overlay_outer has passed has sent it. */
 static __always_inline __u32 overlay_role(void)
@@ -19,6 +15,28 @@ static __always_inline __u32 overlay_role(void)
 	struct scratch *s = scratch_get();
 
 	return s ? s->outer.source.vni >> VTEP_ROLE_SHIFT : VTEP_ENIS;
+}
+
+/* The VXLAN packet whose headers are `o`: are they as we send them, and from a host that has the VPC? */
+static __always_inline enum reason overlay_vxlan(struct outer *o, const struct host_conf *host,
+						 const __u8 *dmac, __be32 src, __be32 flags,
+						 __be32 vni)
+{
+	struct vtep_key key = {.vni = bpf_ntohl(vni) >> 8};
+
+	if (vni & bpf_htonl(0xff))
+		return REASON_VXLAN_HEADER;
+	/* Under GROUP_INTERNET: to the internet it is addressed to the gateway's MAC, from there to an ENI's. */
+	if (unlikely(flags == bpf_htonl(VXLAN_FLAGS_INTERNET)))
+		key.vni |= (mac_equal(dmac, host->gateway_mac) ? VTEP_BEHIND : VTEP_GATEWAY)
+			   << VTEP_ROLE_SHIFT;
+	else if (flags != bpf_htonl(VXLAN_FLAGS))
+		return REASON_VXLAN_HEADER;
+	*(__be32 *)key.vtep = src;
+	if (!bpf_map_lookup_elem(&vteps, &key))
+		return REASON_VXLAN_SOURCE;
+	o->source = key;
+	return REASON_CONTINUE;
 }
 
 /* Is this VXLAN to our VTEP, and from a host that has the VPC? CONTINUE = yes. */
@@ -42,20 +60,9 @@ static __always_inline enum reason overlay_outer(struct pkt *p, const struct hos
 	if (!pkt_load_few(p, off, o->udp, 8, xdp) || (bpf_ntohl(o->udp[0]) & 0xffff) != VXLAN_PORT)
 		return REASON_NOT_OURS;
 	if ((ip->frag_off & bpf_htons(IP4_FRAGMENT)) ||
-	    !pkt_load_few(p, off + 8, o->vxlan, VXLAN_DMAC_LEN, xdp) ||
-	    (o->vxlan[1] & bpf_htonl(0xff)))
+	    !pkt_load_few(p, off + 8, o->vxlan, VXLAN_DMAC_LEN, xdp))
 		return REASON_VXLAN_HEADER;
-	o->source.vni = bpf_ntohl(o->vxlan[1]) >> 8;
-	if (o->vxlan[0] == bpf_htonl(VXLAN_FLAGS_INTERNET))
-		o->source.vni |=
-			(mac_equal(o->dmac, host->gateway_mac) ? VTEP_BEHIND : VTEP_GATEWAY)
-			<< VTEP_ROLE_SHIFT;
-	else if (o->vxlan[0] != bpf_htonl(VXLAN_FLAGS))
-		return REASON_VXLAN_HEADER;
-	*(__u32 *)o->source.vtep = ip->saddr;
-	if (!bpf_map_lookup_elem(&vteps, &o->source))
-		return REASON_VXLAN_SOURCE;
-	return REASON_CONTINUE;
+	return overlay_vxlan(o, host, o->dmac, ip->saddr, o->vxlan[0], o->vxlan[1]);
 }
 
 /* What the kernel's VXLAN device took off. */
@@ -91,7 +98,7 @@ static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_c
 		eni = s->turned;
 		from = FROM_INTERNET;
 	}
-	reason = to_eni(p, host, eni, &s->arrival, from, v6, xdp);
+	reason = arrive(p, host, eni, &s->arrival, from, v6, xdp);
 	if (from == FROM_INTERNET)
 		p->mtu = 0; /* the quote would show the EIP: no answer */
 	return reason;
@@ -117,14 +124,14 @@ static __always_inline enum reason overlay_run(struct pkt *p, const bool xdp)
 	p->dir = DIR_IN;
 	if (!s || s->came.mark - VXLAN_MARK > VTEP_BEHIND || !host ||
 	    parse_eth(p, xdp) != REASON_CONTINUE) {
-		count_enter(p, 0, DIR_IN);
+		arrival_enter(p, 0, xdp);
 		return REASON_VXLAN_UNMARKED;
 	}
 	if (s->came.mark == VXLAN_MARK + VTEP_BEHIND) {
 		count_enter(p, 0, DIR_OUT);
 	} else {
 		eni = overlay_eni(p, s->came.vni);
-		count_enter(p, eni, DIR_IN);
+		arrival_enter(p, eni, xdp);
 		if (!eni)
 			return REASON_VXLAN_NO_ENI;
 	}
@@ -137,51 +144,106 @@ static __always_inline enum reason overlay_run(struct pkt *p, const bool xdp)
 	return REASON_ETHERTYPE;
 }
 
-enum {
-	OUTER_LEN = ETH_LEN + 20 + 8 + VXLAN_LEN, /* in front of the inner frame */
-	IP_ECN = 3, /* congestion experienced (RFC 3168): the kernel hands it down (RFC 6040) */
-};
+/* The outer headers of a VXLAN packet, as they nearly always are. */
+struct plain {
+	struct ethhdr eth;
+	struct iphdr ip;
+	struct udphdr udp;
+	__be32 vxlan[2];
+	struct ethhdr inside;
+} __attribute__((packed, aligned(2)));
+_Static_assert(offsetof(struct plain, inside) == OUTER_LEN, "nothing between");
 
-/* May XDP take the outer headers off that overlay_outer has read, and finish what is inside? */
-static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
+/* The outer headers in the frame, or NULL: they have options, or are not whole. */
+static __always_inline const struct plain *overlay_plain(const struct pkt *p)
 {
-	const struct iphdr *outer = (const struct iphdr *)o->ip;
-	const struct mac_entry *m;
-	const struct nexthop *nh;
-	const struct ethhdr *eth;
+	const struct plain *f;
 	void *data, *end;
 
 	pkt_bounds(p, &data, &end, true);
-	eth = data + OUTER_LEN;
-	if ((void *)(eth + 1) > end || outer->ihl != 5 || (outer->tos & IP_ECN) == IP_ECN ||
-	    bpf_ntohs(outer->tot_len) + ETH_LEN != p->len || (o->udp[1] >> 16) ||
-	    bpf_ntohl(o->udp[1]) >> 16 != p->len - ETH_LEN - 20 ||
-	    overlay_role() != VTEP_ENIS) /* needs what only TC has */
-		return false;
-	m = mac_find(p, o->source.vni, eth->h_dest);
-	nh = m ? nexthop_find(m->nexthop) : NULL;
-	if (!nh || nh->kind != NH_LOCAL)
-		return true; /* nobody's: dropped */
-	if (eth->h_proto == bpf_htons(ETH_P_IP))
-		return own(p, OUTER_LEN + ETH_LEN, nh->eni, false);
-	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
-		return own(p, OUTER_LEN + ETH_LEN, nh->eni, true);
-	return true;
+	f = data;
+	return (void *)(f + 1) <= end && f->ip.ihl == 5 ? f : NULL;
 }
 
-/* XDP's way: what it owns loses the outer headers here, the rest is left to the kernel as it came. */
+/* Nothing outside but what every VXLAN packet has: no checksum and no trailer. */
+static __always_inline bool overlay_bare(const struct pkt *p, const struct plain *f)
+{
+	return bpf_ntohs(f->ip.tot_len) + ETH_LEN == p->len && !f->udp.check &&
+	       bpf_ntohs(f->udp.len) == p->len - ETH_LEN - sizeof(f->ip);
+}
+
+/* overlay_outer for the headers that nearly all packets have, read where they are. */
+static __always_inline enum reason overlay_outer_xdp(struct pkt *p, const struct host_conf *host,
+						     struct outer *o)
+{
+	const struct plain *f = overlay_plain(p);
+
+	if (unlikely(!f))
+		return overlay_outer(p, host, true);
+	if (f->ip.protocol != PROTO_UDP || (f->ip.frag_off & bpf_htons(IP4_OFFSET)) ||
+	    f->udp.dest != bpf_htons(VXLAN_PORT))
+		return REASON_NOT_OURS;
+	if (f->ip.frag_off & bpf_htons(IP4_FRAGMENT))
+		return REASON_VXLAN_HEADER;
+	return overlay_vxlan(o, host, f->inside.h_dest, f->ip.saddr, f->vxlan[0], f->vxlan[1]);
+}
+
+/* Is there something inside that XDP may finish or refuse? Asked before the overlay's tables are. */
+static __always_inline bool overlay_looks(const struct pkt *p)
+{
+	const struct plain *f = overlay_plain(p);
+
+	if (f && f->inside.h_proto == bpf_htons(ETH_P_IPV6))
+		return own_looks(p, OUTER_LEN + ETH_LEN, true);
+	return own_looks(p, OUTER_LEN + ETH_LEN, false);
+}
+
+/* May XDP take the outer headers off that overlay_outer has read, and go on with what is inside? */
+static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
+{
+	const struct plain *f = overlay_plain(p);
+	const struct mac_entry *m;
+	const struct nexthop *nh;
+	bool congested, owned;
+
+	if (!f || !overlay_bare(p, f) || overlay_role() != VTEP_ENIS) /* needs what only TC has */
+		return false;
+	congested = (f->ip.tos & IP_ECN) == IP_ECN;
+	m = mac_find(p, o->source.vni, f->inside.h_dest);
+	nh = m ? nexthop_find(m->nexthop) : NULL;
+	if (!nh || nh->kind != NH_LOCAL || nh->vni != o->source.vni)
+		return true; /* nobody's: dropped */
+	if (f->inside.h_proto == bpf_htons(ETH_P_IP))
+		owned = own(p, OUTER_LEN + ETH_LEN, nh->eni, false);
+	else if (f->inside.h_proto == bpf_htons(ETH_P_IPV6))
+		owned = own(p, OUTER_LEN + ETH_LEN, nh->eni, true);
+	else
+		return true;
+	return owned && (!congested || p->out == OUT_LEFT);
+}
+
+/*
+ * XDP's way: what it owns loses the outer headers here. What it only asks about gets them back: they lie where they
+ * lay, unless metadata of another program was moved over them.
+ */
 static __always_inline enum reason overlay_decap(struct pkt *p, const struct outer *o)
 {
+	const struct xdp_md *x = p->ctx;
 	struct scratch *s = scratch_get();
+	enum reason reason;
 
 	if (!s)
 		return REASON_NOT_OURS;
 	s->came.mark = VXLAN_MARK;
 	s->came.vni = o->source.vni;
 	s->came.vtep = *(const __u32 *)o->source.vtep;
-	if (!overlay_owned(p, o) || bpf_xdp_adjust_head(p->ctx, OUTER_LEN))
+	if (!overlay_owned(p, o) || (p->out == OUT_LEFT && (long)x->data_meta != (long)x->data) ||
+	    bpf_xdp_adjust_head(p->ctx, OUTER_LEN))
 		return REASON_NOT_OURS;
 	p->len -= OUTER_LEN;
 	p->wire_bytes = p->len;
-	return overlay_run(p, true);
+	reason = overlay_run(p, true);
+	if (reason == REASON_NOT_OURS && bpf_xdp_adjust_head(p->ctx, -OUTER_LEN))
+		return REASON_HELPER;
+	return reason;
 }

@@ -21,6 +21,7 @@
 enum out {
 	OUT_DEVICE = 0, /* as it is */
 	OUT_NEIGHBOUR = 1, /* the kernel writes the next hop's MAC */
+	OUT_LEFT = 2, /* XDP only asks whether it is dropped: TC takes it on (refuse.h) */
 };
 
 enum fragment {

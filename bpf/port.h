@@ -175,9 +175,9 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	case NH_INTERNET:
 	case NH_GATEWAY:
 		TRY(port_eip(p, host, nh, s->nat, &s->arrival, v6));
-		return to_overlay(p, host, conf, nh);
+		return to_overlay(p, host, conf, nh, v6);
 	case NH_VTEP:
-		return to_overlay(p, host, conf, nh);
+		return to_overlay(p, host, conf, nh, v6);
 	}
 	return REASON_NO_NEXTHOP;
 }

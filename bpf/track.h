@@ -348,6 +348,20 @@ static __always_inline enum reason track_flow(const struct pkt *p, struct work *
 	return REASON_CONTINUE;
 }
 
+/* The verdict on a packet that may open a flow. Nothing is counted and nothing stored. */
+static __always_inline enum reason track_verdict(const struct pkt *p, struct work *w,
+						 __u32 class_bits, __u32 sender_nexthop,
+						 const bool v6)
+{
+	const struct nexthop *nh;
+
+	w->judge.kept = 0;
+	w->flow.opening = is_icmp(p, v6) ? p->icmp_code : p->tcp_seq;
+	TRY(track_judge(p, w, p->dir, class_bits, sender_nexthop, v6));
+	nh = nexthop_find(w->judge.nexthop);
+	return nh && nh->kind != NH_NONE ? REASON_CONTINUE : REASON_NO_NEXTHOP;
+}
+
 /* A packet without a flow: judged, and if allowed the first of one. */
 static __always_inline enum reason track_open(const struct pkt *p, struct work *w, __u32 scope,
 					      __u32 class_bits, __u32 sender_nexthop, const bool v6)
@@ -357,14 +371,12 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 	enum reason reason;
 
 	TRY(track_may_open(p, v6));
-	w->judge.kept = 0;
-	f->opening = is_icmp(p, v6) ? p->icmp_code : p->tcp_seq;
-	reason = track_judge(p, w, p->dir, class_bits, sender_nexthop, v6);
+	reason = track_verdict(p, w, class_bits, sender_nexthop, v6);
 	track_hits(&w->judge);
 	if (reason != REASON_CONTINUE)
 		return reason;
 	nh = nexthop_find(w->judge.nexthop);
-	if (!nh || nh->kind == NH_NONE)
+	if (!nh)
 		return REASON_NO_NEXTHOP;
 	if (unlikely(w->flags & ENI_FLOW_RATE))
 		TRY(rate_flows(w));

@@ -23,6 +23,8 @@ enum limit {
 	MAX_ENDPOINTS = 1 << 20,
 	MAX_REASONS = 64, /* per ENI and direction, a power of two */
 	MAX_UPLINKS = 16,
+	WAY_BUCKETS = 4096, /* a power of two */
+	WAYS = 4, /* of a bucket: one cache line */
 	PORT_HINTS = 4096, /* a power of two */
 	MAX_RULES = 1 << 18, /* rules with an id; 0 is none */
 };
@@ -120,6 +122,33 @@ struct host_conf {
 struct uplink {
 	__u8 mac[6];
 	__u8 pad[2];
+};
+
+/*
+ * exits: uplinks by which packets leave without asking the kernel. Index 0 is none. The agent follows the
+ * kernel's routes and neighbours and renews the lease as long as it has heard of all that happened to
+ * them.
+ */
+struct exit {
+	__u32 ifindex;
+	__u32 until; /* tick of the flow clock; past = all packets take the kernel's ways */
+	__u8 mac[6]; /* of the uplink */
+	__u8 pad[2];
+};
+
+/*
+ * vtep_ways: which neighbour of the underlay leads to a VTEP. A bucket is found by way_bucket, and whose ways it
+ * has no room for takes the kernel's. `mac` and `exit` are one store; `vtep` changes only while exit is 0.
+ */
+struct vtep_way {
+	__u8 vtep[4];
+	__u32 pad;
+	__u8 mac[6];
+	__u16 exit; /* index of exits; 0 = the kernel's way */
+};
+
+struct vtep_ways {
+	struct vtep_way v[4]; /* WAYS */
 };
 
 /* endpoints4, endpoints6 (slotted): every private address of the VPCs present here. */

@@ -108,12 +108,24 @@ static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_c
 	eni = e->eni;
 	if (xdp && !own(p, ETH_LEN, eni, v6))
 		return REASON_NOT_OURS;
-	count_enter(p, eni, DIR_IN);
+	arrival_enter(p, eni, xdp);
 	TRY(parse_ip(p, v6, xdp));
+	if (xdp && p->out == OUT_LEFT && nd_stray(p, v6) != REASON_CONTINUE)
+		return REASON_NOT_OURS; /* TC may answer it */
 	TRY(parse_addresses(p, v6));
 	TRY(nd_stray(p, v6));
 	addr_copy(p->dst, s->private, v6);
-	return to_eni(p, host, eni, &s->arrival, FROM_INTERNET, v6, xdp);
+	return arrive(p, host, eni, &s->arrival, FROM_INTERNET, v6, xdp);
+}
+
+/* Is it addressed to our VTEP, which is no EIP? */
+static __always_inline bool uplink_to_vtep(struct pkt *p, const struct host_conf *host,
+					   const bool xdp)
+{
+	__u32 dst;
+
+	return pkt_load_few(p, ETH_LEN + offsetof(struct iphdr, daddr), &dst, sizeof(dst), xdp) &&
+	       dst == *(const __u32 *)host->vtep;
 }
 
 /* VXLAN to our VTEP goes on to the kernel's decapsulation with a mark that vouches for it. */
@@ -133,10 +145,13 @@ static __always_inline enum reason uplink_vxlan(struct pkt *p, const struct host
 /* Drops what TC would drop, before it costs anything, and finishes what XDP owns. */
 static __always_inline enum reason uplink_vxlan_xdp(struct pkt *p, const struct host_conf *host)
 {
-	enum reason reason = overlay_outer(p, host, true);
 	struct scratch *s = scratch_get();
+	enum reason reason;
 
-	if (reason == REASON_CONTINUE && s)
+	if (!s || !overlay_looks(p))
+		return REASON_NOT_OURS;
+	reason = overlay_outer_xdp(p, host, &s->outer);
+	if (reason == REASON_CONTINUE)
 		return overlay_decap(p, &s->outer);
 	if (reason != REASON_NOT_OURS)
 		count_enter(p, 0, DIR_IN);
@@ -153,8 +168,9 @@ static __always_inline enum reason uplink_run(struct pkt *p)
 		return REASON_NOT_OURS;
 	switch (p->ethertype) {
 	case ETH_P_IP:
-		reason = uplink_eip(p, host, false, false);
-		return reason == REASON_NOT_OURS ? uplink_vxlan(p, host) : reason;
+		if (uplink_to_vtep(p, host, false))
+			return uplink_vxlan(p, host);
+		return uplink_eip(p, host, false, false);
 	case ETH_P_IPV6:
 		reason = uplink_nd(p, false);
 		return reason == REASON_NOT_OURS ? uplink_eip(p, host, true, false) : reason;
@@ -174,14 +190,14 @@ static __always_inline enum reason uplink_run_xdp(struct pkt *p)
 		return REASON_NOT_OURS;
 	switch (p->ethertype) {
 	case ETH_P_IP:
-		reason = uplink_eip(p, host, false, true);
-		if (reason == REASON_NOT_OURS && (xdp_owns & XDP_OWNS_FORGED))
-			reason = uplink_vxlan_xdp(p, host);
-		break;
+		if (uplink_to_vtep(p, host, true))
+			return uplink_vxlan_xdp(p, host);
+		return own_looks(p, ETH_LEN, false) ? uplink_eip(p, host, false, true) :
+						      REASON_NOT_OURS;
 	case ETH_P_IPV6:
 		if (xdp_owns & XDP_OWNS_ALL)
 			reason = uplink_nd(p, true);
-		if (reason == REASON_NOT_OURS)
+		if (reason == REASON_NOT_OURS && own_looks(p, ETH_LEN, true))
 			reason = uplink_eip(p, host, true, true);
 		break;
 	case ETH_P_ARP:

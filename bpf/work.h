@@ -163,5 +163,6 @@ static __always_inline struct work *work_of(const struct pkt *p, const struct en
 	w->protocol = p->protocol;
 	w->tcp_flags = p->tcp_flags;
 	w->icmp_code = p->icmp_code;
+	w->judge.arrives = 0;
 	return w;
 }

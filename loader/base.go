@@ -51,7 +51,7 @@ func (l *Loader) base(report *Report, st *compile.State) (devices, dataplane.Hos
 		return nil, facts, err
 	}
 	facts.OverlayMTU = uint32(mtu - overlayHeaders)
-	return all, facts, nil
+	return all, facts, l.underlay.follow(aimOf(st, all, mtu))
 }
 
 // ensureGuard guards all names of the feed, and those guarded before whose device still exists:

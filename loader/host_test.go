@@ -185,7 +185,7 @@ func addENI(st *compile.State, index, incarnation uint32) {
 }
 
 // rows dumps a map as the CLI would.
-func rows[T any](t *testing.T, l *Loader, name string) []T {
+func rows[T any](t testing.TB, l *Loader, name string) []T {
 	t.Helper()
 	var all []T
 	err := l.Maps().Dump(name, compile.Names{}, func(row any) error {

@@ -50,6 +50,8 @@ type Loader struct {
 	sweep   sweeper
 	events  deviceEvents
 
+	underlay *underlay
+
 	mu      sync.Mutex
 	state   *compile.State      // that was applied last; nil before the first Apply
 	facts   dataplane.HostFacts // with which it was applied
@@ -120,6 +122,10 @@ func (l *Loader) open(ctx context.Context, maxFlows uint32) error {
 	if err := l.leaseXDP(); err != nil {
 		return err
 	}
+	if l.underlay, err = openUnderlay(l.maps, l.log); err != nil {
+		return err
+	}
+	l.closers = append(l.closers, l.underlay.close)
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func (m flowMaps) alive() map[uint32]int {
 }
 
 // eventually waits for what the sweep does, however busy the machine is.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for range 300 {
 		if ok() {

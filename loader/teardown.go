@@ -42,7 +42,7 @@ func Teardown(ctx context.Context, opts Options) error {
 	if err := errors.Join(p.checkNamespace(), checkPins(p)); err != nil {
 		return fmt.Errorf("tear down host %s: %w", p.host, err)
 	}
-	steps := []func(place) error{lowerPorts, silenceUplinks, removePins, removeOverlay, removeGuard, removeState}
+	steps := []func(place) error{lowerPorts, silenceUplinks, removePins, removeOverlay, removeNeighbours, removeGuard, removeState}
 	var errs []error
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {

@@ -149,6 +149,14 @@ type bpfEnis struct {
 	}
 }
 
+type bpfExit struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Until   uint32
+	Mac     [6]uint8
+	Pad     [2]uint8
+}
+
 type bpfFlowDueLine struct {
 	_   structs.HostLayout
 	Due [16]uint32
@@ -481,7 +489,21 @@ type bpfRules struct {
 type bpfScratch struct {
 	_      structs.HostLayout
 	Tunnel [64]uint8
-	Outer  struct {
+	Encap  struct {
+		_              structs.HostLayout
+		Pad            [2]uint8
+		Dmac           [6]uint8
+		Smac           [6]uint8
+		Ethertype      uint16
+		Ip             [5]uint32
+		Udp            [2]uint32
+		Vxlan          [2]uint32
+		InnerDmac      [6]uint8
+		InnerSmac      [6]uint8
+		InnerEthertype uint16
+		Pad2           [2]uint8
+	}
+	Outer struct {
 		_      structs.HostLayout
 		Ip     [20]uint8
 		Udp    [2]uint32
@@ -507,7 +529,6 @@ type bpfScratch struct {
 	}
 	Nat     [16]uint8
 	Private [16]uint8
-	_       [4]byte
 	Fib     [64]uint8
 }
 
@@ -596,6 +617,23 @@ type bpfVtepKey struct {
 	_    structs.HostLayout
 	Vni  uint32
 	Vtep [4]uint8
+}
+
+type bpfVtepWays struct {
+	_ structs.HostLayout
+	V [4]struct {
+		_    structs.HostLayout
+		Vtep [4]uint8
+		Pad  uint32
+		Mac  [6]uint8
+		Exit uint16
+	}
+}
+
+type bpfWatch struct {
+	_      structs.HostLayout
+	Left   uint32
+	Passed uint32
 }
 
 type bpfWork struct {
@@ -688,7 +726,8 @@ type bpfWork struct {
 		Transit       uint8
 		Packet        uint8
 		Gateway       uint8
-		Pad           [2]uint8
+		Arrives       uint8
+		Pad           uint8
 		Local         [16]uint8
 		Remote        [16]uint8
 		Rule          uint32
@@ -719,6 +758,7 @@ const (
 	bpfMapEndpoints4     = "endpoints4"
 	bpfMapEndpoints6     = "endpoints6"
 	bpfMapEnis           = "enis"
+	bpfMapExits          = "exits"
 	bpfMapFlowDue4       = "flow_due4"
 	bpfMapFlowDue6       = "flow_due6"
 	bpfMapFlowSweep      = "flow_sweep"
@@ -755,7 +795,9 @@ const (
 	bpfMapTooBigs        = "too_bigs"
 	bpfMapUplinks        = "uplinks"
 	bpfMapVerdicts       = "verdicts"
+	bpfMapVtepWays       = "vtep_ways"
 	bpfMapVteps          = "vteps"
+	bpfMapWatches        = "watches"
 	bpfMapWorks          = "works"
 	bpfMapXdpLease       = "xdp_lease"
 	bpfProgPort          = "port"
@@ -769,6 +811,7 @@ const (
 	bpfProgUplinkXdp     = "uplink_xdp"
 	bpfProgVxlan         = "vxlan"
 	bpfVarHalfOpenSlots  = "half_open_slots"
+	bpfVarRefuseEvery    = "refuse_every"
 	bpfVarXdpOwns        = "xdp_owns"
 )
 
@@ -843,6 +886,7 @@ type bpfMapSpecs struct {
 	Endpoints4    *ebpf.MapSpec `ebpf:"endpoints4"`
 	Endpoints6    *ebpf.MapSpec `ebpf:"endpoints6"`
 	Enis          *ebpf.MapSpec `ebpf:"enis"`
+	Exits         *ebpf.MapSpec `ebpf:"exits"`
 	FlowDue4      *ebpf.MapSpec `ebpf:"flow_due4"`
 	FlowDue6      *ebpf.MapSpec `ebpf:"flow_due6"`
 	FlowSweep     *ebpf.MapSpec `ebpf:"flow_sweep"`
@@ -879,7 +923,9 @@ type bpfMapSpecs struct {
 	TooBigs       *ebpf.MapSpec `ebpf:"too_bigs"`
 	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
+	VtepWays      *ebpf.MapSpec `ebpf:"vtep_ways"`
 	Vteps         *ebpf.MapSpec `ebpf:"vteps"`
+	Watches       *ebpf.MapSpec `ebpf:"watches"`
 	Works         *ebpf.MapSpec `ebpf:"works"`
 	XdpLease      *ebpf.MapSpec `ebpf:"xdp_lease"`
 }
@@ -889,6 +935,7 @@ type bpfMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
 	HalfOpenSlots *ebpf.VariableSpec `ebpf:"half_open_slots"`
+	RefuseEvery   *ebpf.VariableSpec `ebpf:"refuse_every"`
 	XdpOwns       *ebpf.VariableSpec `ebpf:"xdp_owns"`
 }
 
@@ -925,6 +972,7 @@ type bpfMaps struct {
 	Endpoints4    *ebpf.Map `ebpf:"endpoints4"`
 	Endpoints6    *ebpf.Map `ebpf:"endpoints6"`
 	Enis          *ebpf.Map `ebpf:"enis"`
+	Exits         *ebpf.Map `ebpf:"exits"`
 	FlowDue4      *ebpf.Map `ebpf:"flow_due4"`
 	FlowDue6      *ebpf.Map `ebpf:"flow_due6"`
 	FlowSweep     *ebpf.Map `ebpf:"flow_sweep"`
@@ -961,7 +1009,9 @@ type bpfMaps struct {
 	TooBigs       *ebpf.Map `ebpf:"too_bigs"`
 	Uplinks       *ebpf.Map `ebpf:"uplinks"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
+	VtepWays      *ebpf.Map `ebpf:"vtep_ways"`
 	Vteps         *ebpf.Map `ebpf:"vteps"`
+	Watches       *ebpf.Map `ebpf:"watches"`
 	Works         *ebpf.Map `ebpf:"works"`
 	XdpLease      *ebpf.Map `ebpf:"xdp_lease"`
 }
@@ -981,6 +1031,7 @@ func (m *bpfMaps) Close() error {
 		m.Endpoints4,
 		m.Endpoints6,
 		m.Enis,
+		m.Exits,
 		m.FlowDue4,
 		m.FlowDue6,
 		m.FlowSweep,
@@ -1017,7 +1068,9 @@ func (m *bpfMaps) Close() error {
 		m.TooBigs,
 		m.Uplinks,
 		m.Verdicts,
+		m.VtepWays,
 		m.Vteps,
+		m.Watches,
 		m.Works,
 		m.XdpLease,
 	)
@@ -1028,6 +1081,7 @@ func (m *bpfMaps) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
 	HalfOpenSlots *ebpf.Variable `ebpf:"half_open_slots"`
+	RefuseEvery   *ebpf.Variable `ebpf:"refuse_every"`
 	XdpOwns       *ebpf.Variable `ebpf:"xdp_owns"`
 }
 

@@ -20,6 +20,8 @@ func decoders() map[string]decoder {
 		bpfMapLive:       decode(liveRow),
 		bpfMapPorts:      decode(portRow),
 		bpfMapUplinks:    decode(uplinkRow),
+		bpfMapExits:      decode(exitRow),
+		bpfMapVtepWays:   decode(waysRow),
 		bpfMapEndpoints4: decode(endpointRow4),
 		bpfMapEndpoints6: decode(endpointRow6),
 		bpfMapMacs:       decode(macRow),

@@ -11,6 +11,8 @@ const (
 	cMaxEndpoints = 1 << 20
 	cMaxReasons   = 64 // per ENI and direction, a power of two
 	cMaxUplinks   = 16
+	cWayBuckets   = 4096    // a power of two
+	cWays         = 4       // of a bucket: one cache line
 	cPortHints    = 4096    // a power of two
 	cMaxRules     = 1 << 18 // rules with an id; 0 is none
 )

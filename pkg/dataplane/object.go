@@ -25,6 +25,8 @@ const (
 	MapCounters   = bpfMapCounters
 	MapRuleHits   = bpfMapRuleHits
 	MapXDPLease   = bpfMapXdpLease
+	MapExits      = bpfMapExits
+	MapVTEPWays   = bpfMapVtepWays
 	MapENIs       = bpfMapEnis
 	MapNextHops   = bpfMapNexthops
 	MapHost       = bpfMapHostConf

@@ -2,6 +2,11 @@
 
 package dataplane
 
+import (
+	"cmp"
+	"fmt"
+)
+
 // The rows that Dump yields: one flat struct per table, ids as names. The fields marked as key tell the
 // entries of a table apart.
 
@@ -70,6 +75,33 @@ type PortRow struct {
 type UplinkRow struct {
 	Ifindex uint32 `json:"ifindex" key:"true"`
 	MAC     string `json:"mac"`
+}
+
+// ExitRow is an entry of exits.
+type ExitRow struct {
+	Index   uint32 `json:"index" key:"true"`
+	Ifindex uint32 `json:"ifindex"`
+	MAC     string `json:"mac"`
+	Until   uint32 `json:"until"` // tick of the flow clock
+}
+
+// WaysRow is an entry of vtep_ways.
+type WaysRow struct {
+	Bucket uint32    `json:"bucket" key:"true"`
+	Ways   []WayText `json:"ways"`
+}
+
+// WayText is one way of a WaysRow.
+type WayText struct {
+	VTEP string `json:"vtep"`
+	Host string `json:"host,omitempty"`
+	MAC  string `json:"mac"`
+	Exit uint16 `json:"exit"`
+}
+
+// String is the way as a table shows it.
+func (w WayText) String() string {
+	return fmt.Sprintf("%s by %s, exit %d", cmp.Or(w.Host, w.VTEP), w.MAC, w.Exit)
 }
 
 // EndpointRow is an entry of endpoints4 or endpoints6.

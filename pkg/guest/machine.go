@@ -85,7 +85,8 @@ func ReadFile(path string, stdin io.Reader) (*Machine, error) {
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {
-			return nil, fmt.Errorf("read what ENIs this machine has: %w", err)
+			return nil, fmt.Errorf("read what ENIs this machine has: %w (-f names another file, --from a metadata service; "+
+				"`enictl guest describe INSTANCE` prints the file on the host)", err)
 		}
 		defer f.Close()
 		in = f

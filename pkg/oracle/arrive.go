@@ -244,7 +244,7 @@ func (r *run) outerVXLAN() Reason {
 	if !ok {
 		return VXLANSource
 	}
-	if r.from.Kind == AtUplinkXDP && r.p.isPlainVXLAN() && !public {
+	if r.from.Kind == AtUplinkXDP && r.p.isPlainVXLAN() && !public && !r.handsDown(vni, packet{frame: vxlan[8:]}) {
 		r.from.VNI, r.from.Source, r.from.Marked = vni, source, true
 		r.p, r.wire = packet{frame: vxlan[8:]}, segments(vxlan[8:], 0)
 		return r.overlay()
@@ -254,11 +254,21 @@ func (r *run) outerVXLAN() Reason {
 	return notOurs
 }
 
-// isPlainVXLAN: XDP takes off an outer header that has no options, no checksum to verify and no congestion to hand down
-// (RFC 6040), if it covers exactly the packet, and that a frame.
+// handsDown: the outer header of an IP packet for an ENI here reports congestion, which the kernel tells the inner one
+// (RFC 6040).
+func (r *run) handsDown(vni uint32, inside packet) bool {
+	if r.p.frame[ethernet+1]&3 != 3 || inside.parseEthernet() != goOn {
+		return false
+	}
+	e := r.eniOfMAC(vni, inside.dmac)
+	return e != nil && r.isLocal(e) && (inside.ethertype == etherIPv4 || inside.ethertype == etherIPv6)
+}
+
+// isPlainVXLAN: XDP takes off an outer header that has no options and no checksum to verify, if it covers exactly the
+// packet, and that a frame.
 func (p *packet) isPlainVXLAN() bool {
 	ip := p.frame[ethernet:]
 	total := int(be.Uint16(ip[2:]))
-	return ip[0]&15 == 5 && ip[1]&3 != 3 && total == len(ip) && int(be.Uint16(ip[24:])) == total-20 &&
+	return ip[0]&15 == 5 && total == len(ip) && int(be.Uint16(ip[24:])) == total-20 &&
 		be.Uint16(ip[26:]) == 0 && len(ip) >= 20+8+8+ethernet
 }

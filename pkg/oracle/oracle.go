@@ -100,6 +100,7 @@ type Host struct {
 	Uplinks    map[string]api.MAC // by device
 	MaxFlows   int                // of all ENIs together
 	HalfOpen   int                // of them, per ENI and opening direction, if it may have twice as many flows
+	Hops       map[netip.Addr]Hop // by which VTEPs are reached; all others are the kernel's to find
 	// Route is the host's own routing: the device to an address, "" if there is none.
 	Route func(dst netip.Addr) string
 	// FragmentSlot is where an ENI remembers the first fragment of a packet. What is remembered there before is
@@ -147,14 +148,15 @@ type Count struct {
 // Outcome is everything that becomes of a packet.
 type Outcome struct {
 	Verdict   Verdict
-	Reason    Reason  // the last one
-	Rule      string  // of the security groups, that decided; "" if none was asked or none matched
-	Device    string  // of a redirect
-	Neighbour bool    // the kernel writes the next hop's MAC
-	Tunnel    *Tunnel // of a redirect to the overlay
-	Marked    bool    // at the uplink: vouched for
-	Public    bool    // Marked: under the group policy id of the internet
-	Packet    []byte  // as it leaves, unless dropped
+	Reason    Reason   // the last one
+	Rule      string   // of the security groups, that decided; "" if none was asked or none matched
+	Device    string   // of a redirect
+	Neighbour bool     // the kernel writes the next hop's MAC
+	Tunnel    *Tunnel  // of a redirect to the overlay
+	Outside   *Outside // what is sent in place of that
+	Marked    bool     // at the uplink: vouched for
+	Public    bool     // Marked: under the group policy id of the internet
+	Packet    []byte   // as it leaves, unless dropped
 	Counts    []Count
 	Follows   string // what another packet vouches for: "fragment", "error"
 	Way       string // what the routes said last: "local", "eni", "vpc by policy", "transit local"...

@@ -180,6 +180,7 @@ func (r *run) toOverlay(e, peer *api.ENI) Reason {
 	r.p.setMACs(peer.MAC, e.MAC)
 	r.out.Device = r.host.VXLAN
 	r.out.Tunnel = &Tunnel{VNI: r.vpcOf(peer).VNI, Remote: r.vtepOf(peer)}
+	r.out.Outside = r.outside(r.out.Tunnel.VNI, r.out.Tunnel.Remote)
 	return Delivered
 }
 

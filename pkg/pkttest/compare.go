@@ -11,7 +11,7 @@ import (
 
 // compare describes how a result differs from what the step wants, or nothing.
 func (w *World) compare(step Step, family Family, got result) string {
-	want := step.Want
+	want, frame := w.wanted(step, family, got)
 	var b strings.Builder
 	b.WriteString(diffCounts(withReceived(want.Counts), got.counts))
 	if want.Verdict != got.verdict {
@@ -21,7 +21,7 @@ func (w *World) compare(step Step, family Family, got result) string {
 		w.compareWay(&b, want, family, got)
 	}
 	if want.Verdict != Drop {
-		b.WriteString(Diff(wantedPacket(step).Bytes(family), got.frame))
+		b.WriteString(Diff(frame, got.frame))
 		if want.Mark != got.mark && step.At.Program == UplinkProgram && !got.xdp {
 			fmt.Fprintf(&b, "mark %#x, want %#x\n", got.mark, want.Mark)
 		}
@@ -36,11 +36,27 @@ func (w *World) compare(step Step, family Family, got result) string {
 	return b.String()
 }
 
-func wantedPacket(step Step) Packet {
-	if step.Want.Packet.None() {
-		return step.In
+// wanted is what the step wants, and the frame that leaves. What goes into a tunnel to a VTEP to which there is a way leaves
+// by the uplink, with outer headers. The kernel makes no such packet of segments as BPF_PROG_TEST_RUN makes them.
+func (w *World) wanted(step Step, family Family, got result) (Want, []byte) {
+	want, packet := step.Want, step.Want.Packet
+	if packet.None() {
+		packet = step.In
 	}
-	return step.Want.Packet
+	if want.Verdict == Drop {
+		return want, nil
+	}
+	if want.Tunnel == nil || step.GSO > 0 || step.ByKernel {
+		return want, packet.Bytes(family)
+	}
+	neighbour, known := w.setup.Ways[want.Tunnel.Remote]
+	if !known {
+		return want, packet.Bytes(family)
+	}
+	frame := encapsulated(packet, family, w.setup.Uplink, neighbour, w.base.Host.VTEP.String(), want.Tunnel.Remote, want.Tunnel.VNI)
+	want.Device, want.Tunnel = w.base.Host.Uplinks[0], nil
+	w.ports.fill(frame, got.frame)
+	return want, frame
 }
 
 // compareWay compares where a redirect goes.

@@ -221,6 +221,11 @@ func (p Packet) Carries(n uint8) Packet {
 	return p
 }
 
+// Class sets the type of service or the traffic class.
+func (p Packet) Class(n uint8) Packet {
+	return p.changeIP(func(l ip4Layer) ip4Layer { l.tos = n; return l }, func(l ip6Layer) ip6Layer { l.class = n; return l })
+}
+
 func (p Packet) changeIP(f4 func(ip4Layer) ip4Layer, f6 func(ip6Layer) ip6Layer) Packet {
 	if !p.v4.absent {
 		p.v4 = change(Packet{v4: p.v4}, false, f4).v4

@@ -67,7 +67,8 @@ type QuickSetup struct {
 	Underlay Underlay
 	Uplink   MAC
 	Knobs    map[string]any
-	Sets     uint32 // of each flow table
+	Ways     map[string]MAC // as in Setup
+	Sets     uint32         // of each flow table
 }
 
 // quickENIs is how many ENIs a Quick host counts packets of.
@@ -207,6 +208,9 @@ func (q *Quick) makeDevices(t testing.TB, setup QuickSetup) error {
 		q.names[index] = name
 	}
 	q.facts = dataplane.HostFacts{VXLANIfindex: q.devices[VXLANDevice], OverlayMTU: 1450, MaxFlows: MaxFlows, HalfOpen: testPlaces}
+	if err := writeWays(q.coll, q.devices[setup.Uplinks[0]], setup.Uplink, setup.Ways); err != nil {
+		return err
+	}
 	return setup.Underlay.connect(int(q.devices[setup.Uplinks[0]]))
 }
 

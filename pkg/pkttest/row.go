@@ -36,10 +36,14 @@ type Step struct {
 	GSO    uint32  // gso_size
 	Tunnel *Tunnel // what decapsulation left, at the VXLAN device only
 
+	ByKernel bool // what goes into a tunnel takes the kernel's way, although there is another
+
 	Later  time.Duration      // passes before the packet
 	Revise func(*api.Objects) // a new revision comes into force before the packet
 	Poke   func(*World) error // changes maps behind the feed's back, before the packet
 	Ahead  []Packet           // come in where the packet does, before it, and nobody looks at them
+
+	TCDrops bool // XDP leaves to TC what is dropped here: to know it takes more than a look
 
 	Want Want
 }
@@ -142,4 +146,9 @@ func (r *Row) UsesUplink() bool {
 // isDecapsulated: the packet had outer headers that the uplink has vouched for.
 func (s *Step) isDecapsulated() bool {
 	return s.At.Program == VXLANProgram && s.Tunnel != nil && s.Mark != 0 && s.GSO == 0
+}
+
+// passesXDP: on its way to the step's hook the packet passed the uplink's XDP.
+func (s *Step) passesXDP() bool {
+	return s.GSO == 0 && (s.At.Program == UplinkProgram || s.isDecapsulated())
 }

@@ -3,6 +3,7 @@
 package pkttest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,16 +21,28 @@ const (
 	UplinkXDPProgram = "uplink_xdp"
 )
 
-// Run runs a row in one family. With xdp, packets come in at the uplinks by XDP. What the row
-// changed is as before when it returns, but for counters, revision and generations.
-func (w *World) Run(t *testing.T, row *Row, family Family, xdp bool) {
+// By says which programs see what comes in at an uplink.
+type By int
+
+// The ways in.
+const (
+	ByTC     By = iota
+	ByXDP       // and not by TC
+	ByInTurn    // XDP, and TC what XDP leaves to it, as on a host
+)
+
+func (b By) String() string { return [...]string{"tc", "xdp", "xdp then tc"}[b] }
+
+// Run runs a row in one family. What the row changed is as before when it returns, but for counters, revision and
+// generations.
+func (w *World) Run(t *testing.T, row *Row, family Family, by By) {
 	t.Helper()
-	if err := w.ns.Do(func() error { return w.run(t, row, family, xdp) }); err != nil {
+	if err := w.ns.Do(func() error { return w.run(t, row, family, by) }); err != nil {
 		t.Fatalf("run row: %v", err)
 	}
 }
 
-func (w *World) run(t *testing.T, row *Row, family Family, xdp bool) (err error) {
+func (w *World) run(t *testing.T, row *Row, family Family, by By) (err error) {
 	if err := errors.Join(w.clearFlows(), w.clearFragments(), w.clearTurns(), clearRates(w.coll.Maps[ratesMap], w.lastENI+1)); err != nil {
 		return err
 	}
@@ -41,7 +54,7 @@ func (w *World) run(t *testing.T, row *Row, family Family, xdp bool) (err error)
 	}()
 	var later time.Duration
 	for i, step := range row.Steps {
-		if xdp && step.isDecapsulated() {
+		if by == ByXDP && step.isDecapsulated() {
 			step = w.overlaid(step)
 		}
 		if step.Revise != nil {
@@ -56,7 +69,7 @@ func (w *World) run(t *testing.T, row *Row, family Family, xdp bool) (err error)
 				return fmt.Errorf("step %d: %w", i+1, err)
 			}
 		}
-		if err := w.sendAhead(step, family, xdp, later); err != nil {
+		if err := w.sendAhead(step, family, by, later); err != nil {
 			return fmt.Errorf("step %d: %w", i+1, err)
 		}
 		later += step.Later
@@ -64,7 +77,7 @@ func (w *World) run(t *testing.T, row *Row, family Family, xdp bool) (err error)
 		if err != nil {
 			return fmt.Errorf("step %d: %w", i+1, err)
 		}
-		got, err := w.send(step, family, xdp, later)
+		got, err := w.send(step, family, by, later)
 		if err != nil {
 			return fmt.Errorf("step %d: %w", i+1, err)
 		}
@@ -82,11 +95,11 @@ func (w *World) run(t *testing.T, row *Row, family Family, xdp bool) (err error)
 }
 
 // sendAhead runs the packets that nobody looks at.
-func (w *World) sendAhead(step Step, family Family, xdp bool, later time.Duration) error {
+func (w *World) sendAhead(step Step, family Family, by By, later time.Duration) error {
 	for _, p := range step.Ahead {
 		ahead := step
 		ahead.In = p
-		if _, _, err := w.runProgram(ahead, family, xdp, later); err != nil {
+		if _, _, err := w.come(ahead, family, by, later); err != nil {
 			return err
 		}
 	}
@@ -109,9 +122,38 @@ type result struct {
 	hits    []string
 }
 
-// send runs the program of the step's hook on its packet and gathers all that came of it.
-func (w *World) send(step Step, family Family, xdp bool, later time.Duration) (result, error) {
-	got, code, err := w.runProgram(step, family, xdp, later)
+// come runs the programs that see the step's packet, up to the one that does not leave it to the next.
+func (w *World) come(step Step, family Family, by By, later time.Duration) (result, uint32, error) {
+	if by != ByInTurn || !step.passesXDP() {
+		return w.runProgram(step, family, by == ByXDP, later)
+	}
+	first := step
+	if step.isDecapsulated() {
+		first = w.overlaid(step)
+	}
+	got, code, err := w.runProgram(first, family, true, later)
+	if err != nil {
+		return result{}, 0, err
+	}
+	if v, err := verdictOf(code, true); err != nil || v != Pass {
+		return got, code, err
+	}
+	if in := first.In.Bytes(family); !bytes.Equal(in, got.frame) {
+		return result{}, 0, fmt.Errorf("XDP leaves the packet to TC, but changed:\n%s", Diff(in, got.frame))
+	}
+	got, code, err = w.runProgram(step, family, false, later)
+	if err != nil || w.setup.Refuses == nil {
+		return got, code, err
+	}
+	if v, err := verdictOf(code, false); err != nil || v == Drop && w.setup.Refuses(step) {
+		return result{}, 0, errors.Join(err, errors.New("TC drops a packet that XDP should have"))
+	}
+	return got, code, nil
+}
+
+// send runs the programs of the step's hook on its packet and gathers all that came of it.
+func (w *World) send(step Step, family Family, by By, later time.Duration) (result, error) {
+	got, code, err := w.come(step, family, by, later)
 	if err != nil {
 		return result{}, err
 	}
@@ -215,6 +257,22 @@ func verdictOf(code uint32, xdp bool) (Verdict, error) {
 		return Redirect, nil
 	}
 	return 0, fmt.Errorf("the program returned %d, which is no verdict (XDP: %v)", int32(code), xdp)
+}
+
+// Repeat runs XDP n times in a row on a packet that it does not change, and says what was counted. It all happens on one
+// CPU, or on very few.
+func (w *World) Repeat(device string, p Packet, family Family, n int) (counts []Count, err error) {
+	err = w.ns.Do(func() error {
+		in, ctx := p.Bytes(family), make([]byte, xdpContextSize)
+		xdpContext(ctx, len(in), w.devices[device])
+		if _, err := w.coll.Programs[UplinkXDPProgram].Run(&ebpf.RunOptions{Data: in, Context: ctx, Repeat: uint32(n)}); err != nil {
+			return fmt.Errorf("run program %s %d times: %w", UplinkXDPProgram, n, err)
+		}
+		var err error
+		counts, err = w.newCounts()
+		return err
+	})
+	return counts, err
 }
 
 // Cost is the time that one run of the step's program takes, of n. The packet must be dropped: a run sees the

@@ -29,6 +29,12 @@ type Setup struct {
 	Uplink   MAC            // of every uplink
 	Knobs    map[string]any // volatile const of the object
 
+	Ways map[string]MAC // VTEP -> neighbour by which it is reached without the kernel
+
+	// Refuses tells whether XDP drops what this step wants to be dropped, so that TC never sees it; nil = the rows do
+	// not care. Asked if a row runs by XDP and TC in turn.
+	Refuses func(Step) bool
+
 	NoXDP     bool // the ports take no frames from XDP
 	WideRules bool // every rule set is searched instead of looked up
 }
@@ -47,6 +53,7 @@ type World struct {
 	slot    uint64
 	unit    unit
 	counts  map[counterKey]uint64
+	ports   sourcePorts
 	lastENI uint32 // highest index that an ENI ever had here
 }
 
@@ -59,6 +66,7 @@ func NewWorld(t testing.TB, setup Setup) *World {
 		ns:      testroot.Netns(t),
 		written: make(map[string]dataplane.Content),
 		devices: make(map[string]uint32),
+		ports:   make(sourcePorts),
 	}
 	if err := w.ns.Do(func() error { return w.build(t) }); err != nil {
 		t.Fatalf("build a world of packets: %+v", err)
@@ -168,7 +176,11 @@ func (w *World) makeDevices(t testing.TB) error {
 		}
 		w.devices[e.Device] = uint32(index)
 	}
-	return w.setup.Underlay.connect(int(w.devices[w.base.Host.Uplinks[0]]))
+	uplink := w.devices[w.base.Host.Uplinks[0]]
+	if err := writeWays(w.coll, uplink, w.setup.Uplink, w.setup.Ways); err != nil {
+		return err
+	}
+	return w.setup.Underlay.connect(int(uplink))
 }
 
 // compile makes the next revision.
@@ -225,8 +237,13 @@ func (w *World) Apply(st *compile.State) error {
 	}
 	w.slot ^= 1
 	w.state = st
-	errs = append(errs, w.LeaseXDP(math.MaxUint32), w.put(dataplane.MapActive, u32(0), u64(st.Revision<<1|w.slot)))
+	errs = append(errs, w.LeaseXDP(math.MaxUint32), w.LeaseWays(math.MaxUint32), w.put(dataplane.MapActive, u32(0), u64(st.Revision<<1|w.slot)))
 	return errors.Join(errs...)
+}
+
+// LeaseWays lets packets leave without the kernel up to a tick of the flow clock.
+func (w *World) LeaseWays(until uint32) error {
+	return writeExit(w.coll, w.devices[w.base.Host.Uplinks[0]], w.setup.Uplink, until)
 }
 
 // LeaseXDP lets XDP deliver up to a tick of the flow clock.

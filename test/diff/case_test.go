@@ -145,7 +145,7 @@ func TestCases(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no cases (%v)", err)
 	}
-	p := newPlayer(newHost(t))
+	p := newPlayer(newHost(t, ownsAll))
 	for _, name := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(name), ".yaml"), func(t *testing.T) {
 			text, err := os.ReadFile(name)

@@ -79,28 +79,28 @@ func TestDifferential(t *testing.T) {
 	became, came := map[seen]int{}, map[stage]int{}
 	begin := time.Now()
 	for range runtime.GOMAXPROCS(0) {
-		p := newPlayer(newHost(t))
+		players := [2]*player{newPlayer(newHost(t, ownsAll)), newPlayer(newHost(t, asksAll))}
+		players[1].inTurn = true
 		wg.Go(func() {
-			err := p.q.Do(func() error {
-				for !t.Failed() && (l.packets == 0 || sent.Load() < l.packets) && (l.until.IsZero() || time.Now().Before(l.until)) {
-					before := p.sent
-					if err := p.fuzz(t, next.Add(1)-1); err != nil {
-						return err
-					}
-					sent.Add(int64(p.sent - before))
+			for !t.Failed() && (l.packets == 0 || sent.Load() < l.packets) && (l.until.IsZero() || time.Now().Before(l.until)) {
+				seed := next.Add(1) - 1
+				p := players[seed/2%2]
+				before := p.sent
+				if err := p.q.Do(func() error { return p.fuzz(t, seed) }); err != nil {
+					t.Errorf("differential test: %+v", err)
+					break
 				}
-				return nil
-			})
-			if err != nil {
-				t.Errorf("differential test: %+v", err)
+				sent.Add(int64(p.sent - before))
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			for r, n := range p.seen {
-				became[r] += n
-			}
-			for s, n := range p.stages {
-				came[s] += n
+			for _, p := range players {
+				for r, n := range p.seen {
+					became[r] += n
+				}
+				for s, n := range p.stages {
+					came[s] += n
+				}
 			}
 		})
 	}
@@ -182,7 +182,7 @@ func (p *player) random(seed uint64) (c *Case, diff string, err error) {
 	if err := p.start(c); err != nil {
 		return c, "", err
 	}
-	in := newPackets(g, c.Worlds[0])
+	in := newPackets(g, c.Worlds[0], p.inTurn)
 	every := pick(g, changeEvery)
 	for range packetsPerWorld {
 		s := Step{After: g.delay()}

@@ -19,14 +19,15 @@ type packets struct {
 	heard  []talk // packets that went through, and their answers, newest last
 	uplink api.MAC
 	later  []sending // the rest of what came in fragments
+	inTurn bool      // XDP and TC see a packet in turn: none is for XDP alone
 
 	local, remote       []*api.ENI // of objs, at the first host and at the others
 	enis, eips, subnets []string   // names in objs, sorted
 	internet            []netip.Addr
 }
 
-func newPackets(g gen, o *api.Objects) *packets {
-	p := &packets{gen: g, uplink: uplinkMAC, internet: slices.Concat(internet4, internet6)}
+func newPackets(g gen, o *api.Objects, inTurn bool) *packets {
+	p := &packets{gen: g, uplink: uplinkMAC, internet: slices.Concat(internet4, internet6), inTurn: inTurn}
 	p.see(o)
 	return p
 }
@@ -87,6 +88,9 @@ func (g *packets) listen(from oracle.Port, sent []byte, out oracle.Outcome) {
 }
 
 func (g *packets) uplinkKind() oracle.Kind {
+	if g.inTurn {
+		return oracle.AtUplink
+	}
 	return pick(g.gen, []oracle.Kind{oracle.AtUplink, oracle.AtUplinkXDP})
 }
 
@@ -120,7 +124,7 @@ func (g *packets) next() (oracle.Port, []byte) {
 	if g.oneIn(12) {
 		frame = g.mutate(frame)
 	}
-	if from.Kind == oracle.AtOverlay && from.Marked && g.oneIn(2) {
+	if from.Kind == oracle.AtOverlay && from.Marked && !g.inTurn && g.oneIn(2) {
 		return g.overlaid(from, frame)
 	}
 	from.GSO = g.cut(from, frame)
@@ -130,13 +134,7 @@ func (g *packets) next() (oracle.Port, []byte) {
 // overlaid is a packet at the uplink, in the outer headers that the VXLAN device would take off: nearly always so that XDP
 // does it.
 func (g *packets) overlaid(from oracle.Port, frame []byte) (oracle.Port, []byte) {
-	vxlan := []byte{8, 0, 0, 0, byte(from.VNI >> 16), byte(from.VNI >> 8), byte(from.VNI), 0}
-	udp := make([]byte, 8, 8+len(vxlan)+len(frame))
-	be.PutUint16(udp, 40000)
-	be.PutUint16(udp[2:], 4789)
-	be.PutUint16(udp[4:], uint16(8+len(vxlan)+len(frame)))
-	f := ipPacket(routerMAC, g.uplink, from.Source, vteps[0], 17, slices.Concat(udp, vxlan, frame))
-	be.PutUint16(f[40:], 0) // no checksum, as VTEPs send
+	f := wrap(from, frame)
 	switch g.IntN(40) {
 	case 0:
 		f[15] |= byte(1 + g.IntN(3)) // ECN
@@ -147,7 +145,19 @@ func (g *packets) overlaid(from oracle.Port, frame []byte) (oracle.Port, []byte)
 	case 3:
 		be.PutUint16(f[38:], be.Uint16(f[38:])-1) // its length
 	}
-	return oracle.Port{Kind: oracle.AtUplinkXDP, Device: "uplink0"}, f
+	return oracle.Port{Kind: oracle.AtUplinkXDP, Device: uplinkDevice}, f
+}
+
+// wrap puts outer headers around a frame, as a VTEP does.
+func wrap(from oracle.Port, frame []byte) []byte {
+	vxlan := []byte{8, 0, 0, 0, byte(from.VNI >> 16), byte(from.VNI >> 8), byte(from.VNI), 0}
+	udp := make([]byte, 8, 8+len(vxlan)+len(frame))
+	be.PutUint16(udp, 40000)
+	be.PutUint16(udp[2:], 4789)
+	be.PutUint16(udp[4:], uint16(8+len(vxlan)+len(frame)))
+	f := ipPacket(routerMAC, uplinkMAC, from.Source, vteps[0], 17, slices.Concat(udp, vxlan, frame))
+	be.PutUint16(f[40:], 0) // no checksum, as VTEPs send
+	return f
 }
 
 // cut makes a packet stand for several now and then: of the sizes around which something changes, or any.
@@ -167,7 +177,8 @@ func (g *packets) cut(from oracle.Port, f []byte) int {
 // linear is how much of a large frame is in one piece of memory: all of its headers, as drivers promise for XDP.
 // BPF_PROG_TEST_RUN makes no such skb.
 func (g *packets) linear(from oracle.Port, f []byte) int {
-	if len(f) <= leastLinear || from.Kind != oracle.AtUplinkXDP || g.oneIn(2) {
+	byXDP := from.Kind == oracle.AtUplinkXDP || g.inTurn && from.Kind != oracle.AtPort
+	if len(f) <= leastLinear || !byXDP || g.oneIn(2) {
 		return 0
 	}
 	return leastLinear + g.IntN(len(f)-leastLinear)

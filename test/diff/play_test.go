@@ -57,12 +57,19 @@ var (
 	own     = []netip.Prefix{netip.MustParsePrefix("192.168.100.1/24"), netip.MustParsePrefix("2001:db8:64::1/64")}
 )
 
+// XDP finishes all that it can, or as it is shipped, but asks about each packet that it leaves to TC.
+var (
+	ownsAll = map[string]any{"xdp_owns": uint32(7)}
+	asksAll = map[string]any{"refuse_every": uint32(1)}
+)
+
 // newHost makes the host on which the programs run.
-func newHost(t testing.TB) *pkttest.Quick {
+func newHost(t testing.TB, knobs map[string]any) *pkttest.Quick {
 	t.Helper()
 	setup := pkttest.QuickSetup{
 		Uplinks: []string{uplinkDevice}, Uplink: pkttest.MAC(uplinkMAC), Sets: 256,
-		Knobs: map[string]any{"xdp_owns": uint32(7)},
+		Knobs: knobs,
+		Ways:  map[string]pkttest.MAC{vteps[1].String(): pkttest.MAC(routerMAC)},
 		Underlay: pkttest.Underlay{
 			Addresses: own, Refused: refused, Neighbour: pkttest.MAC(routerMAC),
 			Gateways: []netip.Addr{netip.MustParseAddr("192.168.100.254"), netip.MustParseAddr("2001:db8:64::fe")},
@@ -80,6 +87,7 @@ func model(l limits) oracle.Host {
 		Name: hosts[0], VXLAN: pkttest.VXLANDevice, OverlayMTU: 1450, PortMTU: 1500,
 		Uplinks:  map[string]api.MAC{uplinkDevice: uplinkMAC},
 		MaxFlows: l.Flows, HalfOpen: l.HalfOpen,
+		Hops: map[netip.Addr]oracle.Hop{vteps[1]: {Device: uplinkDevice, MAC: routerMAC}},
 		Route: func(dst netip.Addr) string {
 			for _, p := range refused {
 				if p.Contains(dst) {
@@ -120,6 +128,7 @@ type player struct {
 	state  *compile.State
 	ids    *compile.IDs
 	wide   bool // all rule sets are
+	inTurn bool // packets from outside are seen by XDP first, and by TC if XDP leaves them to it
 	shut   map[string]bool
 	sent   int
 	seen   map[seen]int  // what became of the packets
@@ -217,7 +226,7 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 	if len(s.Frame) == 0 {
 		return "", out, nil
 	}
-	got, ok, err := p.q.Send(quickPacket(s, p.now))
+	got, ok, err := p.come(s)
 	if err != nil || !ok {
 		return "", out, err
 	}
@@ -237,6 +246,50 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 		p.seen[seen{out.Reason, "far"}]++
 	}
 	return p.compareOutcome(s, out, got) + compareHits(&out, p.q.Hits()), out, nil
+}
+
+// come runs the programs that see the packet of a step, up to the one that does not leave it to the next.
+func (p *player) come(s *Step) (pkttest.QuickResult, bool, error) {
+	wire := onWire(s)
+	if !p.inTurn || wire == nil {
+		return p.q.Send(quickPacket(s, p.now))
+	}
+	got, ok, err := p.q.Send(pkttest.QuickPacket{
+		At: pkttest.Hook{Program: pkttest.UplinkXDPProgram, Device: uplinkDevice}, Frame: wire, Now: p.now, Linear: s.Linear,
+	})
+	switch {
+	case err != nil:
+		return got, ok, err
+	case ok && got.Verdict == pkttest.Pass && (!bytes.Equal(wire, got.Frame) || len(got.Counts) > 0):
+		return got, ok, fmt.Errorf("XDP leaves a packet to TC that it has changed or counted (%v):\n%s", got.Counts, pkttest.Diff(wire, got.Frame))
+	case ok && got.Verdict != pkttest.Pass && !outsideOnly(got.Counts):
+		return got, ok, nil
+	}
+	s = &Step{From: s.From, Frame: s.Frame}
+	return p.q.Send(quickPacket(s, p.now))
+}
+
+// outsideOnly: what dropped the packet are its outer headers, of which the model at the VXLAN device knows nothing.
+func outsideOnly(counts []pkttest.Count) bool {
+	return slices.ContainsFunc(counts, func(c pkttest.Count) bool { return c.Reason == dataplane.ReasonVXLANSource })
+}
+
+// onWire is the packet of a step as it came to the uplink; nil if XDP does not see it, or sees more of it than TC.
+func onWire(s *Step) []byte {
+	switch {
+	case s.From.GSO > 0:
+		return nil
+	case s.From.Kind == oracle.AtOverlay && s.From.Marked:
+		return wrap(s.From, s.Frame)
+	case s.From.Kind == oracle.AtUplink && !toVTEP(s.Frame):
+		return s.Frame
+	}
+	return nil
+}
+
+// toVTEP: what is inside VXLAN the uplink's TC does not look at.
+func toVTEP(f []byte) bool {
+	return len(f) >= 34 && be.Uint16(f[12:]) == 0x0800 && netip.AddrFrom4([4]byte(f[30:34])) == vteps[0]
 }
 
 // pass lets time pass, until it is sure which flows are still there.
@@ -284,6 +337,9 @@ type outcome struct {
 
 func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickResult) string {
 	w, g := outcome{Verdict: string(want.Verdict)}, outcome{Verdict: got.Verdict.String()}
+	if want.Outside != nil {
+		want.Device, want.Tunnel, want.Packet = want.Outside.Device, nil, withSourcePort(want.Outside.Packet, got.Frame)
+	}
 	if want.Verdict == oracle.Redirect {
 		w.Device, w.Neighbour = want.Device, want.Neighbour
 		if want.Tunnel != nil {
@@ -307,6 +363,15 @@ func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickR
 		text += "the packet leaves (want = model):\n" + pkttest.Diff(want.Packet, got.Frame)
 	}
 	return text
+}
+
+// withSourcePort is the model's packet with the outer source port that the programs chose, if that is one they may choose.
+func withSourcePort(model, got []byte) []byte {
+	const at, first = 14 + 20, 49152
+	if len(got) > at+2 && binary.BigEndian.Uint16(got[at:]) >= first {
+		copy(model[at:], got[at:at+2])
+	}
+	return model
 }
 
 // compareHits: new connections count the rules that decide, known ones may.

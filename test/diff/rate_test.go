@@ -49,7 +49,7 @@ func question(o *api.Objects, port uint16) []byte {
 // In any second no more passes than the rate and the depth of the bucket, and in the long run just the rate, however
 // coarse the clock is.
 func TestRates(t *testing.T) {
-	q := newHost(t)
+	q := newHost(t, ownsAll)
 	for _, rate := range []int{1, 7, 100, 3000, 20000} {
 		limits := map[string]api.Limits{"packets": api.DefaultLimits(), "flows": api.DefaultLimits()}
 		packets, flows := limits["packets"], limits["flows"]

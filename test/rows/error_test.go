@@ -298,7 +298,7 @@ func unrelatedWayRows() []Row {
 	}
 	internet := func(name string, e Packet, r dataplane.Reason) Row {
 		return Row{Name: name, Steps: []Step{
-			send(web0, out, translated(out, web0)), {At: fromUplink, In: e, Want: denies(web0, r)},
+			send(web0, out, translated(out, web0)), {At: fromUplink, In: e, Want: denies(web0, r), TCDrops: true},
 		}}
 	}
 	seen, ins := out.From(web0.eip), inward(client, web0)
@@ -427,7 +427,7 @@ func errorACLRows(denied dataplane.Reason) []Row {
 		}},
 		{Name: "denied from the internet", Steps: []Step{
 			after(inAway, send(web0, toNet, translated(toNet, web0))),
-			{At: fromUplink, In: err(inward(client, web0), toNet.From(web0.eip)), Want: reason(denied)},
+			{At: fromUplink, In: err(inward(client, web0), toNet.From(web0.eip)), Want: reason(denied), TCDrops: true},
 		}},
 		{Name: "denied to the internet", Steps: []Step{
 			after(outAway, Step{At: fromUplink, In: fromNet, Want: admitted(fromNet, web0)}),

@@ -101,22 +101,26 @@ func tooBig(packet Packet, from party, limit uint16, counts ...Count) Want {
 const quotedBytes = 96
 
 // gatewayOf are the gateways of subnets.
-var gatewayOf = map[string]Addr{"red-web": gateway, "red-db": dbGateway}
+var gatewayOf = map[string]Addr{
+	"red-web": gateway, "red-db": dbGateway, "red-app": IP("10.0.3.1", "fd00:1:0:3::1"), "lime-all": IP("10.4.1.1", "fd00:4:0:1::1"),
+}
 
 // tooBigRows: who is told that a packet is too big, by whom and how often. What fits goes on.
 func tooBigRows() []Row {
 	big := inner(open9, open0).UDP(40000, 53).Payload(mtu)
 	gso := inner(open9, open0).TCP(40000, 443, SYN).Payload(2400)
-	told := func(p Packet, segments uint64) Want {
+	told := func(p Packet, from, to party, segments uint64) Want {
 		return Want{
-			Verdict: Redirect, Device: VXLANDevice, Tunnel: &Tunnel{VNI: red, Remote: hostB},
-			Packet: Eth(open0.mac, open9.mac).IP(dbGateway, open9.ip).Plain().TooBig(p, quotedBytes, mtu),
+			Verdict: Redirect, Device: VXLANDevice, Tunnel: &Tunnel{VNI: from.vni, Remote: from.host},
+			Packet: Eth(to.mac, from.mac).IP(gatewayOf[to.subnet], from.ip).Plain().TooBig(p, quotedBytes, mtu),
 			Counts: []Count{
-				{ENI: open0.name, Direction: dataplane.In, Reason: dataplane.ReasonTooBig, Packets: segments},
+				{ENI: to.name, Direction: dataplane.In, Reason: dataplane.ReasonTooBig, Packets: segments},
 				{Direction: dataplane.Out, Reason: dataplane.ReasonAnswered},
 			},
 		}
 	}
+	peers, toPeer := inner(lime9, app0).TCP(40000, 443, SYN).Payload(mtu), frame(app0, lime9).UDP(40000, 53).Payload(200)
+	peerSays := inner(lime9, app0).From(gatewayOf["lime-all"]).TooBig(toPeer, quotedBytes, 1400)
 	here := frame(open1, open9).UDP(40000, 53).Payload(mtu)
 	small := frame(open1, open9).UDP(40000, 53).Payload(40)
 	answer := tooBig(here, open1, overlayMTU, out(open1, dataplane.ReasonTooBig))
@@ -125,7 +129,7 @@ func tooBigRows() []Row {
 		s.Poke = UseAnswers(eni.name, dir, n, over)
 		return s
 	}
-	segmented := decapsulated(gso, red, hostB, told(gso, 2))
+	segmented := decapsulated(gso, red, hostB, told(gso, open9, open0, 2))
 	segmented.GSO = 1461
 	// What the other side says, whose gateway speaks.
 	says := func(p Packet, from Addr) Packet { return inner(open9, open1).From(from).TooBig(p, quotedBytes, 1400) }
@@ -135,7 +139,8 @@ func tooBigRows() []Row {
 		return decapsulated(p, red, hostB, Want{Counts: []Count{in(open1, r)}})
 	}
 	rows := []Row{
-		{Name: "from another host, more than the port carries", Steps: []Step{decapsulated(big, red, hostB, told(big, 1))}},
+		{Name: "from another host, more than the port carries", Steps: []Step{decapsulated(big, red, hostB, told(big, open9, open0, 1))}},
+		{Name: "from a peer on another host, more than the port carries", Steps: []Step{decapsulated(peers, red, hostB, told(peers, lime9, app0, 1))}},
 		{Name: "from another host, gso whose segments the port does not carry", Steps: []Step{segmented}},
 		{Name: "from another host, and nothing left", Steps: []Step{
 			used(open0, dataplane.In, turns, false, decapsulated(big, red, hostB, Want{Counts: []Count{in(open0, dataplane.ReasonTooBig)}})),
@@ -156,6 +161,9 @@ func tooBigRows() []Row {
 		{Name: "any gateway says so", Steps: []Step{
 			send(open1, quoted, tunnelled(quoted, open1, open9)), passes(says(quoted, gateway)),
 		}},
+		{Name: "a peer's gateway says so", Steps: []Step{
+			send(app0, toPeer, tunnelled(toPeer, app0, lime9)), decapsulated(peerSays, red, hostB, received(peerSays, lime9, app0)),
+		}},
 		{Name: "a gateway says so of nobody's packet", Steps: []Step{refuses(says(quoted, dbGateway), dataplane.ReasonICMPUnrelated)}},
 		{Name: "a gateway says nothing else", Steps: []Step{
 			refuses(inner(open9, open1).From(dbGateway).UDP(53, 40000), dataplane.ReasonVXLANSender),
@@ -164,7 +172,7 @@ func tooBigRows() []Row {
 			send(open1, quoted, tunnelled(quoted, open1, open9)), refuses(says(quoted, client), dataplane.ReasonVXLANSender),
 		}},
 	}
-	for i := range rows[:3] {
+	for i := range rows[:4] {
 		rows[i].Hooks = TCOnly // XDP leaves it to TC, and finds all of it too big if it may not
 	}
 	return rows

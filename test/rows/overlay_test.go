@@ -4,6 +4,7 @@ package rows
 
 import (
 	"slices"
+	"testing"
 
 	"github.com/eniplane/eniplane/pkg/dataplane"
 	. "github.com/eniplane/eniplane/pkg/pkttest"
@@ -111,10 +112,58 @@ func overlayRows() []Row {
 	}
 }
 
+// wayRows: outer headers by our own text, and when the kernel writes them.
+func wayRows() []Row {
+	tcp := frame(open1, web9).TCP(40000, 443, SYN)
+	sent := func(name string, p Packet) Row { return row(name, open1.port(), p, tunnelled(p, open1, web9)) }
+	byKernel := func(name string, poke func(*World) error) Row {
+		return Row{Name: name, Steps: []Step{{
+			At: open1.port(), In: tcp, Poke: poke, ByKernel: true, Want: tunnelled(tcp, open1, web9),
+		}}}
+	}
+	segments := frame(open1, web9).UDP(1, 53).Payload(3000)
+	three := tunnelled(segments, open1, web9)
+	three.Counts[0].Packets = 3
+	ip := frame(open1, web9)
+	first, later := ip.Fragment(0, true).UDP(40000, 53).UDPLength(72).Payload(24), ip.Fragment(32, false).Payload(16).Carries(17)
+	return []Row{
+		// The class is 0x2e in each; it stays inside.
+		sent("not capable of ECN", tcp.Class(0xb8)), sent("ECT(1)", tcp.Class(0xb9)),
+		sent("ECT(0)", tcp.Class(0xba)), sent("congestion", tcp.Class(0xbb)),
+		byKernel("the lease is over", func(w *World) error { return w.LeaseWays(1) }),
+		byKernel("there never was one", func(w *World) error { return w.LeaseWays(0) }),
+		{Name: "segments of an unknown kind", Steps: []Step{{At: open1.port(), In: segments, GSO: 1000, Want: three}}},
+		sent("the largest", Either(ip.UDP(1, 53).Payload(1422), ip.UDP(1, 53).Payload(1402))),
+		sent("the smallest", ip.UDP(1, 53)),
+		{Name: "fragments have one source port", Steps: []Step{
+			send(open1, first, tunnelled(first, open1, web9)), send(open1, later, tunnelled(later, open1, web9)),
+		}},
+	}
+}
+
+// Flows are spread over the paths of the underlay.
+func TestSourcePortsSpread(t *testing.T) {
+	w := NewWorld(t, setup(nil))
+	many := Row{Name: "many flows"}
+	for i := range uint16(64) {
+		p := frame(open1, web9).UDP(1000+i, 53)
+		many.Steps = append(many.Steps, send(open1, p, tunnelled(p, open1, web9)))
+	}
+	for _, f := range Families() {
+		w.Run(t, &many, f, ByTC)
+	}
+	if n := w.SourcePorts(); n < 100 {
+		t.Errorf("128 flows have %d different outer source ports, want most of them different", n)
+	}
+}
+
 // outerRows: what the uplink's program makes of VXLAN.
 func outerRows() []Row {
+	around := func(from, to Addr, vni uint32, inside Packet) Packet {
+		return Eth(routerMAC, uplinkMAC).Underlay(from, to).VXLAN(vni).Inside(inside)
+	}
 	outer := func(from, to Addr, vni uint32) Packet {
-		return Eth(routerMAC, uplinkMAC).Underlay(from, to).VXLAN(vni).Inside(inner(web9, web0).TCP(1, 443, SYN))
+		return around(from, to, vni, inner(web9, web0).TCP(1, 443, SYN))
 	}
 	good := outer(vtepB, vtepA, red)
 	vouched := untouched()
@@ -143,7 +192,7 @@ func outerRows() []Row {
 	}
 	rows := []Row{
 		pass("from a host that has the VPC", good),
-		pass("blue from a third host", outer(vtepC, vtepA, blue)),
+		pass("blue from a third host", around(vtepC, vtepA, blue, inner(blue8, blue0).TCP(1, 443, SYN))),
 		pass("any source port", good.Ports(1, VXLANPort)),
 		drop("from a host that does not have the VPC", outer(vtepC, vtepA, red), source),
 		drop("a VPC that is not here", outer(vtepC, vtepA, 1003), source),

@@ -97,19 +97,19 @@ func congested(p Packet) Packet { return p.Poke(15, 3) }
 
 // XDP as shipped takes some packets, and on a host whose ports take none from it the same packets are left to TC.
 func TestOwnRows(t *testing.T) {
-	shipped := NewWorld(t, setup(nil))
-	bare := setup(nil)
+	shipped := NewWorld(t, setup(asksNone))
+	bare := setup(asksNone)
 	bare.NoXDP = true
 	none := NewWorld(t, bare)
 	for _, r := range ownRows() {
 		for _, f := range r.Families() {
-			name := variant{row: r, family: f, xdp: true}.name()
-			t.Run(name, func(t *testing.T) { shipped.Run(t, &r, f, true) })
+			name := variant{row: r, family: f, by: ByXDP}.name()
+			t.Run(name, func(t *testing.T) { shipped.Run(t, &r, f, ByXDP) })
 			if w := r.Steps[0].Want; w.Verdict == Pass || len(w.Counts) == 1 && w.Counts[0].ENI == "" {
 				continue
 			}
 			same := row(r.Name, fromUplink, r.Steps[0].In, untouched())
-			t.Run(name+"/no_port", func(t *testing.T) { none.Run(t, &same, f, true) })
+			t.Run(name+"/no_port", func(t *testing.T) { none.Run(t, &same, f, ByXDP) })
 		}
 	}
 }

@@ -205,7 +205,7 @@ func borderRows() []Row {
 		{Name: "the route is a blackhole: nothing comes in", Steps: []Step{
 			send(web0, toNet, translated(toNet, web0)),
 			after(blackholed, Step{
-				At: fromUplink, In: fromNet, Want: Want{Counts: []Count{in(web0, dataplane.ReasonBlackhole)}},
+				At: fromUplink, In: fromNet, Want: Want{Counts: []Count{in(web0, dataplane.ReasonBlackhole)}}, TCDrops: true,
 			}),
 		}},
 	}

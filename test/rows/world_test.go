@@ -180,6 +180,8 @@ func setup(knobs map[string]any) Setup {
 		Absent:  []string{late0.device()},
 		Knobs:   knobs,
 		Uplink:  uplinkMAC,
+		// The way to hostC is the kernel's to find; that to another VTEP is in the same bucket.
+		Ways: map[string]MAC{hostB: routerMAC, "10.0.5.206": strangeMAC, "10.0.5.207": strangeMAC},
 		Underlay: Underlay{
 			Addresses: []netip.Prefix{netip.MustParsePrefix("192.168.100.1/24"), netip.MustParsePrefix("2001:db8:64::1/64")},
 			Gateways:  []netip.Addr{netip.MustParseAddr("192.168.100.254"), netip.MustParseAddr("2001:db8:64::fe")},

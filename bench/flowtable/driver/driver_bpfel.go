@@ -628,6 +628,7 @@ const (
 	driverProgRewrite6     = "rewrite6"
 	driverProgSweep        = "sweep"
 	driverVarHalfOpenSlots = "half_open_slots"
+	driverVarRefuseEvery   = "refuse_every"
 	driverVarXdpOwns       = "xdp_owns"
 )
 
@@ -753,6 +754,7 @@ type driverMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type driverVariableSpecs struct {
 	HalfOpenSlots *ebpf.VariableSpec `ebpf:"half_open_slots"`
+	RefuseEvery   *ebpf.VariableSpec `ebpf:"refuse_every"`
 	XdpOwns       *ebpf.VariableSpec `ebpf:"xdp_owns"`
 }
 
@@ -878,6 +880,7 @@ func (m *driverMaps) Close() error {
 // It can be passed to loadDriverObjects or ebpf.CollectionSpec.LoadAndAssign.
 type driverVariables struct {
 	HalfOpenSlots *ebpf.Variable `ebpf:"half_open_slots"`
+	RefuseEvery   *ebpf.Variable `ebpf:"refuse_every"`
 	XdpOwns       *ebpf.Variable `ebpf:"xdp_owns"`
 }
 
