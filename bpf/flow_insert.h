@@ -110,6 +110,7 @@ static __always_inline enum reason flow_fill(struct flow_line *line, __u32 i, __
 	struct flow_usage *u = usage_find(flow->eni);
 	bool same = was && eni == flow->eni && id == flow->incarnation;
 	__u32 control;
+	__u64 *tags;
 	enum reason reason;
 
 	if (!u)
@@ -120,6 +121,9 @@ static __always_inline enum reason flow_fill(struct flow_line *line, __u32 i, __
 		if (reason != REASON_CONTINUE)
 			return reason;
 	}
+	tags = flow_tags(to->slot / FLOW_WAYS, v6);
+	if (tags)
+		*((volatile __u8 *)tags + i) = o->choice.tag;
 	flow_write(line, i, o->key, flow, o->now, v6);
 	control = flow_control((old >> FLOW_VERSION_SHIFT) + 1, flow->state, flow->flags, color);
 	to->opener = flow_opener(control);

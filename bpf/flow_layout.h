@@ -28,7 +28,8 @@ struct flow_table {
 	__u32 words[10]; /* random multipliers, one per word of a key */
 	__u32 sets; /* 0 = not prepared yet: nothing is found, everything is refused */
 	__u32 max_flows; /* for which the sets were made */
-	__u32 pad[2];
+	__u32 tagged; /* flow_tags4, flow_tags6 know all flows; not so in a table from before they were */
+	__u32 pad;
 };
 
 /* The first line of a set. */
@@ -174,6 +175,16 @@ struct {
 	__type(value, struct flow_set6);
 	__uint(map_flags, BPF_F_MMAPABLE);
 } flows6 SEC(".maps");
+
+/* The tags of all sets again, and nothing between them: what surely has no flow is known without a line of the table
+ * (refuse.h). A tag is here before the flow can be found. The agent sets max_entries of these with that of the flows. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FLOW_SETS);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} flow_tags4 SEC(".maps"), flow_tags6 SEC(".maps");
 
 /* When the sweep must look at a set. One entry for 16 sets; written by the programs, lowered by who
  * ends flows from outside. The agent sets max_entries of these with that of the flows. */

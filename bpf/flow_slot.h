@@ -151,6 +151,12 @@ static __always_inline void *flow_set(__u32 index, const bool v6)
 	return v6 ? bpf_map_lookup_elem(&flows6, &index) : bpf_map_lookup_elem(&flows4, &index);
 }
 
+static __always_inline __u64 *flow_tags(__u32 index, const bool v6)
+{
+	return v6 ? bpf_map_lookup_elem(&flow_tags6, &index) :
+		    bpf_map_lookup_elem(&flow_tags4, &index);
+}
+
 /* The control word of slot i, which is the beginning of the slot. */
 static __always_inline void *flow_slot(void *set, __u32 i, const bool v6)
 {

@@ -111,6 +111,7 @@ func sizeFlows(p place, spec *ebpf.CollectionSpec, maxFlows uint32) error {
 		return fmt.Errorf("--max-flows %d is more than a flow table can hold (at most %d)", maxFlows, flowtable.MostFlows)
 	}
 	asked := cmp.Or(maxFlows, DefaultMaxFlows)
+	tags := map[string]string{dataplane.MapFlows4: dataplane.MapFlowTags4, dataplane.MapFlows6: dataplane.MapFlowTags6}
 	for name, due := range map[string]string{dataplane.MapFlows4: dataplane.MapFlowDue4, dataplane.MapFlows6: dataplane.MapFlowDue6} {
 		pinned, err := p.pinnedEntries(name)
 		if err != nil {
@@ -123,6 +124,7 @@ func sizeFlows(p place, spec *ebpf.CollectionSpec, maxFlows uint32) error {
 		}
 		spec.Maps[name].MaxEntries = cmp.Or(pinned, sets)
 		spec.Maps[due].MaxEntries = flowtable.DueLines(cmp.Or(pinned, sets))
+		spec.Maps[tags[name]].MaxEntries = cmp.Or(pinned, sets)
 	}
 	pinned, err := p.pinnedEntries(dataplane.MapHalfOpen)
 	if err != nil {

@@ -39,7 +39,14 @@ func arrivals() []arrival {
 	ours, unknown := outer(region.RemoteVTEP(0), region.VNI(0)), outer(region.RemoteVTEP(0), 0xabcdef)
 	host := pkttest.Eth(router, own).IP(pkttest.IP("198.51.100.7", "2001:db8:c::7"), pkttest.IP(region.VTEP, "2001:db8:64::1")).
 		TCP(443, 22, ACK)
+	tcp := func(p pkttest.Packet) pkttest.Packet { return p.TCP(443, localPort, SYN).Payload(payload) }
+	byEIP := tcp(pkttest.Eth(router, own).IP(pkttest.IP("198.51.100.7", "2001:db8:c::7"), either(region.EIP(false, 0, 0))))
+	byVXLAN := pkttest.Eth(router, own).Underlay(either(region.RemoteVTEP(0)), pkttest.IP(region.VTEP)).VXLAN(region.VNI(0)).
+		Inside(tcp(pkttest.Eth(pkttest.MAC(region.RemoteMAC(0)), pkttest.MAC(region.LocalMAC(0))).
+			IP(either(region.Remote(false, 0)), either(region.Local(false, 0)))))
 	return []arrival{
+		{"TCP to an EIP", byEIP, uplinkXDP, xdpPass},
+		{"TCP by VXLAN", byVXLAN, uplinkXDP, xdpPass},
 		{"VXLAN that the kernel is to decapsulate", ours, uplinkXDP, xdpPass},
 		{"VXLAN that the kernel is to decapsulate", ours, uplinkTC, tcNext},
 		{"VXLAN of an unknown VNI", unknown, uplinkXDP, xdpDrop},

@@ -14,7 +14,7 @@ func Scenarios() []bench.Scenario {
 		{Name: "bulk/tcp", Help: "B5: TCP streams on one host, across two, and into a tap, by iperf3", Quick: true, Run: bulk},
 		{Name: "latency/request-response", Help: "B6, B7: requests of a byte by TCP and UDP, and connections for one", Quick: true, Run: latency},
 		{Name: "connections/first-packets", Help: "B7: packets that open a connection each", Quick: true, Run: newConnections},
-		{Name: "flood/unwanted", Help: "B8: unknown VNI, unknown EIP and denied packets at the uplink, beside live flows", Quick: true, Run: floods},
+		{Name: "flood/unwanted", Help: "B8: unknown VNI, denied packets, addresses of nobody at the uplink, beside live flows", Quick: true, Run: floods},
 		{Name: "flood/half-open", Help: "B8: SYNs from spoofed sources to an open port, beside live connections", Quick: true, Run: synFlood},
 		{Name: "policy/wire", Help: "B10: from a change of policy, by feed or command, to the first packet that passes", Quick: true, Run: updates},
 	}

@@ -38,6 +38,15 @@ func (b bitset) union(other bitset) {
 	}
 }
 
+func (b bitset) meets(other bitset) bool {
+	for i, w := range other {
+		if b[i]&w != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (b bitset) count() int {
 	n := 0
 	for _, w := range b {

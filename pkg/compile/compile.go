@@ -106,7 +106,9 @@ type compiler struct {
 	previousENIs map[string]*ENI
 	previous     ruleTables        // of the previous revision
 	previousIDs  map[string]uint32 // of its rule sets and tables of addresses, by key
-	made         ruleTables        // in this run, or taken over
+
+	previousLists map[[2]string]groupRules
+	made          ruleTables // in this run, or taken over
 
 	infra []netip.Prefix
 	local []*api.ENI      // attached here, by name
@@ -150,7 +152,7 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 		here:         map[string]uint32{},
 		degraded:     map[string]error{},
 	}
-	c.out.Revision = in.Revision
+	c.out.Revision, c.out.lists = in.Revision, map[[2]string]groupRules{}
 	if in.Previous == nil {
 		return c
 	}
@@ -158,6 +160,7 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 		c.previousENIs[in.Previous.ENIs[i].Name] = &in.Previous.ENIs[i]
 	}
 	c.previous, c.previousIDs = tablesOf(in.Previous)
+	c.previousLists = in.Previous.lists
 	return c
 }
 

@@ -32,8 +32,8 @@ type ruleList struct {
 	groups []string // named as peers, sorted
 	lists  []string // prefix lists that they name, sorted
 
-	numbered bool
-	ids      [32]byte
+	ids    []uint32 // of the rules; nil = not numbered
+	idHash [32]byte
 }
 
 func newRuleList(rules []rule) *ruleList {
@@ -53,21 +53,16 @@ func newRuleList(rules []rule) *ruleList {
 
 // number gives the rules their ids.
 func (l *ruleList) number(ids *ruleIDs) {
-	if l.numbered {
+	if l.ids != nil {
 		return
 	}
-	for i := range l.rules {
-		l.rules[i].id = ids.give(l.rules[i].RuleName)
-	}
-	l.numbered, l.ids = true, idsHash(l.rules)
-}
-
-func idsHash(rules []rule) [32]byte {
+	l.ids = make([]uint32, len(l.rules))
 	var h content
-	for i := range rules {
-		h.num(uint64(rules[i].id))
+	for i := range l.rules {
+		l.ids[i] = ids.give(l.rules[i].RuleName)
+		h.num(uint64(l.ids[i]))
 	}
-	return h.sum()
+	l.idHash = h.sum()
 }
 
 // groups compiles one direction of united security groups. All rules allow, so their order changes no
@@ -97,14 +92,61 @@ func (c *compiler) groupRules(g *api.SecurityGroup, dir direction) *ruleList {
 	if dir == egress {
 		list = g.Egress
 	}
-	names := GroupRules(g, string(dir))
-	rules := make([]rule, len(list))
-	for i := range list {
-		rules[i] = newGroupRule(&list[i])
-		rules[i].RuleName = names[i]
+	made, ok := c.previousLists[id]
+	if !ok || made.uid != g.UID || !slices.EqualFunc(made.source, list, sameRule) {
+		made = groupRules{uid: g.UID, source: cloneRules(list)}
+		names := GroupRules(g, string(dir))
+		rules := make([]rule, len(list))
+		for i := range list {
+			rules[i] = newGroupRule(&made.source[i])
+			rules[i].RuleName = names[i]
+		}
+		made.list = *newRuleList(rules)
 	}
-	c.ruleLists[id] = newRuleList(rules)
+	c.out.lists[id] = made
+	c.ruleLists[id] = &made.list
 	return c.ruleLists[id]
+}
+
+// groupRules are what the rules of one direction of a group were made of, and what they became: to name and hash them
+// costs more than to compare them.
+type groupRules struct {
+	uid    string
+	source []api.Rule
+	list   ruleList // not numbered
+}
+
+// cloneRules copies all that sameRule compares: whoever owns the rules may change them.
+func cloneRules(rules []api.Rule) []api.Rule {
+	out := slices.Clone(rules)
+	for i := range out {
+		r := &out[i]
+		r.Ports, r.Peers = slices.Clone(r.Ports), slices.Clone(r.Peers)
+		if r.ICMP != nil {
+			icmp := *r.ICMP
+			if icmp.Code != nil {
+				code := *icmp.Code
+				icmp.Code = &code
+			}
+			r.ICMP = &icmp
+		}
+	}
+	return out
+}
+
+func sameRule(a, b api.Rule) bool {
+	return a.Name == b.Name && a.Protocol == b.Protocol && sameICMP(a.ICMP, b.ICMP) &&
+		slices.Equal(a.Ports, b.Ports) && slices.Equal(a.Peers, b.Peers)
+}
+
+func sameICMP(a, b *api.ICMP) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	if a.Type != b.Type || (a.Code == nil) != (b.Code == nil) {
+		return false
+	}
+	return a.Code == nil || *a.Code == *b.Code
 }
 
 // GroupRules names the rules of one direction of a security group, and says what their ids belong to: the
@@ -204,7 +246,13 @@ func (p *policy) count() (n int) {
 func (p *policy) rules() []rule {
 	out := make([]rule, 0, p.count())
 	for _, l := range p.lists {
-		out = append(out, l.rules...)
+		for i := range l.rules {
+			r := l.rules[i]
+			if l.ids != nil {
+				r.id = l.ids[i]
+			}
+			out = append(out, r)
+		}
 	}
 	return out
 }
@@ -233,7 +281,7 @@ func policyHash(hash [32]byte, p *policy, sets []groupSet) [32]byte {
 	h.num(rulesetFormat)
 	h.hash(hash)
 	for _, l := range p.lists {
-		h.hash(l.ids)
+		h.hash(l.idHash)
 	}
 	for _, set := range sets {
 		h.num(uint64(set.id)) // which stands for its names

@@ -4,6 +4,7 @@ package compile
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 )
@@ -58,8 +59,8 @@ type ruleIDs struct {
 
 func newRuleIDs(revision uint64, old *IDs, previous *State) *ruleIDs {
 	r := &ruleIDs{
-		revision: revision, old: old.Rules, now: map[string]RuleID{}, retired: old.RetiredRules,
-		retiring: map[string]RuleID{}, names: map[uint32]RuleName{},
+		revision: revision, old: old.Rules, now: make(map[string]RuleID, len(old.Rules)), retired: old.RetiredRules,
+		retiring: map[string]RuleID{}, names: make(map[uint32]RuleName, len(old.Rules)),
 		taken: newBitset(MaxRuleIDs), held: newBitset(MaxRuleIDs), cursor: old.Last.Rule, limit: MaxRuleIDs,
 	}
 	for _, id := range old.Rules {
@@ -135,10 +136,15 @@ func (r *ruleIDs) settle(ids *IDs) {
 			ids.RetiredRules = append(ids.RetiredRules, rule)
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(r.old)) {
+	var gone []string
+	for key := range r.old {
 		if _, stays := r.now[key]; !stays {
-			ids.RetiredRules = append(ids.RetiredRules, RetiredRule{key, r.old[key]})
+			gone = append(gone, key)
 		}
+	}
+	slices.Sort(gone)
+	for _, key := range gone {
+		ids.RetiredRules = append(ids.RetiredRules, RetiredRule{key, r.old[key]})
 	}
 	if more := len(ids.RetiredRules) - maxRetired; more > 0 {
 		ids.RetiredRules = ids.RetiredRules[more:]
@@ -148,8 +154,15 @@ func (r *ruleIDs) settle(ids *IDs) {
 	}
 }
 
-// checkRules refuses ids that Compile cannot have given out.
+// checkRules refuses ids that Compile cannot have given out. Which one it names does not depend on the order of a map.
 func (ids *IDs) checkRules() error {
+	if ids.rulesInOrder(maps.Keys(ids.Rules)) == nil { // there are many, and they are right
+		return nil
+	}
+	return ids.rulesInOrder(slices.Values(slices.Sorted(maps.Keys(ids.Rules))))
+}
+
+func (ids *IDs) rulesInOrder(keys iter.Seq[string]) error {
 	used := newBitset(MaxRuleIDs)
 	claim := func(id RuleID, key string) error {
 		if id.ID == 0 || id.ID >= MaxRuleIDs || used.has(int(id.ID)) {
@@ -158,7 +171,7 @@ func (ids *IDs) checkRules() error {
 		used.add(int(id.ID))
 		return nil
 	}
-	for _, key := range slices.Sorted(maps.Keys(ids.Rules)) {
+	for key := range keys {
 		if err := claim(ids.Rules[key], key); err != nil {
 			return err
 		}

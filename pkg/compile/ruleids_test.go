@@ -5,6 +5,7 @@ package compile
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -239,5 +240,40 @@ func TestRetiredIsBounded(t *testing.T) {
 	}
 	if n := len(ids.RetiredRules); n != maxRetired || ids.RetiredRules[0].Name != "9" {
 		t.Errorf("%d retired, the oldest is %+v", n, ids.RetiredRules[0])
+	}
+}
+
+// TestRulesChangedInPlace: rules are taken over from the last compilation only if they say the same, whoever changed
+// them where.
+func TestRulesChangedInPlace(t *testing.T) {
+	code := uint8(1)
+	obj := decode(t, region)
+	db := obj.SecurityGroups["db"]
+	db.Ingress = append(db.Ingress, api.Rule{Name: "ping", Protocol: proto(api.ProtoICMP), ICMP: &api.ICMP{Type: 8, Code: &code}, Peers: []api.Peer{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}}})
+	last := mustCompile(t, Input{Objects: obj, Host: "host-a", Revision: 1})
+	for _, change := range []struct {
+		what string
+		do   func()
+	}{
+		{"a port", func() { db.Ingress[0].Ports[0].To++ }},
+		{"the code of ICMP", func() { code++ }},
+		{"any code of ICMP", func() { db.Ingress[len(db.Ingress)-1].ICMP.Code = nil }},
+		{"all of ICMP", func() { db.Ingress[len(db.Ingress)-1].ICMP = nil }},
+		{"a peer", func() { db.Ingress[len(db.Ingress)-1].Peers[0].Prefix = netip.MustParsePrefix("10.0.0.0/9") }},
+		{"a name", func() { db.Ingress[0].Name = "other" }},
+		{"a protocol", func() { db.Ingress[len(db.Ingress)-1].Protocol = proto(50) }},
+		{"the group", func() { db.UID = "another" }},
+		{"a rule", func() { db.Ingress = db.Ingress[:1] }},
+	} {
+		was := eniOf(last.State, "db-0").SGIn
+		if now := eniOf(after(t, last, obj).State, "db-0").SGIn; now != was {
+			t.Errorf("before %s changed: rule set %d became %d", change.what, was, now)
+		}
+		change.do()
+		next := after(t, last, obj)
+		if now := eniOf(next.State, "db-0").SGIn; now == was {
+			t.Errorf("%s changed, and the rule set stayed", change.what)
+		}
+		last = next
 	}
 }

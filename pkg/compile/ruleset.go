@@ -300,9 +300,29 @@ func (p *ruleParts) addGroups(rules []rule, sets []groupSet) {
 	p.groups, p.matching[OfGroup] = table, c.sets
 }
 
+// tooMany tells early whether a few classes of peers have too many pairs already: where rules overlap heavily that saves most
+// of the work. It need not be sure.
+func tooMany(matching *[ClassKinds][]bitset, most int) bool {
+	const few = 24
+	pairs := 0
+	for _, sets := range matching[:OfService] {
+		for _, peer := range sets[:min(few, len(sets))] {
+			for _, service := range matching[OfService] {
+				if peer.meets(service) {
+					pairs++
+				}
+			}
+		}
+	}
+	return pairs > most
+}
+
 // verdicts decides every pair of classes that have a rule in common: the first such rule. few is false if
 // there are more than `most`.
 func verdicts(rules []rule, matching *[ClassKinds][]bitset, most int) (out []Verdict, few bool) {
+	if tooMany(matching, most) {
+		return nil, false
+	}
 	services := matching[OfService]
 	naming := make([]bitset, len(rules)) // by rule: the service classes that it is in
 	for i := range naming {

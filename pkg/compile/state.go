@@ -31,6 +31,8 @@ type State struct {
 	PortNames []string // every device name that the feed gives to an ENI of this host, for the guards
 
 	Names Names // ids -> names, for the CLI
+
+	lists map[[2]string]groupRules // by security group and direction: what the next compilation need not make again
 }
 
 // HostConf holds the facts of the host itself.

@@ -249,7 +249,8 @@ type bpfFlowTable struct {
 	Words    [10]uint32
 	Sets     uint32
 	MaxFlows uint32
-	Pad      [2]uint32
+	Tagged   uint32
+	Pad      uint32
 }
 
 type bpfFlowUsage struct {
@@ -763,6 +764,8 @@ const (
 	bpfMapFlowDue6       = "flow_due6"
 	bpfMapFlowSweep      = "flow_sweep"
 	bpfMapFlowTables     = "flow_tables"
+	bpfMapFlowTags4      = "flow_tags4"
+	bpfMapFlowTags6      = "flow_tags6"
 	bpfMapFlowUsage      = "flow_usage"
 	bpfMapFlows4         = "flows4"
 	bpfMapFlows6         = "flows6"
@@ -891,6 +894,8 @@ type bpfMapSpecs struct {
 	FlowDue6      *ebpf.MapSpec `ebpf:"flow_due6"`
 	FlowSweep     *ebpf.MapSpec `ebpf:"flow_sweep"`
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
+	FlowTags4     *ebpf.MapSpec `ebpf:"flow_tags4"`
+	FlowTags6     *ebpf.MapSpec `ebpf:"flow_tags6"`
 	FlowUsage     *ebpf.MapSpec `ebpf:"flow_usage"`
 	Flows4        *ebpf.MapSpec `ebpf:"flows4"`
 	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
@@ -977,6 +982,8 @@ type bpfMaps struct {
 	FlowDue6      *ebpf.Map `ebpf:"flow_due6"`
 	FlowSweep     *ebpf.Map `ebpf:"flow_sweep"`
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
+	FlowTags4     *ebpf.Map `ebpf:"flow_tags4"`
+	FlowTags6     *ebpf.Map `ebpf:"flow_tags6"`
 	FlowUsage     *ebpf.Map `ebpf:"flow_usage"`
 	Flows4        *ebpf.Map `ebpf:"flows4"`
 	Flows6        *ebpf.Map `ebpf:"flows6"`
@@ -1036,6 +1043,8 @@ func (m *bpfMaps) Close() error {
 		m.FlowDue6,
 		m.FlowSweep,
 		m.FlowTables,
+		m.FlowTags4,
+		m.FlowTags6,
 		m.FlowUsage,
 		m.Flows4,
 		m.Flows6,

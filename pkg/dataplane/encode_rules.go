@@ -33,10 +33,14 @@ func (e *setEncoder) ruleset(rs *compile.Ruleset) {
 		if v.Allow {
 			value.Word |= 1
 		}
-		e.add(bpfMapVerdicts, view(&bpfVerdictKey{Ruleset: id, Peer: classID(v.Kind, v.Peer), Service: v.Service}), view(&value))
+		e.addOf(len(rs.Verdicts), bpfMapVerdicts, view(&bpfVerdictKey{Ruleset: id, Peer: classID(v.Kind, v.Peer), Service: v.Service}), view(&value))
+	}
+	entries := 0
+	for _, sets := range rs.ClassRules {
+		entries += len(sets)/cRulesetClasses + 1
 	}
 	for kind, sets := range rs.ClassRules {
-		e.classRules(id, compile.ClassKind(kind), sets)
+		e.classRules(id, compile.ClassKind(kind), sets, entries)
 	}
 }
 
@@ -44,7 +48,7 @@ func (e *setEncoder) ruleset(rs *compile.Ruleset) {
 func classID(kind compile.ClassKind, class uint32) uint32 { return uint32(kind)<<cClassShift | class }
 
 // classRules lays out the rules of each class, several to an entry.
-func (e *setEncoder) classRules(id uint32, kind compile.ClassKind, sets []compile.RuleSet) {
+func (e *setEncoder) classRules(id uint32, kind compile.ClassKind, sets []compile.RuleSet, entries int) {
 	var value bpfClassRules
 	for class := 1; class <= len(sets); class++ {
 		place := class % cRulesetClasses
@@ -53,7 +57,7 @@ func (e *setEncoder) classRules(id uint32, kind compile.ClassKind, sets []compil
 			continue
 		}
 		key := bpfClassKey{Ruleset: id, Classes: classID(kind, uint32(class)) / cRulesetClasses}
-		e.add(bpfMapClassRules, view(&key), view(&value))
+		e.addOf(entries, bpfMapClassRules, view(&key), view(&value))
 		value = bpfClassRules{}
 	}
 }
@@ -79,11 +83,11 @@ func (e *setEncoder) services(t *compile.ServiceTable) {
 			Prefixlen: 32 + uint32(s.Bits), Table: t.ID,
 			Protocol: s.Protocol, Port: [2]uint8{uint8(s.Port >> 8), uint8(s.Port)},
 		}
-		e.add(bpfMapServices, view(&key), view(&s.Class))
+		e.addOf(len(t.Prefixes), bpfMapServices, view(&key), view(&s.Class))
 	}
 	for i := range t.Blocks {
 		b := &t.Blocks[i]
-		e.add(bpfMapServiceBlocks, view(&bpfBlockKey{Table: t.ID, Protocol: b.Protocol, High: b.High}), view(&b.Classes))
+		e.addOf(len(t.Blocks), bpfMapServiceBlocks, view(&bpfBlockKey{Table: t.ID, Protocol: b.Protocol, High: b.High}), view(&b.Classes))
 	}
 }
 

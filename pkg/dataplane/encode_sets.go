@@ -136,10 +136,13 @@ func view[T any](v *T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
 }
 
-func (e *setEncoder) add(table string, key, value []byte) {
+func (e *setEncoder) add(table string, key, value []byte) { e.addOf(1, table, key, value) }
+
+// addOf is add for one of so many entries that are still to come.
+func (e *setEncoder) addOf(n int, table string, key, value []byte) {
 	p := e.tables[table]
 	if p == nil {
-		p = &packed{key: len(key), value: len(value)}
+		p = &packed{key: len(key), value: len(value), bytes: make([]byte, 0, n*(len(key)+len(value)))}
 		e.tables[table] = p
 	}
 	p.bytes = append(append(p.bytes, key...), value...)

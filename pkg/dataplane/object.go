@@ -33,6 +33,8 @@ const (
 	MapFlowTables = bpfMapFlowTables
 	MapFlows4     = bpfMapFlows4
 	MapFlows6     = bpfMapFlows6
+	MapFlowTags4  = bpfMapFlowTags4
+	MapFlowTags6  = bpfMapFlowTags6
 	MapFlowDue4   = bpfMapFlowDue4
 	MapFlowDue6   = bpfMapFlowDue6
 	MapFlowUsage  = bpfMapFlowUsage

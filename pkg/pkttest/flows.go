@@ -116,6 +116,9 @@ func sizeFlows(spec *ebpf.CollectionSpec, sets uint32) error {
 	for name := range flowMaps() {
 		spec.Maps[name].MaxEntries = sets
 	}
+	for _, name := range []string{dataplane.MapFlowTags4, dataplane.MapFlowTags6} {
+		spec.Maps[name].MaxEntries = sets
+	}
 	for _, name := range []string{dataplane.MapFlowDue4, dataplane.MapFlowDue6} {
 		spec.Maps[name].MaxEntries = flowtable.DueLines(sets)
 	}
@@ -153,7 +156,7 @@ func sweep(coll *ebpf.Collection, full bool) error {
 func flowMemory() []string {
 	return []string{
 		dataplane.MapFlows4, dataplane.MapFlows6, dataplane.MapFlowDue4, dataplane.MapFlowDue6,
-		dataplane.MapFlowUsage, dataplane.MapFlowSweep,
+		dataplane.MapFlowTags4, dataplane.MapFlowTags6, dataplane.MapFlowUsage, dataplane.MapFlowSweep,
 	}
 }
 

@@ -201,6 +201,17 @@ func peerRows() []Row {
 		one("from another host, no route back", decapsulated(fromLime(data0), red, hostB, Want{Counts: []Count{in(data0, notPeered)}})),
 		one("from another host, another's address", decapsulated(fromLime(app0).From(lime0.ip), red, hostB, Want{Counts: []Count{in(app0, dataplane.ReasonVXLANSender)}})),
 		one("from another host, the receiver's network", decapsulated(fromLime(app0).From(web9.ip), red, hostB, Want{Counts: []Count{in(app0, dataplane.ReasonVXLANSender)}})),
+		{Name: "from another host, one peer's router with the address of another peer", Steps: []Step{{
+			At: fromOverlay, In: tcp(Eth(greenMAC, app0.mac).IP(lime0.ip, app0.ip)), Mark: vxlanMark, Tunnel: &Tunnel{VNI: red, Remote: hostC},
+			Revise: func(o *api.Objects) {
+				to := api.Target{Kind: api.TargetVPC, Name: "red"}
+				o.RouteTables["green"] = &api.RouteTable{Metadata: api.Metadata{Name: "green"}, VPC: "green", Routes: []api.Route{
+					{Destination: netip.MustParsePrefix("10.0.3.0/24"), Target: to}, {Destination: netip.MustParsePrefix("fd00:1:0:3::/64"), Target: to},
+				}}
+				o.Subnets["green-all"].RouteTable, o.ENIs["green-8"].SourceDestCheck = "green", false
+			},
+			Want: Want{Counts: []Count{in(app0, notPeered)}},
+		}}},
 		one("a peer's MAC is no receiver", decapsulated(tcp(inner(web9, lime0)), red, hostB, Want{Counts: []Count{onHost(dataplane.ReasonVXLANNoENI)}})),
 		row("the peer's gateway", app0.port(), tcp(outward(app0, IP("10.4.1.1", "fd00:4:0:1::1"))), dropped(app0, dataplane.ReasonToGateway)),
 		row("nobody in the peer", app0.port(), tcp(outward(app0, IP("10.4.1.77", "fd00:4:0:1::77"))), dropped(app0, dataplane.ReasonNoEndpoint)),

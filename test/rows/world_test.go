@@ -121,6 +121,7 @@ var (
 	uplinkMAC  = ParseMAC("02:00:00:00:aa:01")
 	routerMAC  = ParseMAC("02:00:00:00:aa:fe")
 	strangeMAC = ParseMAC("02:00:00:00:99:99")
+	greenMAC   = ParseMAC("02:00:00:00:04:80") // of green-8
 
 	client      = IP("198.51.100.7", "2001:db8:c::7")
 	office      = IP("192.0.2.70", "2001:db8:ff1::7")

@@ -176,6 +176,14 @@ type driverEnis struct {
 	}
 }
 
+type driverExit struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Until   uint32
+	Mac     [6]uint8
+	Pad     [2]uint8
+}
+
 type driverFlowDueLine struct {
 	_   structs.HostLayout
 	Due [16]uint32
@@ -272,7 +280,8 @@ type driverFlowTable struct {
 	Words    [10]uint32
 	Sets     uint32
 	MaxFlows uint32
-	Pad      [2]uint32
+	Tagged   uint32
+	Pad      uint32
 }
 
 type driverFlowUsage struct {
@@ -505,6 +514,17 @@ type driverVtepKey struct {
 	Vtep [4]uint8
 }
 
+type driverVtepWays struct {
+	_ structs.HostLayout
+	V [4]struct {
+		_    structs.HostLayout
+		Vtep [4]uint8
+		Pad  uint32
+		Mac  [6]uint8
+		Exit uint16
+	}
+}
+
 type driverWork struct {
 	_   structs.HostLayout
 	Run struct {
@@ -573,10 +593,13 @@ const (
 	driverMapEndpoints4    = "endpoints4"
 	driverMapEndpoints6    = "endpoints6"
 	driverMapEnis          = "enis"
+	driverMapExits         = "exits"
 	driverMapFlowDue4      = "flow_due4"
 	driverMapFlowDue6      = "flow_due6"
 	driverMapFlowSweep     = "flow_sweep"
 	driverMapFlowTables    = "flow_tables"
+	driverMapFlowTags4     = "flow_tags4"
+	driverMapFlowTags6     = "flow_tags6"
 	driverMapFlowUsage     = "flow_usage"
 	driverMapFlows4        = "flows4"
 	driverMapFlows6        = "flows6"
@@ -603,6 +626,7 @@ const (
 	driverMapSweepTurns    = "sweep_turns"
 	driverMapUplinks       = "uplinks"
 	driverMapVerdicts      = "verdicts"
+	driverMapVtepWays      = "vtep_ways"
 	driverMapVteps         = "vteps"
 	driverMapXdpLease      = "xdp_lease"
 	driverProgAdvance4     = "advance4"
@@ -715,10 +739,13 @@ type driverMapSpecs struct {
 	Endpoints4    *ebpf.MapSpec `ebpf:"endpoints4"`
 	Endpoints6    *ebpf.MapSpec `ebpf:"endpoints6"`
 	Enis          *ebpf.MapSpec `ebpf:"enis"`
+	Exits         *ebpf.MapSpec `ebpf:"exits"`
 	FlowDue4      *ebpf.MapSpec `ebpf:"flow_due4"`
 	FlowDue6      *ebpf.MapSpec `ebpf:"flow_due6"`
 	FlowSweep     *ebpf.MapSpec `ebpf:"flow_sweep"`
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
+	FlowTags4     *ebpf.MapSpec `ebpf:"flow_tags4"`
+	FlowTags6     *ebpf.MapSpec `ebpf:"flow_tags6"`
 	FlowUsage     *ebpf.MapSpec `ebpf:"flow_usage"`
 	Flows4        *ebpf.MapSpec `ebpf:"flows4"`
 	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
@@ -745,6 +772,7 @@ type driverMapSpecs struct {
 	SweepTurns    *ebpf.MapSpec `ebpf:"sweep_turns"`
 	Uplinks       *ebpf.MapSpec `ebpf:"uplinks"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
+	VtepWays      *ebpf.MapSpec `ebpf:"vtep_ways"`
 	Vteps         *ebpf.MapSpec `ebpf:"vteps"`
 	XdpLease      *ebpf.MapSpec `ebpf:"xdp_lease"`
 }
@@ -791,10 +819,13 @@ type driverMaps struct {
 	Endpoints4    *ebpf.Map `ebpf:"endpoints4"`
 	Endpoints6    *ebpf.Map `ebpf:"endpoints6"`
 	Enis          *ebpf.Map `ebpf:"enis"`
+	Exits         *ebpf.Map `ebpf:"exits"`
 	FlowDue4      *ebpf.Map `ebpf:"flow_due4"`
 	FlowDue6      *ebpf.Map `ebpf:"flow_due6"`
 	FlowSweep     *ebpf.Map `ebpf:"flow_sweep"`
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
+	FlowTags4     *ebpf.Map `ebpf:"flow_tags4"`
+	FlowTags6     *ebpf.Map `ebpf:"flow_tags6"`
 	FlowUsage     *ebpf.Map `ebpf:"flow_usage"`
 	Flows4        *ebpf.Map `ebpf:"flows4"`
 	Flows6        *ebpf.Map `ebpf:"flows6"`
@@ -821,6 +852,7 @@ type driverMaps struct {
 	SweepTurns    *ebpf.Map `ebpf:"sweep_turns"`
 	Uplinks       *ebpf.Map `ebpf:"uplinks"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
+	VtepWays      *ebpf.Map `ebpf:"vtep_ways"`
 	Vteps         *ebpf.Map `ebpf:"vteps"`
 	XdpLease      *ebpf.Map `ebpf:"xdp_lease"`
 }
@@ -840,10 +872,13 @@ func (m *driverMaps) Close() error {
 		m.Endpoints4,
 		m.Endpoints6,
 		m.Enis,
+		m.Exits,
 		m.FlowDue4,
 		m.FlowDue6,
 		m.FlowSweep,
 		m.FlowTables,
+		m.FlowTags4,
+		m.FlowTags6,
 		m.FlowUsage,
 		m.Flows4,
 		m.Flows6,
@@ -870,6 +905,7 @@ func (m *driverMaps) Close() error {
 		m.SweepTurns,
 		m.Uplinks,
 		m.Verdicts,
+		m.VtepWays,
 		m.Vteps,
 		m.XdpLease,
 	)

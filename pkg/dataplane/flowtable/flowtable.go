@@ -55,7 +55,7 @@ func Prepare(tables, flows *ebpf.Map, family Family, maxFlows uint32) error {
 		return fmt.Errorf("the %s flow table has %d sets, its seed is for %d: the maps flow_tables and flows do "+
 			"not belong together; remove both pins", family, flows.MaxEntries(), have.Sets)
 	}
-	fresh := header{Sets: flows.MaxEntries(), MaxFlows: maxFlows}
+	fresh := header{Sets: flows.MaxEntries(), MaxFlows: maxFlows, Tagged: 1}
 	var random [8 + 4*len(fresh.Words)]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return fmt.Errorf("draw a seed for the %s flow table: %w", family, err)

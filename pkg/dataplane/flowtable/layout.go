@@ -25,7 +25,8 @@ type header struct {
 	Words    [10]uint32
 	Sets     uint32
 	MaxFlows uint32
-	Pad      [2]uint32
+	Tagged   uint32
+	Pad      uint32
 }
 
 type line struct {
