@@ -33,6 +33,8 @@ struct arrival {
 	__u32 sender_nexthop; /* FROM_LOCAL */
 	__u32 vtep; /* FROM_OVERLAY: the host that sent it, network order */
 	__u8 eip[16]; /* FROM_INTERNET: the destination before translation */
+	__u32 uplink; /* FROM_INTERNET: it came by an uplink here, where its EIP is taken: the answers leave here */
+	__u32 pad;
 };
 
 /* The outer headers of a VXLAN packet, and who sent it. */
@@ -60,7 +62,7 @@ struct scratch {
 	struct tunnel came;
 	__u32 group_policy; /* enum group_policy */
 	__u32 turned; /* by gateway_out: the local ENI to which a packet turns */
-	__u32 pad;
+	__u32 class; /* of the sender's EIP, 0 = it leaves by none */
 	struct arrival arrival;
 	__u8 nat[16]; /* the sender's EIP */
 	__u8 private[16]; /* what eip_find makes of an EIP */
@@ -162,7 +164,7 @@ static __always_inline enum reason arrival_opens(const struct pkt *p, const stru
 		TRY(arrival_sender(p, conf, w, a, from, v6));
 		return track_may_open(p, v6);
 	}
-	w->judge.arrives = 1;
+	w->judge.arrives = a->uplink;
 	addr_copy(w->judge.eip, a->eip, v6);
 	return REASON_CONTINUE;
 }
@@ -238,13 +240,15 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	}
 	if (p->ip_len > device->mtu)
 		return too_big_for(p, device->mtu);
+	p->out_ifindex = device->ifindex;
+	if (!xdp && unlikely(device->flags & LIVE_CAP_IN))
+		p->out |= OUT_CLASS;
 	TRY(rate_packet(p, conf));
 	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
 		return REASON_HELPER;
 	if (!nh || !rewrite_macs(p, conf->mac,
 				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
 		return REASON_HELPER;
-	p->out_ifindex = device->ifindex;
 	return REASON_DELIVERED;
 }
 
@@ -270,18 +274,20 @@ static __always_inline bool tunnel_set(struct pkt *p, const struct host_conf *ho
 	       !bpf_skb_set_tunnel_opt(p->ctx, &s->group_policy, sizeof(s->group_policy));
 }
 
-/* To where another host's ENI is: the kernel's VXLAN device writes the outer headers and finds the way. */
+/* To another host: the kernel's VXLAN device writes the outer headers and finds the way. */
 static __always_inline enum reason to_vtep(struct pkt *p, const struct host_conf *host,
-					   const struct nexthop *nh)
+					   const struct nexthop *nh, enum group_policy policy)
 {
-	if (!tunnel_set(p, host, nh->vni, *(const __u32 *)nh->vtep, GROUP_NONE))
+	if (!tunnel_set(p, host, nh->vni, *(const __u32 *)nh->vtep, policy))
 		return REASON_HELPER;
 	p->out_ifindex = host->vxlan_ifindex;
 	return REASON_DELIVERED;
 }
 
-/* To an ENI of another host: by a way of our own, else by the kernel's. A gateway of the sender's EIP gets
- * the packet under the ENI's own VNI, as it is. */
+/*
+ * To an ENI of another host: by a way of our own, else by the kernel's. A gateway of the sender's EIP gets the
+ * packet as it is, under the sender's VNI, by the kernel's way.
+ */
 static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
 					      const struct eni_conf *conf, const struct nexthop *nh,
 					      const bool v6)
@@ -295,12 +301,9 @@ static __always_inline enum reason to_overlay(struct pkt *p, const struct host_c
 		return REASON_HELPER;
 	if (!gateway)
 		TRY(encapsulate(p, &s->encap, host, conf, nh, v6));
-	if (!rewrite_macs(p, gateway ? host->gateway_mac : nh->mac, conf->mac, false) ||
-	    !tunnel_set(p, host, gateway ? conf->vni : nh->vni, *(const __u32 *)nh->vtep,
-			gateway ? GROUP_INTERNET : GROUP_NONE))
+	if (!rewrite_macs(p, nh->mac, conf->mac, false))
 		return REASON_HELPER;
-	p->out_ifindex = host->vxlan_ifindex;
-	return REASON_DELIVERED;
+	return to_vtep(p, host, nh, gateway ? GROUP_INTERNET : GROUP_NONE);
 }
 
 /*
@@ -330,6 +333,6 @@ static __always_inline enum reason to_internet(struct pkt *p, const struct host_
 	if (ret != BPF_FIB_LKUP_RET_SUCCESS || !bpf_map_lookup_elem(&uplinks, &fib->ifindex))
 		return REASON_NO_FIB;
 	p->out_ifindex = fib->ifindex;
-	p->out = OUT_NEIGHBOUR;
+	p->out |= OUT_NEIGHBOUR;
 	return REASON_DELIVERED;
 }

@@ -31,6 +31,13 @@ static __always_inline const struct eni_conf *eni_ready(__u32 slot, __u32 eni,
 	return conf;
 }
 
+/* What an ENI sends that has caps does not leave at once (shape.h). */
+static __always_inline void eni_caps(struct pkt *p, const struct live *device)
+{
+	if (unlikely(device->flags & (LIVE_CAP_OUT | LIVE_CAP_EIPS)))
+		p->out = device->flags & LIVE_CAP_OUT ? OUT_SHAPED : OUT_SHAPED_EIPS;
+}
+
 /*
  * The ENI whose port this packet came in by. `live` alone says whose device this is and whether it is
  * ready; `ports` only leads there, so that another way there will do.
@@ -49,6 +56,7 @@ static __always_inline enum reason eni_of_port(struct pkt *p, const struct eni_c
 	*conf = eni_ready(p->slot, eni, &device);
 	if (*conf && device->ifindex == p->ifindex) {
 		count_enter(p, eni, DIR_OUT);
+		eni_caps(p, device);
 		return REASON_CONTINUE;
 	}
 	port = bpf_map_lookup_elem(&ports, &p->ifindex);
@@ -61,7 +69,44 @@ static __always_inline enum reason eni_of_port(struct pkt *p, const struct eni_c
 	if (!*conf || (*conf)->incarnation != port->incarnation || device->ifindex != p->ifindex)
 		return REASON_NOT_READY;
 	*(volatile __u32 *)hint = port->eni;
+	eni_caps(p, device);
 	return REASON_CONTINUE;
+}
+
+/* Is the ENI at home here? */
+static __always_inline bool eni_here(const struct eni_conf *conf, __u32 eni)
+{
+	const struct nexthop *nh = nexthop_find(conf->nexthop);
+
+	return nh && nh->kind == NH_LOCAL && nh->eni == eni;
+}
+
+/*
+ * The ENI of this host that has the packet's destination MAC; 0 = there is none. What `macs` says of an
+ * ENI that is ready, its configuration and its next hop say too; so they confirm a guess.
+ */
+static __always_inline __u32 eni_of_mac(const struct pkt *p, __u32 vni)
+{
+	__u32 place = (vni * 61 ^ p->dmac[4] << 8 ^ p->dmac[5]) & (MAC_HINTS - 1);
+	const struct eni_conf *conf;
+	const struct mac_entry *m;
+	const struct nexthop *nh;
+	const struct live *device;
+	__u32 *hint, eni;
+
+	hint = bpf_map_lookup_elem(&mac_hints, &place);
+	if (!hint)
+		return 0;
+	eni = *(volatile __u32 *)hint;
+	conf = eni_ready(p->slot, eni, &device);
+	if (conf && conf->vni == vni && mac_equal(conf->mac, p->dmac) && eni_here(conf, eni))
+		return eni;
+	m = mac_find(p, vni, p->dmac);
+	nh = m ? nexthop_find(m->nexthop) : NULL;
+	if (!nh || nh->kind != NH_LOCAL || nh->vni != vni) /* a peer's ENI is no receiver */
+		return 0;
+	*(volatile __u32 *)hint = nh->eni;
+	return nh->eni;
 }
 
 /* Is it one of the ENI's own private IPs? */

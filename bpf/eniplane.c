@@ -5,6 +5,7 @@
  * slot is empty, ports and the VXLAN device drop and the uplink, which is the host's too, passes.
  */
 #include "port.h"
+#include "shape.h"
 #include "sweep.h"
 #include "toobig.h"
 #include "uplink.h"
@@ -35,7 +36,7 @@ static __always_inline int tc_action(const struct pkt *p, enum reason reason, in
 		return otherwise;
 	case REASON_DELIVERED:
 	case REASON_ANSWERED:
-		if (p->out == OUT_NEIGHBOUR)
+		if (p->out & OUT_NEIGHBOUR)
 			return bpf_redirect_neigh(p->out_ifindex, NULL, 0, 0);
 		return bpf_redirect(p->out_ifindex, 0);
 	default:
@@ -71,6 +72,8 @@ int port(struct __sk_buff *skb)
 	count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
 		reason = too_big_at_port(&p);
+	if (unlikely(p.out & (OUT_SHAPED | OUT_CLASS)) && reason == REASON_DELIVERED)
+		shape(&p);
 	return tc_action(&p, reason, TCX_DROP);
 }
 
@@ -89,6 +92,8 @@ int vxlan(struct __sk_buff *skb)
 	count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
 		reason = too_big_in_tunnel(&p);
+	if (unlikely(p.out & OUT_CLASS) && reason == REASON_DELIVERED)
+		shape_in(&p);
 	return tc_action(&p, reason, TCX_DROP);
 }
 
@@ -104,7 +109,25 @@ int uplink(struct __sk_buff *skb)
 		count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
 		reason = too_big_at_uplink(&p);
+	if (unlikely(p.out & OUT_CLASS) && reason == REASON_DELIVERED)
+		shape_in(&p);
 	return tc_action(&p, reason, TCX_NEXT);
+}
+
+/* What has waited for its turn was judged and counted before; only what gets lost here is counted again. */
+SEC("tcx/ingress")
+int shaper(struct __sk_buff *skb)
+{
+	struct pkt p = {};
+	enum reason reason;
+
+	begin_tc(&p, skb);
+	reason = shape_run(&p);
+	if (reason != REASON_DELIVERED) {
+		count_enter(&p, 0, DIR_OUT);
+		count(&p, reason);
+	}
+	return tc_action(&p, reason, TCX_DROP);
 }
 
 SEC("xdp.frags")
@@ -139,6 +162,13 @@ int stub_uplink(struct __sk_buff *skb)
 {
 	bpf_tail_call(skb, &progs_tc, PROGRAM_UPLINK);
 	return TCX_NEXT;
+}
+
+SEC("tcx/ingress")
+int stub_shaper(struct __sk_buff *skb)
+{
+	bpf_tail_call(skb, &progs_tc, PROGRAM_SHAPER);
+	return TCX_DROP;
 }
 
 SEC("xdp.frags")

@@ -106,15 +106,20 @@ static __always_inline enum reason flow_fill(struct flow_line *line, __u32 i, __
 	const struct flow *flow = o->flow;
 	__u32 was = old >> FLOW_STATE_SHIFT & FLOW_STATE_MASK, color = old >> FLOW_COLOR_SHIFT;
 	struct flow_body *body = flow_body(flow_slot(line, i, v6), v6);
-	__u32 eni = flow_load(&body->eni), id = flow_load(&body->incarnation);
-	struct flow_usage *u = usage_find(flow->eni);
-	bool same = was && eni == flow->eni && id == flow->incarnation;
-	__u32 control;
+	__u32 eni = flow->eni, id = flow->incarnation, control;
+	struct flow_usage *u = usage_find(eni);
 	__u64 *tags;
 	enum reason reason;
+	bool same;
 
 	if (!u)
 		return REASON_FLOW_FULL;
+	if (was && !flow->seen) {
+		/* Whose it was is in another line, read only if unknown: one that was found is ours. */
+		eni = flow_load(&body->eni);
+		id = flow_load(&body->incarnation);
+	}
+	same = was && eni == flow->eni && id == flow->incarnation;
 	if (!same) {
 		color = flow_load(&u->color);
 		reason = usage_take(u, flow->eni, color, flow->incarnation, o->quota);

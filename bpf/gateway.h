@@ -44,11 +44,13 @@ static __always_inline enum reason gateway_deliver(struct pkt *p, const struct h
 	if (!nh || nh->kind != NH_VTEP)
 		return REASON_NO_NEXTHOP;
 	if (!rewrite_addr(p, eip, private, false, v6, false) ||
-	    !rewrite_macs(p, nh->mac, host->gateway_mac, false) ||
-	    !tunnel_set(p, host, nh->vni, *(const __u32 *)nh->vtep, GROUP_INTERNET))
+	    !rewrite_macs(p, nh->mac, host->gateway_mac, false))
 		return REASON_HELPER;
-	p->out_ifindex = host->vxlan_ifindex;
-	return REASON_DELIVERED;
+	if (unlikely(p->out & OUT_SHAPED)) { /* shape.h asks for the tunnel */
+		p->out_ifindex = nexthop;
+		return REASON_DELIVERED;
+	}
+	return to_vtep(p, host, nh, GROUP_INTERNET);
 }
 
 /* From the underlay to an EIP of an ENI of another host. `p->dst` is the EIP still. */
@@ -107,6 +109,7 @@ static __always_inline enum reason gateway_out(struct pkt *p, const struct host_
 	if (e->flags & EIP_BEHIND)
 		return gateway_deliver(p, host, e->nexthop, s->arrival.eip, p->dst, v6);
 	s->turned = e->eni;
+	s->arrival.uplink = 0;
 	count(p, REASON_DELIVERED);
 	count_enter(p, e->eni, DIR_IN);
 	return REASON_CONTINUE;

@@ -75,8 +75,9 @@ static __always_inline enum reason judge_sg(struct judge *j, const struct eni_co
 					    const struct endpoint *peer, const bool v6)
 {
 	const struct rules *rules = j->dir == DIR_IN ? &conf->sg_in : &conf->sg_out;
+	bool nobody = !peer || (peer->flags & EP_GATEWAY);
 
-	if (j->kept && (!peer || peer->nexthop == j->sender_nexthop))
+	if (j->kept && (nobody || peer->nexthop == j->sender_nexthop))
 		return REASON_CONTINUE;
 	if (rules_allow(rules, j->remote, peer ? peer->group_set : 0, j->protocol, j->port,
 			&j->rule, false, v6))
@@ -145,7 +146,7 @@ static __always_inline enum reason judge_route(struct judge *j, const struct eni
 	case ROUTE_VPC:
 		return judge_peered(j, conf, r->arg, v6);
 	case ROUTE_INTERNET:
-		if (route_find(ROUTES_INFRA, j->remote, v6))
+		if (infra_has(j->slot, j->remote, v6))
 			return REASON_INFRA;
 		if (j->transit || !eip_of(j, conf->vni, v6))
 			return REASON_NO_EIP;
@@ -190,7 +191,7 @@ static __always_inline enum reason judge_out(struct judge *j, const struct eni_c
 static __always_inline enum reason judge_in_internet(struct judge *j, const struct eni_conf *conf,
 						     const struct route *r, const bool v6)
 {
-	TRY(internet_source(r, j->remote, v6));
+	TRY(internet_source(j->slot, r, j->remote, v6));
 	if (j->arrives)
 		j->nexthop = NEXTHOP_INTERNET;
 	else if (!eip_of(j, conf->vni, v6))
@@ -311,7 +312,7 @@ static __always_inline enum reason judge_source(const struct judge *j, const boo
 		if (!e || !(e->flags & EIP_GATEWAYED))
 			return REASON_VXLAN_SENDER;
 	}
-	return internet_source(route_of(conf, &answers, v6), j->remote, v6);
+	return internet_source(j->slot, route_of(conf, &answers, v6), j->remote, v6);
 }
 
 /* Functions of their own: verified once, and their stack is not part of the programs'. */

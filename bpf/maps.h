@@ -51,6 +51,9 @@ MAP(ports, BPF_MAP_TYPE_HASH, __u32, struct port, 2 * MAX_ENIS, 0);
  * `ports`. A guess, written by the programs, that counts only if `live` confirms it. */
 MAP(port_hints, BPF_MAP_TYPE_ARRAY, __u32, __u32, PORT_HINTS, 0);
 
+/* VNI and MAC, mixed -> the ENI of this host that had them last: saves looking it up in `macs`. Likewise. */
+MAP(mac_hints, BPF_MAP_TYPE_ARRAY, __u32, __u32, MAC_HINTS, 0);
+
 /* ifindex -> uplink. Miss = the packet is left to the host; nothing is sent out there. */
 MAP(uplinks, BPF_MAP_TYPE_HASH, __u32, struct uplink, MAX_UPLINKS, 0);
 
@@ -142,6 +145,7 @@ enum program_slot {
 	PROGRAM_PORT = 0,
 	PROGRAM_VXLAN = 1,
 	PROGRAM_UPLINK = 2,
+	PROGRAM_SHAPER = 3,
 	PROGRAM_SLOTS = 4,
 };
 struct {

@@ -104,16 +104,6 @@ static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_c
 	return reason;
 }
 
-/* The ENI to which a decapsulated packet is addressed, by VNI and destination MAC; 0 = none here. */
-static __always_inline __u32 overlay_eni(const struct pkt *p, __u32 vni)
-{
-	const struct mac_entry *m = mac_find(p, vni, p->dmac);
-	const struct nexthop *nh = m ? nexthop_find(m->nexthop) : NULL;
-
-	/* A peer's ENI is no receiver. */
-	return nh && nh->kind == NH_LOCAL && nh->vni == vni ? nh->eni : 0;
-}
-
 /* A decapsulated packet. What is to leave through this gateway counts as sent by the host. */
 static __always_inline enum reason overlay_run(struct pkt *p, const bool xdp)
 {
@@ -130,7 +120,7 @@ static __always_inline enum reason overlay_run(struct pkt *p, const bool xdp)
 	if (s->came.mark == VXLAN_MARK + VTEP_BEHIND) {
 		count_enter(p, 0, DIR_OUT);
 	} else {
-		eni = overlay_eni(p, s->came.vni);
+		eni = eni_of_mac(p, s->came.vni);
 		arrival_enter(p, eni, xdp);
 		if (!eni)
 			return REASON_VXLAN_NO_ENI;

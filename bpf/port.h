@@ -5,7 +5,9 @@
 #include "deliver.h"
 #include "gateway.h"
 #include "neighbour.h"
+#include "shape.h"
 #include "spoof.h"
+#include "egress.h"
 
 /* A later fragment goes where the first one went. */
 static __always_inline enum reason port_fragment(struct pkt *p, const struct eni_conf *conf,
@@ -96,6 +98,7 @@ static __always_inline enum reason port_hairpin(struct pkt *p, const struct host
 	addr_copy(p->src, nat, v6);
 	count(p, REASON_DELIVERED);
 	count_enter(p, eni, DIR_IN);
+	a->uplink = 0;
 	reason = to_eni(p, host, eni, a, FROM_INTERNET, v6, false);
 	p->mtu = 0; /* the quote would show the EIP: no answer */
 	return reason;
@@ -118,18 +121,28 @@ static __always_inline enum reason port_eip(struct pkt *p, const struct host_con
 					    const struct nexthop *nh, const __u8 *nat,
 					    struct arrival *a, const bool v6)
 {
+	struct egress *way = egress_place(p, nat, v6);
+	bool gateway = nh->kind == NH_GATEWAY;
 	const struct eip_in4 *e;
 	enum reason reason;
 
-	addr_copy(a->eip, p->dst, v6);
-	e = eip_find(p, p->dst, v6);
-	if (e && !(e->flags & EIP_BEHIND))
-		return port_hairpin(p, host, nat, e->eni, a, v6);
-	if (e)
-		return port_behind(p, host, nat, e->nexthop, a, v6);
-	if (nh->kind == NH_GATEWAY)
-		return REASON_CONTINUE;
-	reason = to_internet(p, host, nat, v6);
+	if (!way)
+		return REASON_HELPER;
+	if (!gateway && egress_known(way, p, nat, v6)) {
+		reason = egress_go(way, p);
+	} else {
+		addr_copy(a->eip, p->dst, v6);
+		e = eip_find(p, p->dst, v6);
+		if (e && !(e->flags & EIP_BEHIND))
+			return port_hairpin(p, host, nat, e->eni, a, v6);
+		if (e)
+			return port_behind(p, host, nat, e->nexthop, a, v6);
+		if (gateway)
+			return REASON_CONTINUE;
+		reason = to_internet(p, host, nat, v6);
+		if (reason == REASON_DELIVERED)
+			egress_learn(way, p, nat, v6);
+	}
 	if (reason == REASON_DELIVERED && !rewrite_addr(p, p->src, nat, true, v6, false))
 		return REASON_HELPER;
 	return reason;
@@ -140,7 +153,7 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 {
 	struct scratch *s = scratch_get();
 	const struct nexthop *nh = NULL;
-	struct work *w;
+	struct work *w = NULL;
 
 	TRY(parse_ip(p, v6, false));
 	TRY(spoof_checksum(p, v6));
@@ -152,7 +165,9 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 	TRY(parse_addresses(p, v6));
 	if (!s)
 		return REASON_HELPER;
-	if (!eni_forwards(conf))
+	if (unlikely(p->out))
+		s->class = 0; /* and the long way, which knows the next hop by its index */
+	else if (!eni_forwards(conf))
 		nh = quick_out(p, conf, s->nat, v6);
 	if (!nh) {
 		w = work_of(p, conf);
@@ -166,17 +181,21 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 		if (!nh)
 			return REASON_NO_NEXTHOP;
 	}
+	if (nexthop_public(nh)) {
+		if (unlikely(p->out))
+			shape_internet(p, conf->vni, s, v6);
+		TRY(port_eip(p, host, nh, s->nat, &s->arrival, v6));
+	}
 	switch (nh->kind) {
 	case NH_LOCAL:
 		s->arrival.sender_nexthop = conf->nexthop;
 		count(p, REASON_DELIVERED);
 		count_enter(p, nh->eni, DIR_IN);
 		return to_eni(p, host, nh->eni, &s->arrival, FROM_LOCAL, v6, false);
-	case NH_INTERNET:
-	case NH_GATEWAY:
-		TRY(port_eip(p, host, nh, s->nat, &s->arrival, v6));
-		return to_overlay(p, host, conf, nh, v6);
 	case NH_VTEP:
+	case NH_GATEWAY:
+		if (unlikely(p->out & OUT_SHAPED) && w)
+			return shape_overlay(p, host, conf, nh, w->flow.nexthop);
 		return to_overlay(p, host, conf, nh, v6);
 	}
 	return REASON_NO_NEXTHOP;

@@ -129,8 +129,8 @@ static __always_inline enum reason refuse(struct pkt *p, __u32 eni, struct arriv
 		w->related = 0;
 		if (reason == REASON_CONTINUE || reason == REASON_FLOW_BUSY)
 			return REASON_NOT_OURS;
-		if (reason != REASON_NO_FLOW)
-			return reason;
+		if (reason != REASON_NO_FLOW) /* a request of another code may be a new one */
+			return is_icmp(p, v6) ? REASON_NOT_OURS : reason;
 	}
 	reason = refuse_new(p, conf, w, a, from, key.class, v6);
 	return reason == REASON_CONTINUE ? REASON_NOT_OURS : reason;

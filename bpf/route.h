@@ -61,11 +61,20 @@ static __always_inline const struct endpoint *endpoint_of_eni(__u32 slot, __u32 
 	return e && !(e->flags & EP_GATEWAY) ? e : NULL;
 }
 
-/* From the internet: the source must be one to which the ENI's answers would go that way. */
-static __always_inline enum reason internet_source(const struct route *r, const __u8 *src,
-						   const bool v6)
+/* May no ENI reach it, nor hear from it? Without the facts of the host everything is taken for that. */
+static __always_inline bool infra_has(__u32 slot, const __u8 *addr, const bool v6)
 {
-	if (!r || r->kind != ROUTE_INTERNET || route_find(ROUTES_INFRA, src, v6))
+	__u32 zero = 0;
+	const struct host_confs *both = bpf_map_lookup_elem(&host_conf, &zero);
+
+	return !both || route_find(both->v[slot & 1].infra, addr, v6);
+}
+
+/* From the internet: the source must be one to which the ENI's answers would go that way. */
+static __always_inline enum reason internet_source(__u32 slot, const struct route *r,
+						   const __u8 *src, const bool v6)
+{
+	if (!r || r->kind != ROUTE_INTERNET || infra_has(slot, src, v6))
 		return REASON_EIP_SOURCE;
 	return REASON_CONTINUE;
 }

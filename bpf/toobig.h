@@ -201,7 +201,7 @@ static __always_inline enum reason too_big_in_overlay(struct pkt *p, const struc
 	if (reason != REASON_ANSWERED)
 		return reason;
 	((struct __sk_buff *)p->ctx)->mark = 0; /* it vouches for what came in */
-	if (to_vtep(p, host, nh) != REASON_DELIVERED)
+	if (to_vtep(p, host, nh, GROUP_NONE) != REASON_DELIVERED)
 		return REASON_TOO_BIG;
 	return too_big_count(p, reason);
 }

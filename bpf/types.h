@@ -26,6 +26,7 @@ enum limit {
 	WAY_BUCKETS = 4096, /* a power of two */
 	WAYS = 4, /* of a bucket: one cache line */
 	PORT_HINTS = 4096, /* a power of two */
+	MAC_HINTS = 4096, /* a power of two */
 	MAX_RULES = 1 << 18, /* rules with an id; 0 is none */
 };
 
@@ -91,6 +92,9 @@ struct eni_conf {
 
 enum live_flag {
 	LIVE_XDP = 1 << 0, /* the device takes frames from XDP now */
+	LIVE_CAP_IN = 1 << 1, /* the device has classes (shape.h): limits.ingressMbps */
+	LIVE_CAP_OUT = 1 << 2, /* all that the ENI sends goes by `shaper`: limits.egressMbps */
+	LIVE_CAP_EIPS = 1 << 3, /* what it sends to the internet does: egressMbps of an EIP */
 };
 
 /* live: the device of an ENI and its READY mark. Written last, cleared first. */
@@ -99,6 +103,19 @@ struct live {
 	__u32 ifindex;
 	__u32 mtu; /* of the device, bytes of layer 3 */
 	__u32 flags; /* enum live_flag */
+	__u32 shaper; /* ifindex of the device whose queues hold back what the ENI sends; 0 = there is none */
+};
+
+/*
+ * Classes of the queueing discipline that caps an ENI, on its own device and on its shaper. Handle 1:, the
+ * cap of the ENI 1:1, then SHAPE_GROUP numbers for each group: that of what has no EIP, and one for each
+ * EIP by its class. The first is the cap of the group, the next SHAPE_BUCKETS are queues of flows.
+ */
+enum shape {
+	SHAPE_HANDLE = 1 << 16,
+	SHAPE_ROOT = 1,
+	SHAPE_GROUP = 32,
+	SHAPE_BUCKETS = 16,
 };
 
 /* ports: device -> ENI. */
@@ -114,6 +131,7 @@ struct host_conf {
 	__u32 overlay_mtu; /* largest inner IP packet that the underlay carries */
 	__u32 flow_share; /* so many flows are guaranteed to an ENI whose max_flows is not less */
 	__u32 flow_pool; /* so many may all ENIs have beyond what is guaranteed to each */
+	__u32 infra; /* table of what no ENI may reach: Region.infraCIDRs, VTEPs and peers */
 	__u32 gatewayed; /* route table of the ranges of EIPs for which the host is a gateway; 0 = none */
 	__u8 gateway_mac[6];
 	__u8 pad[2];
@@ -196,7 +214,7 @@ enum nexthop_kind {
 	NH_LOCAL = 1, /* eni */
 	NH_VTEP = 2, /* vtep */
 	NH_INTERNET = 3, /* the host's own routes, over its uplinks */
-	NH_GATEWAY = 4, /* vtep: the internet by a gateway of the EIP, which translates */
+	NH_GATEWAY = 4, /* vtep: from a VPC to the internet by a gateway, which translates */
 };
 
 enum nexthop_index {
@@ -211,9 +229,9 @@ struct nexthop {
 	__u16 eni;
 	__u8 vtep[4];
 	__u32 generation; /* grows when flows that name this next hop must be judged again */
-	__u32 vni; /* of the ENI's VPC */
+	__u32 vni; /* of the ENI's VPC; NH_GATEWAY: of those who send there */
 	__u32 subnet; /* of the ENI */
-	__u8 mac[6]; /* of the ENI */
+	__u8 mac[6]; /* of the ENI; NH_GATEWAY: the region's gateway MAC */
 	__u8 pad2[2];
 	__u32 since; /* the generation in which the entry became this ENI's */
 };
@@ -268,21 +286,18 @@ struct eip_key6 {
 struct eip_out4 {
 	__u32 flags; /* enum eip_flag */
 	__u32 nexthop; /* the way to the internet; with EIP_BEHIND: of the ENI */
+	__u32 class; /* of what leaves by it, among the EIPs of its ENI: from 1; else 0 */
 	__u8 addr[4]; /* the EIP */
 };
 
 struct eip_out6 {
 	__u32 flags;
 	__u32 nexthop;
+	__u32 class;
 	__u8 addr[16];
 };
 
 /* routes4, routes6: longest prefix within a table. prefixlen counts the 32 bits of `table`. */
-enum route_table {
-	ROUTES_INFRA = 1, /* Region.infraCIDRs, VTEPs and peers: never reached from an ENI */
-	ROUTES_FIRST = 2,
-};
-
 enum route_kind {
 	ROUTE_NONE = 0,
 	ROUTE_LOCAL = 1, /* inside the VPC, by address */

@@ -115,6 +115,7 @@ static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_c
 	TRY(parse_addresses(p, v6));
 	TRY(nd_stray(p, v6));
 	addr_copy(p->dst, s->private, v6);
+	s->arrival.uplink = 1;
 	return arrive(p, host, eni, &s->arrival, FROM_INTERNET, v6, xdp);
 }
 

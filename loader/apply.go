@@ -48,7 +48,7 @@ func (l *Loader) apply(ctx context.Context, st *compile.State, report *Report) e
 		return err
 	}
 	ports := l.survey(report, all, st)
-	err = l.closePorts(report, ports)
+	err = errors.Join(l.closePorts(report, ports), l.ensureCaps(report, ports, st, all))
 	if err := l.enforce(ctx, err, p); err != nil {
 		return err
 	}
@@ -122,7 +122,14 @@ func (l *Loader) settle(report *Report, p *plan, ports []*port, fresh []uint32, 
 
 // openPorts makes what may be READY so and reports on every ENI.
 func (l *Loader) openPorts(report *Report, ports []*port, all devices) error {
-	if err := l.admit(wantedOpenings(ports)); err != nil {
+	want := wantedOpenings(ports)
+	if err := l.drainCaps(want); err != nil {
+		return err
+	}
+	if err := l.admit(want); err != nil {
+		return err
+	}
+	if err := l.releaseCaps(ports, all); err != nil {
 		return err
 	}
 	l.raise(ports)

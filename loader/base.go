@@ -71,6 +71,14 @@ func (l *Loader) ensureGuard(report *Report, st *compile.State, all devices) err
 		for _, name := range st.PortNames {
 			names[name] = true
 		}
+		for index, c := range capsOf(st) {
+			if c.out == nil {
+				continue
+			}
+			for _, name := range shaperNames(index) {
+				names[name] = true
+			}
+		}
 	}
 	want := slices.Sorted(maps.Keys(names))
 	changed, err := l.guard.ensure(want)

@@ -143,11 +143,11 @@ func testState(revision uint64, n int) *compile.State {
 		Revision: revision,
 		Host: compile.HostConf{
 			Name: "host-a", VTEP: netip.MustParseAddr("192.0.2.1"), Uplinks: []string{"uplink0"},
-			GatewayMAC: [6]byte{2, 0, 0x5e, 0, 0, 1},
+			GatewayMAC: [6]byte{2, 0, 0x5e, 0, 0, 1}, Infra: 1,
 		},
 		VTEPs: []compile.VTEP{{VNI: 7, Addr: netip.MustParseAddr("192.0.2.2")}},
 		Routes: []compile.Route{
-			{Table: compile.RoutesInfra, Prefix: netip.MustParsePrefix("192.0.2.0/24"), Kind: compile.RouteInfra},
+			{Table: 1, Prefix: netip.MustParsePrefix("192.0.2.0/24"), Kind: compile.RouteInfra},
 			{Table: 2, Prefix: netip.MustParsePrefix("10.0.0.0/16"), Kind: compile.RouteLocal, Arg: 1},
 		},
 		Rulesets: []compile.Ruleset{{

@@ -28,7 +28,8 @@ const (
 	rolePort   role = "port"
 	roleVXLAN  role = "vxlan"
 	roleUplink role = "uplink"
-	roleXDP    role = "xdp" // of an uplink
+	roleXDP    role = "xdp"    // of an uplink
+	roleShaper role = "shaper" // the far end of one
 )
 
 func (p place) link(r role, ifindex int) string {

@@ -27,10 +27,23 @@ func wantedOpenings(ports []*port) openings {
 			Incarnation: p.eni.Incarnation, Ifindex: uint32(p.device.Index), MTU: uint32(p.device.MTU),
 			XDP: p.xdp,
 		}
+		if p.caps.err == nil {
+			p.caps.mark(&ready)
+		}
 		o.live[dataplane.Index(p.eni.Index)] = ready.Encode()
 		o.ports[dataplane.Index(uint32(p.device.Index))] = dataplane.EncodePort(p.eni.Index, p.eni.Incarnation)
 	}
 	return o
+}
+
+// mark tells the programs by which queues packets of the ENI go. XDP has none.
+func (c *caps) mark(ready *dataplane.Live) {
+	if c.in != nil {
+		ready.CapIn, ready.XDP = true, false
+	}
+	if c.out != nil {
+		ready.CapOut, ready.CapEIPs, ready.Shaper = c.all, !c.all, uint32(c.near)
+	}
 }
 
 // shut takes the READY mark and the port away from everybody that must not have them, the mark

@@ -57,8 +57,10 @@ type Loader struct {
 	facts   dataplane.HostFacts // with which it was applied
 	guarded []string            // names of devices, by the guards
 	seen    map[int]hookSeen    // by ifindex
-	looked  bool                // the last look at devices found or made all as state needs it
-	report  Report
+	// capsKept has the indexes of ENIs whose caps were asked for last, and whether they are kept; nil = unknown.
+	capsKept map[uint32]bool
+	looked   bool // the last look at devices found or made all as state needs it
+	report   Report
 }
 
 // Open takes the host's lock, adopts what is pinned or creates it, and brings the programs of this

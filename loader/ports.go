@@ -19,6 +19,7 @@ type port struct {
 	device *netlink.LinkAttrs // nil = does not exist
 	xdp    bool               // the device takes frames from XDP
 	err    error              // why it must stay closed
+	caps   caps
 }
 
 func (p *port) usable() bool { return p.device != nil && p.err == nil }
@@ -28,6 +29,8 @@ func (p *port) status() ENIStatus {
 	switch {
 	case p.err != nil:
 		s.Phase, s.Message = Degraded, p.err.Error()
+	case p.caps.err != nil:
+		s.Phase, s.Message = Degraded, p.caps.err.Error()+" (its packets pass as before)"
 	case p.device == nil:
 		s.Phase, s.Message = Waiting, fmt.Sprintf("device %s does not exist", p.eni.Device)
 	}

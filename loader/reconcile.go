@@ -4,6 +4,7 @@ package loader
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -56,7 +57,7 @@ func (l *Loader) tend(ctx context.Context, report *Report) (devices, error) {
 		return nil, l.apply(ctx, l.state, report)
 	}
 	ports := l.survey(report, all, l.state)
-	if err := l.closePorts(report, ports); err != nil {
+	if err := errors.Join(l.closePorts(report, ports), l.ensureCaps(report, ports, l.state, all)); err != nil {
 		return nil, err
 	}
 	if err := l.shut(wantedOpenings(ports)); err != nil {

@@ -42,7 +42,9 @@ func Teardown(ctx context.Context, opts Options) error {
 	if err := errors.Join(p.checkNamespace(), checkPins(p)); err != nil {
 		return fmt.Errorf("tear down host %s: %w", p.host, err)
 	}
-	steps := []func(place) error{lowerPorts, silenceUplinks, removePins, removeOverlay, removeNeighbours, removeGuard, removeState}
+	steps := []func(place) error{
+		lowerPorts, silenceUplinks, removeShapers, removeTrees, removePins, removeOverlay, removeNeighbours, removeGuard, removeState,
+	}
 	var errs []error
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
@@ -93,7 +95,7 @@ func checkPins(p place) error {
 		}
 		for _, attached := range result.Programs {
 			switch programName(attached.ID) {
-			case dataplane.StubPort, dataplane.StubVXLAN, dataplane.StubUplink:
+			case dataplane.StubPort, dataplane.StubVXLAN, dataplane.StubUplink, dataplane.StubShaper:
 				return fmt.Errorf("programs of eniplane run on %s, but there are no pins in %s: give the --bpffs of the agent", name, p.pins)
 			}
 		}

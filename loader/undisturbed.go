@@ -56,7 +56,7 @@ func (e deviceEvents) drain() (any bool) {
 // undisturbed tells whether a revision needs of devices, links and guards just what the last look left: then it may
 // come into force before the next look. Nobody becomes READY between.
 func (l *Loader) undisturbed(st *compile.State) bool {
-	return l.looked && l.engine.current != nil && !l.events.drain() && samePorts(st, l.state)
+	return l.looked && l.engine.current != nil && !l.events.drain() && samePorts(st, l.state) && sameCaps(st, l.state)
 }
 
 // samePorts tells whether two revisions want the same of devices.

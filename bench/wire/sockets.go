@@ -300,6 +300,15 @@ func listens(table, port string) bool {
 
 // iperf runs one transfer, of 0 seconds a short one, and returns Mbit/s as received.
 func (l *lane) iperf(ctx context.Context, streams, seconds int) (rate float64, err error) {
+	rates, err := l.iperfEach(ctx, streams, seconds)
+	for _, r := range rates {
+		rate += r
+	}
+	return rate, err
+}
+
+// iperfEach is iperf for each stream.
+func (l *lane) iperfEach(ctx context.Context, streams, seconds int) (rates []float64, err error) {
 	port := strconv.Itoa(servicePort)
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Duration(seconds)*time.Second+startLimit)
 	defer cancel()
@@ -315,18 +324,25 @@ func (l *lane) iperf(ctx context.Context, streams, seconds int) (rate float64, e
 		}
 		var report struct {
 			End struct {
-				Received struct {
-					Rate float64 `json:"bits_per_second"`
-				} `json:"sum_received"`
+				Streams []struct {
+					Receiver struct {
+						Rate float64 `json:"bits_per_second"`
+					} `json:"receiver"`
+				} `json:"streams"`
 			} `json:"end"`
 		}
 		if err := json.Unmarshal([]byte(out), &report); err != nil {
 			return fmt.Errorf("read iperf3's report: %w", err)
 		}
-		rate = report.End.Received.Rate / 1e6
+		for _, s := range report.End.Streams {
+			rates = append(rates, s.Receiver.Rate/1e6)
+		}
 		return nil
 	})
-	return rate, err
+	if err == nil && len(rates) != streams {
+		err = fmt.Errorf("iperf3 reports %d streams, want %d", len(rates), streams)
+	}
+	return rates, err
 }
 
 // ask runs the tool on both sides.

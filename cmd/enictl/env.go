@@ -35,6 +35,7 @@ type env struct {
 	open     func(dir string, readOnly bool) (pinnedMaps, error)
 	teardown func(context.Context, loader.Options) error
 	check    func(bpffs string) []feature
+	caps     func(ports map[string]string) ([]loader.CapUse, error)
 }
 
 // usageError is a mistake in the arguments.

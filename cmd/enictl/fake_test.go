@@ -126,6 +126,7 @@ type host struct {
 	env          map[string]string
 	terminal     bool
 	features     []feature
+	caps         []loader.CapUse
 	tornDown     []loader.Options
 	now          time.Time
 }
@@ -209,6 +210,7 @@ func (h *host) run(line ...string) result {
 			return h.maps, h.openErr
 		},
 		check: func(string) []feature { return h.features },
+		caps:  func(map[string]string) ([]loader.CapUse, error) { return h.caps, nil },
 		teardown: func(_ context.Context, o loader.Options) error {
 			if o.Host != "host-a" {
 				return fmt.Errorf("%w: no pins", loader.ErrNothing)

@@ -20,7 +20,7 @@ func main() {
 	code := run(ctx, env{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
 		getenv: os.Getenv, terminal: isTerminal(os.Stdout), now: time.Now,
-		open: openPinned, teardown: loader.Teardown, check: checkFeatures,
+		open: openPinned, teardown: loader.Teardown, check: checkFeatures, caps: loader.ReadCaps,
 	}, os.Args[1:])
 	stop()
 	os.Exit(code)

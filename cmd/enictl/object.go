@@ -38,7 +38,7 @@ func objectColumns(kind string) []column {
 	case "ENI":
 		return columns("NAME", "SUBNET", "IPS", "INSTANCE", "HOST", "STATE", "|", "MAC", "GROUPS", "DEVICE", "INDEX", "EPOCH", "LIMITS")
 	}
-	return columns("NAME", "ADDRESS", "ENI", "PRIVATE-IP")
+	return columns("NAME", "ADDRESS", "ENI", "PRIVATE-IP", "|", "EGRESS-MBPS")
 }
 
 func objectCells(all *api.Objects, o api.Object, states map[string]agent.ENIStatus) []string {
@@ -75,7 +75,7 @@ func objectCells(all *api.Objects, o api.Object, states map[string]agent.ENIStat
 		if v.PrivateIP.IsValid() {
 			private = v.PrivateIP.String()
 		}
-		return []string{name, v.Address.String(), dash(v.ENI), dash(private)}
+		return []string{name, v.Address.String(), dash(v.ENI), dash(private), dash(number(v.EgressMbps))}
 	}
 	return []string{name}
 }
@@ -104,6 +104,8 @@ func limits(l api.Limits) string {
 	add("flows", l.Flows, api.DefaultLimits().Flows)
 	add("newFlowsPerSecond", l.NewFlowsPerSecond, 0)
 	add("packetsPerSecond", l.PacketsPerSecond, 0)
+	add("ingressMbps", l.IngressMbps, 0)
+	add("egressMbps", l.EgressMbps, 0)
 	return strings.Join(texts, ",")
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/eniplane/eniplane/loader"
 	"github.com/eniplane/eniplane/pkg/agent"
 )
 
@@ -25,6 +26,7 @@ import (
 type probe struct {
 	name, needs string
 	try         func() error
+	optional    bool // without it only some fields of the feed cannot be served
 }
 
 // checkFeatures tries all features, then looks at what is on this host.
@@ -51,6 +53,9 @@ func (p probe) run() feature {
 	f := feature{Name: p.name, State: featureOK, Needs: p.needs}
 	if err := p.try(); err != nil {
 		f.State, f.Detail = featureMissing, err.Error()
+		if p.optional {
+			f.State = featureWarning
+		}
 	}
 	return f
 }
@@ -72,23 +77,24 @@ func inScratchNamespace(fn func()) error {
 
 func kernelProbes() []probe {
 	return []probe{
-		{"kernel", "6.6 or newer", probeVersion},
-		{"BTF", "CONFIG_DEBUG_INFO_BTF", probeBTF},
-		{"BPF JIT", "CONFIG_BPF_JIT, net.core.bpf_jit_enable=1", probeJIT},
-		{"tcx links", "6.6, CONFIG_NET_XGRESS (CONFIG_NET_CLS_ACT, CONFIG_BPF_SYSCALL)", probeTCX},
-		{"XDP links", "5.9, CONFIG_BPF_SYSCALL, CONFIG_NET", probeXDP},
-		{"LPM trie", "CONFIG_BPF_SYSCALL", func() error { return features.HaveMapType(ebpf.LPMTrie) }},
-		{"mmapable array", "5.5", func() error { return features.HaveMapFlag(features.BPF_F_MMAPABLE) }},
-		{"BPF instructions v3", "5.1", features.HaveV3ISA},
-		{"tunnel key helpers", "CONFIG_NET_IP_TUNNEL", haveHelper(asm.FnSkbSetTunnelKey)},
-		{"FIB lookup helper", "CONFIG_INET", haveHelper(asm.FnFibLookup)},
-		{"neighbour redirect helper", "5.10, CONFIG_NET", haveHelper(asm.FnRedirectNeigh)},
-		{"veth devices", "CONFIG_VETH", probeVeth},
-		{"VXLAN devices", "CONFIG_VXLAN", probeVXLAN},
-		{"nftables inet", "CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET", probeTable(nftables.TableFamilyINet, nftables.ChainHookPrerouting)},
-		{"nftables arp", "CONFIG_NF_TABLES_ARP", probeTable(nftables.TableFamilyARP, nftables.ChainHookInput)},
-		{"nftables netdev", "CONFIG_NF_TABLES_NETDEV, CONFIG_NETFILTER_INGRESS", probeTable(nftables.TableFamilyNetdev, nftables.ChainHookIngress)},
-		{"nftables notrack", "CONFIG_NFT_CT, CONFIG_NF_CONNTRACK", probeNotrack},
+		{name: "kernel", needs: "6.6 or newer", try: probeVersion},
+		{name: "BTF", needs: "CONFIG_DEBUG_INFO_BTF", try: probeBTF},
+		{name: "BPF JIT", needs: "CONFIG_BPF_JIT, net.core.bpf_jit_enable=1", try: probeJIT},
+		{name: "tcx links", needs: "6.6, CONFIG_NET_XGRESS (CONFIG_NET_CLS_ACT, CONFIG_BPF_SYSCALL)", try: probeTCX},
+		{name: "XDP links", needs: "5.9, CONFIG_BPF_SYSCALL, CONFIG_NET", try: probeXDP},
+		{name: "LPM trie", needs: "CONFIG_BPF_SYSCALL", try: func() error { return features.HaveMapType(ebpf.LPMTrie) }},
+		{name: "mmapable array", needs: "5.5", try: func() error { return features.HaveMapFlag(features.BPF_F_MMAPABLE) }},
+		{name: "BPF instructions v3", needs: "5.1", try: features.HaveV3ISA},
+		{name: "tunnel key helpers", needs: "CONFIG_NET_IP_TUNNEL", try: haveHelper(asm.FnSkbSetTunnelKey)},
+		{name: "FIB lookup helper", needs: "CONFIG_INET", try: haveHelper(asm.FnFibLookup)},
+		{name: "neighbour redirect helper", needs: "5.10, CONFIG_NET", try: haveHelper(asm.FnRedirectNeigh)},
+		{name: "veth devices", needs: "CONFIG_VETH", try: probeVeth},
+		{name: "VXLAN devices", needs: "CONFIG_VXLAN", try: probeVXLAN},
+		{name: "nftables inet", needs: "CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET", try: probeTable(nftables.TableFamilyINet, nftables.ChainHookPrerouting)},
+		{name: "nftables arp", needs: "CONFIG_NF_TABLES_ARP", try: probeTable(nftables.TableFamilyARP, nftables.ChainHookInput)},
+		{name: "nftables netdev", needs: "CONFIG_NF_TABLES_NETDEV, CONFIG_NETFILTER_INGRESS", try: probeTable(nftables.TableFamilyNetdev, nftables.ChainHookIngress)},
+		{name: "nftables notrack", needs: "CONFIG_NFT_CT, CONFIG_NF_CONNTRACK", try: probeNotrack},
+		{name: "queueing for caps", needs: "CONFIG_NET_SCHED, CONFIG_NET_SCH_HTB, CONFIG_NET_SCH_FIFO: only egressMbps and ingressMbps need them", try: loader.ProbeCaps, optional: true},
 	}
 }
 

@@ -44,8 +44,8 @@ func TestLimitsCell(t *testing.T) {
 	if got := limits(l); got != "" {
 		t.Errorf("the usual limits are shown as %q", got)
 	}
-	l.Flows, l.NewFlowsPerSecond, l.PacketsPerSecond = 5, 6, 7
-	if got, want := limits(l), "flows=5,newFlowsPerSecond=6,packetsPerSecond=7"; got != want {
+	l.Flows, l.NewFlowsPerSecond, l.PacketsPerSecond, l.IngressMbps, l.EgressMbps = 5, 6, 7, 8, 9
+	if got, want := limits(l), "flows=5,newFlowsPerSecond=6,packetsPerSecond=7,ingressMbps=8,egressMbps=9"; got != want {
 		t.Errorf("limits are shown as %q, want %q", got, want)
 	}
 }

@@ -27,6 +27,8 @@ type hostStatus struct {
 	Flows *flowStatus `json:"flows,omitempty"` // as the programs count them
 	Rates []rateDrops `json:"rates,omitempty"`
 
+	Caps []loader.CapUse `json:"caps,omitempty"` // of this network namespace
+
 	WrongENIs []wrongENI `json:"wrongENIs,omitempty"`
 }
 
@@ -76,6 +78,13 @@ func (a *app) status() error {
 	if err != nil {
 		s.Problems = append(s.Problems, err.Error())
 	}
+	ports := map[string]string{}
+	for _, e := range s.ENIs {
+		ports[e.Device] = e.Name
+	}
+	if s.Caps, err = a.caps(ports); err != nil {
+		s.Problems = append(s.Problems, err.Error())
+	}
 	if f := a.output.String(); f != "table" && f != "wide" {
 		return a.printOne(row{name: host, value: s}, nil)
 	}
@@ -107,6 +116,9 @@ func (a *app) printStatus(s *hostStatus) error {
 	}
 	for _, d := range s.Rates {
 		line("limit", "%s", d)
+	}
+	for _, text := range capLines(s.Caps, s.EIPs) {
+		line("cap", "%s", text)
 	}
 	for _, p := range s.Problems {
 		line("problem", "%s", p)

@@ -86,9 +86,21 @@ func (f inForce) InForce() (uint64, error) {
 func metricsHandler(l *loader.Loader, a *agent.Agent, build metrics.Build) http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(
-		metrics.NewCollector(&metrics.Live{Maps: l.Maps()}, a.Metrics, build),
+		metrics.NewCollector(&metrics.Live{Maps: l.Maps()}, func() metrics.Snapshot { return withCaps(l, a.Metrics()) }, build),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+}
+
+// withCaps adds what was lost behind caps; none if the queues cannot be read.
+func withCaps(l *loader.Loader, s metrics.Snapshot) metrics.Snapshot {
+	uses, err := l.Caps()
+	if err != nil {
+		return s
+	}
+	for _, u := range uses {
+		s.CapDrops[u.Dir&1] += u.Dropped
+	}
+	return s
 }

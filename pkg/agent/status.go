@@ -95,6 +95,7 @@ type EIPStatus struct {
 	Private   netip.Addr `json:"privateIP"`
 	Announced bool       `json:"announced"`
 	Gateway   bool       `json:"gateway,omitempty"` // the ENI is on another host, and this one is a gateway for it
+	Class     uint32     `json:"class"`             // among the EIPs of the ENI, for their caps
 }
 
 // ErrorLine is one error and when it was last seen.

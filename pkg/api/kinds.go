@@ -222,15 +222,25 @@ func (f *field) limits() Limits {
 			*to = int(f.number(1, MaxRate))
 		}
 	}
-	m.unsupported("ingressMbps", "egressMbps")
+	l.IngressMbps, l.EgressMbps = m.get("ingressMbps").mbps(), m.get("egressMbps").mbps()
 	m.done()
 	return l
+}
+
+// mbps reads a cap; 0 = there is none.
+func (f *field) mbps() int {
+	if f == nil {
+		return 0
+	}
+	return int(f.number(1, MaxMbps))
 }
 
 func decodeEIP(m *mapping) Object {
 	e := &EIP{
 		Address: m.need("address").unicastAddr(),
 		ENI:     m.get("eni").name(),
+
+		EgressMbps: m.get("egressMbps").mbps(),
 	}
 	private := m.get("privateIP")
 	e.PrivateIP = private.addr()
@@ -241,7 +251,7 @@ func decodeEIP(m *mapping) Object {
 		private.errorf("%s is not of the family of %s (give a private IP of the same family)", e.PrivateIP, e.Address)
 		e.PrivateIP = netip.Addr{}
 	}
-	m.unsupported("vip", "egressMbps")
+	m.unsupported("vip")
 	return e
 }
 

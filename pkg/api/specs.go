@@ -246,7 +246,7 @@ func (l Limits) tree() tree {
 	for _, limit := range []struct {
 		key   string
 		value int
-	}{{"newFlowsPerSecond", l.NewFlowsPerSecond}, {"packetsPerSecond", l.PacketsPerSecond}} {
+	}{{"newFlowsPerSecond", l.NewFlowsPerSecond}, {"packetsPerSecond", l.PacketsPerSecond}, {"ingressMbps", l.IngressMbps}, {"egressMbps", l.EgressMbps}} {
 		if limit.value != 0 {
 			out.put(limit.key, limit.value)
 		}
@@ -261,6 +261,9 @@ func (e *EIP) spec() tree {
 		if e.PrivateIP.IsValid() { // else the primary of its family, which only the whole revision knows
 			t.put("privateIP", e.PrivateIP.String())
 		}
+	}
+	if e.EgressMbps != 0 {
+		t.put("egressMbps", e.EgressMbps)
 	}
 	return t
 }

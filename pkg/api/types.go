@@ -244,6 +244,8 @@ type Limits struct {
 	Flows             int // live connections
 	NewFlowsPerSecond int // 0 = as many as there are
 	PacketsPerSecond  int // of both directions together, as on the wire; 0 = as many as there are
+	IngressMbps       int // to the ENI; 0 = as fast as it goes
+	EgressMbps        int // from the ENI, wherever to; 0 = as fast as it goes
 }
 
 // MaxFlowsPerENI is the largest Limits.Flows; a host for fewer flows gives no more than it has.
@@ -251,6 +253,9 @@ const MaxFlowsPerENI = 1 << 30
 
 // MaxRate is the largest of the limits of a second.
 const MaxRate = 100_000_000
+
+// MaxMbps is the largest cap in Mbit/s.
+const MaxMbps = 400_000
 
 // DefaultLimits are those of an ENI that names none.
 func DefaultLimits() Limits { return Limits{Flows: 65536} }
@@ -261,6 +266,8 @@ type EIP struct {
 	Address   netip.Addr
 	ENI       string     // "" = reserved
 	PrivateIP netip.Addr // invalid = reserved; else of Address's family
+
+	EgressMbps int // what leaves by it; 0 = as fast as it goes
 }
 
 // MAC is an Ethernet address.

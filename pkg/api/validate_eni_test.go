@@ -78,7 +78,9 @@ func TestENIs(t *testing.T) {
 		eni("udp timeout too long", "extra", "  timeouts: {udp: 61} #HERE", `ENI/e: spec.timeouts.udp: "61" is not a number of 30 to 60`),
 		eni("udp stream timeout too short", "extra", "  timeouts: {udpStream: 59} #HERE", `ENI/e: spec.timeouts.udpStream: "59" is not a number of 60 to 180`),
 		eni("udp stream timeout too long", "extra", "  timeouts: {udpStream: 181} #HERE", `ENI/e: spec.timeouts.udpStream: "181" is not a number of 60 to 180`),
-		eni("limits", "extra", "  limits: {flows: 30, ingressMbps: 5} #HERE", "ENI/e: spec.limits.ingressMbps: is not supported by this version (remove it)"),
+		eni("limits", "extra", "  limits: {flows: 30, ingressMbps: 5, egressMbps: 400000}", ""),
+		eni("no Mbit/s", "extra", "  limits: {ingressMbps: 0} #HERE", "ENI/e: spec.limits.ingressMbps: \"0\" is not a number of 1 to 400000"),
+		eni("too many Mbit/s", "extra", "  limits: {egressMbps: 400001} #HERE", "ENI/e: spec.limits.egressMbps: \"400001\" is not a number of 1 to 400000"),
 		eni("no flows", "extra", "  limits: {flows: 0} #HERE", "ENI/e: spec.limits.flows: \"0\" is not a number of 1 to 1073741824"),
 		eni("rates, lowest", "extra", "  limits: {newFlowsPerSecond: 1, packetsPerSecond: 1}", ""),
 		eni("rates, highest", "extra", "  limits: {newFlowsPerSecond: 100000000, packetsPerSecond: 100000000}", ""),
@@ -182,7 +184,8 @@ func TestEIPs(t *testing.T) {
 		with("a VTEP", "EIP", "x", "  address: 172.16.0.2 #HERE\n", "EIP/x: spec.address: 172.16.0.2 lies in 172.16.0.2/32 of Host/host-b, which is infrastructure (choose another address)"),
 		with("loopback", "EIP", "x", "  address: 127.0.0.1 #HERE\n", "EIP/x: spec.address: 127.0.0.1 is no unicast address (give a public one)"),
 		with("multicast", "EIP", "x", "  address: ff02::1 #HERE\n", "EIP/x: spec.address: ff02::1 is no unicast address (give a public one)"),
-		with("egressMbps", "EIP", "x", "  address: 203.0.113.12\n  egressMbps: 100 #HERE", "EIP/x: spec.egressMbps: is not supported by this version (remove it)"),
+		with("egressMbps", "EIP", "x", "  address: 203.0.113.12\n  egressMbps: 100", ""),
+		with("egressMbps of nothing", "EIP", "x", "  address: 203.0.113.12\n  egressMbps: 0 #HERE", "EIP/x: spec.egressMbps: \"0\" is not a number of 1 to 400000"),
 		with("vip", "EIP", "x", "  address: 203.0.113.12\n  vip: v #HERE", "EIP/x: spec.vip: is not supported by this version (remove it)"),
 	})
 }

@@ -27,7 +27,6 @@ func TestSizes(t *testing.T) {
 		{`MAX_ENIS = (\d+)()`, MaxENIs},
 		{`MAX_NEXTHOPS = (\d+) << (\d+)`, MaxNextHops},
 		{`NEXTHOP_FIRST = (\d+)()`, firstNextHop},
-		{`ROUTES_INFRA = (\d+)()`, RoutesInfra},
 		{`ROUTE_LOCAL = (\d+)()`, int(RouteLocal)},
 		{`ROUTE_INTERNET = (\d+)()`, int(RouteInternet)},
 		{`ROUTE_BLACKHOLE = (\d+)()`, int(RouteBlackhole)},

@@ -185,9 +185,8 @@ func (c *compiler) need(p *ruleParts) (need Capacity) {
 // ENIs that keep what they had, from the previous one, and their names.
 func (c *compiler) addPolicies() {
 	names := &c.out.Names
-	names.Tables = map[uint32]string{RoutesInfra: "infra"}
+	names.Tables = map[uint32]string{c.out.Host.Infra: "infra"}
 	names.Rulesets = map[uint32]string{}
-	c.out.Routes = infraRoutes(c.infra)
 	u := user{compiler: c, used: newRuleTables()}
 	policies := map[uint32]bool{}
 	for i := range c.out.ENIs {

@@ -367,6 +367,27 @@ func TestLostIDs(t *testing.T) {
 	}
 }
 
+// TestInfrastructure: a host that comes or goes makes another table of what no ENI may reach. Under the number of the one
+// before, a loader would take it for that.
+func TestInfrastructure(t *testing.T) {
+	obj := decode(t, region)
+	first := mustCompile(t, Input{Objects: obj, Host: "host-a", Revision: 1})
+	if same := after(t, first, obj); same.State.Host.Infra != first.State.Host.Infra {
+		t.Errorf("the table of infrastructure was %d and is %d, with nothing changed", first.State.Host.Infra, same.State.Host.Infra)
+	}
+	host := *obj.Hosts["host-b"]
+	host.Name, host.VTEP = "host-z", netip.MustParseAddr("192.168.100.99")
+	obj.Hosts["host-z"] = &host
+	second := after(t, first, obj)
+	if second.State.Host.Infra == first.State.Host.Infra {
+		t.Errorf("table %d of infrastructure has another content and the same number", first.State.Host.Infra)
+	}
+	want := Route{Table: second.State.Host.Infra, Prefix: netip.MustParsePrefix("192.168.100.99/32"), Kind: RouteInfra}
+	if !slices.Contains(second.State.Routes, want) {
+		t.Errorf("%+v is not in %+v", want, second.State.Routes)
+	}
+}
+
 // TestContentIDs: equal content has one id, for as long as it is in use; another has another.
 func TestContentIDs(t *testing.T) {
 	obj := decode(t, region)

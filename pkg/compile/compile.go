@@ -53,6 +53,7 @@ func Compile(in Input) (*Result, error) {
 		GatewayMAC: in.Objects.Region.GatewayMAC, MTU: in.Objects.Region.MTU,
 	}
 	c.survey()
+	c.out.Routes = c.infraRoutes()
 	c.number()
 	for _, e := range c.byAge() {
 		c.addENI(e)
@@ -120,7 +121,7 @@ type compiler struct {
 	eips      map[string][]*api.EIP // by ENI, in the order of names
 	ranges    []netip.Prefix        // of EIPs, for which this host is a gateway
 	behind    []*api.EIP            // in these, of ENIs of other hosts, by name
-	gateways  map[string]bool       // other hosts by which EIPs of local ENIs leave
+	gateways  map[vpcGateway]bool
 
 	listHashes map[string][32]byte
 	ruleLists  map[[2]string]*ruleList // by security group and direction
@@ -148,7 +149,7 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 		routes:       map[uint32]namedRoutes{},
 		policies:     map[uint32][]PolicyRoute{},
 		vpcByName:    map[string]*vpc{},
-		gateways:     map[string]bool{},
+		gateways:     map[vpcGateway]bool{},
 		here:         map[string]uint32{},
 		degraded:     map[string]error{},
 	}

@@ -70,6 +70,7 @@ func (c *compiler) addENI(e *api.ENI) {
 		PolicyFrom: p.policy.from.id, PolicyTo: p.policy.to.id,
 		Keep: e.OnPolicyChange == api.Keep, MaxFlows: uint32(e.Limits.Flows),
 		NewFlows: uint32(e.Limits.NewFlowsPerSecond), Packets: uint32(e.Limits.PacketsPerSecond),
+		IngressMbps: uint32(e.Limits.IngressMbps), EgressMbps: uint32(e.Limits.EgressMbps),
 		Idle: Idle{uint32(e.Timeouts.TCPEstablished), uint32(e.Timeouts.UDP), uint32(e.Timeouts.UDPStream)},
 	}
 	eni.Instance = instanceNumber(e.Attachment.Instance)
@@ -95,6 +96,7 @@ func (c *compiler) addENI(e *api.ENI) {
 		}
 		slot.Groups = groups
 	}
+	slot.claimEIPs(c.eips[e.Name])
 	c.alloc.ids.ENIs[e.Name] = slot
 	eni.Generation, eni.Flows = slot.Generation, slot.Flows
 	c.here[e.Name] = eni.Index

@@ -3,13 +3,15 @@
 package compile
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/eniplane/eniplane/pkg/api"
 )
+
+// vpcGateway is another host by which EIPs of local ENIs of a VPC leave.
+type vpcGateway struct{ host, vpc string }
 
 // gatewayOf returns the host by which an EIP's own packets leave and that announces it; "" = that of the ENI, since the
 // EIP's range has no gateways. A gateway that has the ENI itself needs no other.
@@ -39,7 +41,7 @@ func (c *compiler) surveyGateways() {
 		case e == nil:
 		case c.Objects.HostOf(e) == c.Host:
 			if gateway := c.gatewayOf(eip); gateway != "" && gateway != c.Host {
-				c.gateways[gateway] = true
+				c.gateways[vpcGateway{host: gateway, vpc: c.Objects.VPCOf(e).Name}] = true
 			}
 		case slices.ContainsFunc(c.ranges, func(p netip.Prefix) bool { return p.Contains(eip.Address) }):
 			c.behind = append(c.behind, eip)
@@ -64,8 +66,8 @@ func (c *compiler) hopClaims(enis []*api.ENI) []hopClaim {
 	for _, eip := range c.behind {
 		add(c.Objects.ENIs[eip.ENI])
 	}
-	for host := range c.gateways {
-		claims = append(claims, claimOfGateway(c.Objects.Hosts[host]))
+	for g := range c.gateways {
+		claims = append(claims, claimOfGateway(c.Objects.Hosts[g.host], c.Objects.VPCs[g.vpc]))
 	}
 	slices.SortFunc(claims, func(a, b hopClaim) int { return strings.Compare(a.name, b.name) })
 	return claims
@@ -79,11 +81,12 @@ func (c *compiler) addEIPs() {
 			out := EIP{
 				Addr: eip.Address, ENI: eni.Index, VNI: eni.VNI, Private: eip.PrivateIP,
 				NextHop: NextHopInternet, Uplink: true, Announce: true,
+				Class: c.alloc.ids.ENIs[eni.Name].EIPs[eip.Name], EgressMbps: uint32(eip.EgressMbps),
 			}
 			gateway := c.gatewayOf(eip)
 			out.Gatewayed = gateway != ""
 			if gateway != "" && gateway != c.Host {
-				slot, ok := c.alloc.ids.NextHops[GatewayHop(gateway)]
+				slot, ok := c.alloc.ids.NextHops[GatewayHop(gateway, c.vpcOf[eni.Name].obj.Name)]
 				if !ok {
 					continue // no next hop is left: reported
 				}
@@ -101,14 +104,15 @@ func (c *compiler) addEIPs() {
 
 // addGateways adds what a gateway must know, and the next hops to the gateways of others.
 func (c *compiler) addGateways() {
-	for _, host := range slices.Sorted(maps.Keys(c.gateways)) {
-		slot, ok := c.alloc.ids.NextHops[GatewayHop(host)]
+	for g := range c.gateways {
+		name := GatewayHop(g.host, g.vpc)
+		slot, ok := c.alloc.ids.NextHops[name]
 		if !ok {
 			continue
 		}
 		c.out.NextHops = append(c.out.NextHops, NextHop{
-			Index: slot.Index, ENI: GatewayHop(host), Gateway: true, VTEP: c.Objects.Hosts[host].VTEP,
-			Generation: slot.Generation, Since: slot.Since,
+			Index: slot.Index, ENI: name, Gateway: true, VTEP: c.Objects.Hosts[g.host].VTEP,
+			Generation: slot.Generation, Since: slot.Since, VNI: c.Objects.VPCs[g.vpc].VNI, MAC: c.out.Host.GatewayMAC,
 		})
 	}
 	added := map[string]bool{}

@@ -62,6 +62,8 @@ type ENISlot struct {
 	Content     string `json:"content"`
 	Flows       uint32 `json:"flows,omitempty"` // 0 = as the incarnation
 	Groups      string `json:"groups,omitempty"`
+
+	EIPs map[string]uint32 `json:"eips,omitempty"` // classes of its EIPs, by name
 }
 
 // NextHopSlot is what any ENI owns whose VPC is present. Content covers its UID and addresses, Owner its
@@ -99,7 +101,6 @@ func newAllocator(revision uint64, old *IDs, previous *State) (*allocator, error
 		Rulesets:  map[string]uint32{},
 		Tables:    map[string]uint32{},
 	}}
-	a.ids.Last.Table = max(a.ids.Last.Table, RoutesInfra)
 	if previous != nil {
 		a.ids.Last.raise(previous)
 	}
@@ -267,6 +268,31 @@ func (a *allocator) claimENIs(enis []*api.ENI) (failed []*api.ENI) {
 	return failed
 }
 
+// MaxEIPClasses is how many EIPs an ENI can have: one per private IP.
+const MaxEIPClasses = 2 * api.MaxIPsPerENI
+
+// claimEIPs gives each EIP of an ENI a class among them, which it keeps as long as it is that ENI's.
+func (s *ENISlot) claimEIPs(eips []*api.EIP) {
+	had, taken := s.EIPs, newBitset(MaxEIPClasses+1)
+	s.EIPs = nil
+	if len(eips) == 0 {
+		return
+	}
+	s.EIPs = make(map[string]uint32, len(eips))
+	for _, eip := range eips {
+		if class, ok := had[eip.Name]; ok && class <= MaxEIPClasses && !taken.has(int(class)) {
+			s.EIPs[eip.Name] = class
+			taken.add(int(class))
+		}
+	}
+	free := indexes{taken: taken, next: 1, limit: MaxEIPClasses + 1}
+	for _, eip := range eips {
+		if _, ok := s.EIPs[eip.Name]; !ok {
+			s.EIPs[eip.Name], _ = free.lowest()
+		}
+	}
+}
+
 // hopClaim is who wants a next hop. Its content is what those who send there depend on; its owner is who it is.
 type hopClaim struct{ name, content, owner string }
 
@@ -275,12 +301,14 @@ func claimOf(e *api.ENI, vni uint32) hopClaim {
 }
 
 // claimOfGateway: where the host is does not matter, as with ENIs.
-func claimOfGateway(h *api.Host) hopClaim {
+func claimOfGateway(h *api.Host, v *api.VPC) hopClaim {
 	var c content
 	c.str("gateway")
 	c.str(h.Name)
 	c.str(h.UID)
-	return hopClaim{name: GatewayHop(h.Name), content: c.key(), owner: c.key()}
+	c.str(v.UID)
+	c.num(uint64(v.VNI))
+	return hopClaim{name: GatewayHop(h.Name, v.Name), content: c.key(), owner: c.key()}
 }
 
 // claimNextHops gives each claim its next hop and returns the names for which none is left. The

@@ -22,11 +22,15 @@ type table struct {
 	err  error
 }
 
-// infraRoutes returns the table of what no ENI may reach.
-func infraRoutes(prefixes []netip.Prefix) []Route {
+// infraRoutes returns the table of what no ENI may reach. Another content has another number, as with all tables.
+func (c *compiler) infraRoutes() []Route {
+	var h content
+	h.str("infrastructure") // an empty table is not that of a subnet without routes
+	h.prefixes(c.infra)
+	c.out.Host.Infra = c.alloc.table(keyOf(h.sum()))
 	var out []Route
-	for _, p := range prefixes {
-		out = append(out, Route{Table: RoutesInfra, Prefix: p, Kind: RouteInfra})
+	for _, p := range c.infra {
+		out = append(out, Route{Table: c.out.Host.Infra, Prefix: p, Kind: RouteInfra})
 	}
 	return out
 }

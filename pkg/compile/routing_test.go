@@ -66,7 +66,7 @@ func TestRouting(t *testing.T) {
 	kinds := [...]string{RouteLocal: "local", RouteInternet: "internet", RouteBlackhole: "blackhole", RouteENI: "eni", RouteVPC: "vpc", RouteNotPeered: "not peered"}
 	var got []string
 	for _, r := range res.State.Routes {
-		if r.Table != RoutesInfra {
+		if r.Table != res.State.Host.Infra {
 			got = append(got, strings.TrimSpace(fmt.Sprintf("%s %v %s %d %s", res.State.Names.Tables[r.Table], r.Prefix, kinds[r.Kind], r.Arg, res.State.Names.Subnets[r.Subnet])))
 		}
 	}

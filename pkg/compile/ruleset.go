@@ -21,8 +21,8 @@ const (
 )
 
 // ordinaryPairs is up to how many pairs of classes a set has a verdict for each, so that they are looked up
-// and not searched. With more, the set is wide unless that would take even more memory.
-const ordinaryPairs = 1 << 13
+// and not searched. With more, the set is wide unless that would be as many entries: publishing a set is writing them.
+const ordinaryPairs = 1 << 11
 
 // ClassesPerEntry is how many classes of a wide set share an entry of the map, as in bpf/types.h.
 const ClassesPerEntry = 8
@@ -32,7 +32,7 @@ const WordsPerSet = (maxRules + 63) / 64
 
 // rulesetFormat is part of every rule set's identity. It grows when compileRules gives another
 // result for the same rules: an id stands for one content, also across an upgrade.
-const rulesetFormat = 3
+const rulesetFormat = 4
 
 // rule is a rule of a security group or an entry of a network ACL, as the compiler needs it.
 type rule struct {
@@ -162,7 +162,7 @@ func (p *ruleParts) decide(rules []rule, pairs int) {
 		for _, sets := range p.matching {
 			classes += len(sets)
 		}
-		pairs = max(pairs, 2*classes+len(rules))
+		pairs = max(pairs, classes/4+len(rules))
 	}
 	var few bool
 	if p.set.Verdicts, few = verdicts(rules, &p.matching, pairs); few {

@@ -342,7 +342,7 @@ func TestRulesetFormat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "format 3: 30c41f21d91be990bc994636533f9ffa82c4c9c576fe6205813342a4f2c7c690"
+	const want = "format 4: b544a1f3c584fee9f5d7d32e590a0de4d76325cba3b6e286253acc55ded4b190"
 	if got := fmt.Sprintf("format %d: %x", rulesetFormat, sha256.Sum256(text)); got != want {
 		t.Errorf("got %q, want %q: if compileRules gives another result for the same rules, rulesetFormat must grow", got, want)
 	}

@@ -20,7 +20,7 @@ type State struct {
 	MACs      []MAC      // one per ENI of the VPCs present; those of peers under each VPC that they may send to
 	VTEPs     []VTEP     // the other hosts that send to these VPCs, and what they may send
 	EIPs      []EIP      // those whose ENI is in ENIs, and as a gateway those of its ranges
-	Routes    []Route    // of all route tables in use, ROUTES_INFRA included
+	Routes    []Route    // of all route tables in use, Host.Infra included
 	Policies  []PolicyRoute
 	Rulesets  []Ruleset // all in use, and the tables that they and ENIs name
 	Addrs     []AddrTable
@@ -41,9 +41,9 @@ type HostConf struct {
 	VTEP       netip.Addr
 	Uplinks    []string // device names
 	GatewayMAC [6]byte
-	MTU        int // of the underlay; 0 = the smallest MTU of the uplinks
-
-	Gatewayed uint32 // Route.Table with the ranges of EIPs for which the host is a gateway; 0 = none
+	MTU        int    // of the underlay; 0 = the smallest MTU of the uplinks
+	Infra      uint32 // route table of what no ENI may reach: Region.infraCIDRs, VTEPs and peers
+	Gatewayed  uint32 // route table of the ranges of EIPs for which the host is a gateway; 0 = none
 }
 
 // ENI is a local ENI with everything that its verdicts depend on.
@@ -60,6 +60,8 @@ type ENI struct {
 	MaxFlows    uint32 // how many flows it may have
 	NewFlows    uint32 // how many it may open in a second; 0 = any number
 	Packets     uint32 // how many packets may pass it in a second; 0 = any number
+	IngressMbps uint32 // cap of what it receives; 0 = none
+	EgressMbps  uint32 // cap of what it sends; 0 = none
 
 	VNI     uint32
 	Subnet  uint32
@@ -152,6 +154,9 @@ type EIP struct {
 	Announce bool   // by this host
 
 	Gatewayed bool // its range has gateways: packets to it may come by them
+
+	Class      uint32 // of what leaves by it, among the EIPs of its ENI: 1 to MaxEIPClasses; 0 = of another host's
+	EgressMbps uint32 // cap of that; 0 = none
 }
 
 // Route is one entry of a route table. Kind and Arg as in bpf/types.h.
@@ -189,11 +194,8 @@ const (
 // NextHopInternet is the next hop of what leaves by this host's own routes.
 const NextHopInternet = 1
 
-// GatewayHop names the next hop that leads to a gateway: no ENI can have this name.
-func GatewayHop(host string) string { return "gateway/" + host }
-
-// RoutesInfra is the table of addresses that no ENI may reach.
-const RoutesInfra = 1
+// GatewayHop names the next hop that leads from a VPC to a gateway: no ENI can have this name.
+func GatewayHop(host, vpc string) string { return "gateway/" + host + "/" + vpc }
 
 // Ruleset is a compiled list of rules: which tables give the classes of a peer and of a service, and a verdict for
 // each pair of classes that some rule decides. Class 0 matches no rule and is not listed. Sets and tables are never

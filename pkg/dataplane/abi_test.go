@@ -135,7 +135,6 @@ func TestCompileSpeaksOfTheSame(t *testing.T) {
 		{"RouteInternet", uint64(compile.RouteInternet), cRouteInternet},
 		{"RouteBlackhole", uint64(compile.RouteBlackhole), cRouteBlackhole},
 		{"RouteInfra", uint64(compile.RouteInfra), cRouteInfra},
-		{"RoutesInfra", compile.RoutesInfra, cRoutesInfra},
 		{"RouteGateway", uint64(compile.RouteGateway), cRouteGateway},
 		{"NextHopInternet", compile.NextHopInternet, cNexthopInternet},
 		{"RoleENIs", uint64(compile.RoleENIs), cVTEPENIs},

@@ -50,6 +50,18 @@ type bpfCounter struct {
 	Bytes   uint64
 }
 
+type bpfEgress struct {
+	_        structs.HostLayout
+	Src      [16]uint8
+	Dst      [16]uint8
+	Active   uint64
+	Now      uint32
+	Ifindex  uint32
+	Mtu      uint32
+	Protocol uint32
+	Pad      uint64
+}
+
 type bpfEipKey4 struct {
 	_    structs.HostLayout
 	Addr [4]uint8
@@ -88,6 +100,7 @@ type bpfEipsOut4 struct {
 		_       structs.HostLayout
 		Flags   uint32
 		Nexthop uint32
+		Class   uint32
 		Addr    [4]uint8
 	}
 }
@@ -98,6 +111,7 @@ type bpfEipsOut6 struct {
 		_       structs.HostLayout
 		Flags   uint32
 		Nexthop uint32
+		Class   uint32
 		Addr    [16]uint8
 	}
 }
@@ -321,6 +335,7 @@ type bpfHostConfs struct {
 		OverlayMtu   uint32
 		FlowShare    uint32
 		FlowPool     uint32
+		Infra        uint32
 		Gatewayed    uint32
 		GatewayMac   [6]uint8
 		Pad          [2]uint8
@@ -333,6 +348,7 @@ type bpfLive struct {
 	Ifindex     uint32
 	Mtu         uint32
 	Flags       uint32
+	Shaper      uint32
 }
 
 type bpfLpmKey4 struct {
@@ -521,12 +537,14 @@ type bpfScratch struct {
 	}
 	GroupPolicy uint32
 	Turned      uint32
-	Pad         uint32
+	Class       uint32
 	Arrival     struct {
 		_             structs.HostLayout
 		SenderNexthop uint32
 		Vtep          uint32
 		Eip           [16]uint8
+		Uplink        uint32
+		Pad           uint32
 	}
 	Nat     [16]uint8
 	Private [16]uint8
@@ -752,6 +770,7 @@ const (
 	bpfMapAnswerTurns    = "answer_turns"
 	bpfMapClassRules     = "class_rules"
 	bpfMapCounters       = "counters"
+	bpfMapEgresses       = "egresses"
 	bpfMapEipIn4         = "eip_in4"
 	bpfMapEipIn6         = "eip_in6"
 	bpfMapEipOut4        = "eip_out4"
@@ -776,6 +795,7 @@ const (
 	bpfMapHostConf       = "host_conf"
 	bpfMapJudgeTurns     = "judge_turns"
 	bpfMapLive           = "live"
+	bpfMapMacHints       = "mac_hints"
 	bpfMapMacs           = "macs"
 	bpfMapNdFrames       = "nd_frames"
 	bpfMapNexthops       = "nexthops"
@@ -804,7 +824,9 @@ const (
 	bpfMapWorks          = "works"
 	bpfMapXdpLease       = "xdp_lease"
 	bpfProgPort          = "port"
+	bpfProgShaper        = "shaper"
 	bpfProgStubPort      = "stub_port"
+	bpfProgStubShaper    = "stub_shaper"
 	bpfProgStubUplink    = "stub_uplink"
 	bpfProgStubUplinkXdp = "stub_uplink_xdp"
 	bpfProgStubVxlan     = "stub_vxlan"
@@ -861,7 +883,9 @@ type bpfSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
 	Port          *ebpf.ProgramSpec `ebpf:"port"`
+	Shaper        *ebpf.ProgramSpec `ebpf:"shaper"`
 	StubPort      *ebpf.ProgramSpec `ebpf:"stub_port"`
+	StubShaper    *ebpf.ProgramSpec `ebpf:"stub_shaper"`
 	StubUplink    *ebpf.ProgramSpec `ebpf:"stub_uplink"`
 	StubUplinkXdp *ebpf.ProgramSpec `ebpf:"stub_uplink_xdp"`
 	StubVxlan     *ebpf.ProgramSpec `ebpf:"stub_vxlan"`
@@ -882,6 +906,7 @@ type bpfMapSpecs struct {
 	AnswerTurns   *ebpf.MapSpec `ebpf:"answer_turns"`
 	ClassRules    *ebpf.MapSpec `ebpf:"class_rules"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Egresses      *ebpf.MapSpec `ebpf:"egresses"`
 	EipIn4        *ebpf.MapSpec `ebpf:"eip_in4"`
 	EipIn6        *ebpf.MapSpec `ebpf:"eip_in6"`
 	EipOut4       *ebpf.MapSpec `ebpf:"eip_out4"`
@@ -906,6 +931,7 @@ type bpfMapSpecs struct {
 	HostConf      *ebpf.MapSpec `ebpf:"host_conf"`
 	JudgeTurns    *ebpf.MapSpec `ebpf:"judge_turns"`
 	Live          *ebpf.MapSpec `ebpf:"live"`
+	MacHints      *ebpf.MapSpec `ebpf:"mac_hints"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
 	NdFrames      *ebpf.MapSpec `ebpf:"nd_frames"`
 	Nexthops      *ebpf.MapSpec `ebpf:"nexthops"`
@@ -970,6 +996,7 @@ type bpfMaps struct {
 	AnswerTurns   *ebpf.Map `ebpf:"answer_turns"`
 	ClassRules    *ebpf.Map `ebpf:"class_rules"`
 	Counters      *ebpf.Map `ebpf:"counters"`
+	Egresses      *ebpf.Map `ebpf:"egresses"`
 	EipIn4        *ebpf.Map `ebpf:"eip_in4"`
 	EipIn6        *ebpf.Map `ebpf:"eip_in6"`
 	EipOut4       *ebpf.Map `ebpf:"eip_out4"`
@@ -994,6 +1021,7 @@ type bpfMaps struct {
 	HostConf      *ebpf.Map `ebpf:"host_conf"`
 	JudgeTurns    *ebpf.Map `ebpf:"judge_turns"`
 	Live          *ebpf.Map `ebpf:"live"`
+	MacHints      *ebpf.Map `ebpf:"mac_hints"`
 	Macs          *ebpf.Map `ebpf:"macs"`
 	NdFrames      *ebpf.Map `ebpf:"nd_frames"`
 	Nexthops      *ebpf.Map `ebpf:"nexthops"`
@@ -1031,6 +1059,7 @@ func (m *bpfMaps) Close() error {
 		m.AnswerTurns,
 		m.ClassRules,
 		m.Counters,
+		m.Egresses,
 		m.EipIn4,
 		m.EipIn6,
 		m.EipOut4,
@@ -1055,6 +1084,7 @@ func (m *bpfMaps) Close() error {
 		m.HostConf,
 		m.JudgeTurns,
 		m.Live,
+		m.MacHints,
 		m.Macs,
 		m.NdFrames,
 		m.Nexthops,
@@ -1099,7 +1129,9 @@ type bpfVariables struct {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
 	Port          *ebpf.Program `ebpf:"port"`
+	Shaper        *ebpf.Program `ebpf:"shaper"`
 	StubPort      *ebpf.Program `ebpf:"stub_port"`
+	StubShaper    *ebpf.Program `ebpf:"stub_shaper"`
 	StubUplink    *ebpf.Program `ebpf:"stub_uplink"`
 	StubUplinkXdp *ebpf.Program `ebpf:"stub_uplink_xdp"`
 	StubVxlan     *ebpf.Program `ebpf:"stub_vxlan"`
@@ -1113,7 +1145,9 @@ type bpfPrograms struct {
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.Port,
+		p.Shaper,
 		p.StubPort,
+		p.StubShaper,
 		p.StubUplink,
 		p.StubUplinkXdp,
 		p.StubVxlan,

@@ -71,7 +71,10 @@ func hostRow(n namer, _ *uint32, s *bpfHostConfs) any {
 	if v.VxlanIfindex == 0 {
 		return nil
 	}
-	return HostRow{VTEP: addr4(v.Vtep), VXLANIfindex: v.VxlanIfindex, OverlayMTU: v.OverlayMtu, GatewayMAC: macText(v.GatewayMac), FlowShare: v.FlowShare, FlowPool: v.FlowPool, Gatewayed: n.table(v.Gatewayed)}
+	return HostRow{
+		VTEP: addr4(v.Vtep), VXLANIfindex: v.VxlanIfindex, OverlayMTU: v.OverlayMtu, GatewayMAC: macText(v.GatewayMac),
+		FlowShare: v.FlowShare, FlowPool: v.FlowPool, Infra: n.table(v.Infra), Gatewayed: n.table(v.Gatewayed),
+	}
 }
 
 func eniRow(n namer, k *uint32, s *bpfEnis) any {
@@ -99,7 +102,10 @@ func liveRow(n namer, k *uint32, v *bpfLive) any {
 	if v.Incarnation == 0 {
 		return nil
 	}
-	return LiveRow{Index: *k, ENI: n.eni(*k), Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu, XDP: v.Flags&cLiveXdp != 0}
+	return LiveRow{
+		Index: *k, ENI: n.eni(*k), Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu, XDP: v.Flags&cLiveXdp != 0,
+		CapIn: v.Flags&cLiveCapIn != 0, CapOut: v.Flags&cLiveCapOut != 0, CapEIPs: v.Flags&cLiveCapEips != 0, Shaper: v.Shaper,
+	}
 }
 
 func portRow(n namer, k *uint32, v *bpfPort) any {
@@ -154,7 +160,7 @@ func nexthopRow(n namer, k *uint32, v *bpfNexthop) any {
 		vtep := netip.AddrFrom4(v.Vtep)
 		row.Kind, row.Where = "vtep", vtep.String()
 		if v.Kind == cNhGateway {
-			row.Kind, row.MAC = "gateway", ""
+			row.Kind = "gateway"
 		}
 		if host := n.host(vtep); host != "" {
 			row.Where = host

@@ -19,6 +19,7 @@ func (e *encoder) host(h *compile.HostConf, facts HostFacts, quotas quotas) erro
 	half.Vtep = h.VTEP.As4()
 	half.VxlanIfindex = facts.VXLANIfindex
 	half.OverlayMtu = facts.OverlayMTU
+	half.Infra = h.Infra
 	half.GatewayMac = h.GatewayMAC
 	half.FlowShare, half.FlowPool = quotas.share, quotas.pool
 	half.Gatewayed = h.Gatewayed
@@ -145,7 +146,7 @@ func (e *encoder) eips(eips []compile.EIP) {
 			var in bpfEipsIn4
 			var out bpfEipsOut4
 			in.V[0].Flags, in.V[0].Eni, in.V[0].Nexthop, in.V[0].Addr = flagsIn, eip.ENI, hop, eip.Private.As4()
-			out.V[0].Flags, out.V[0].Nexthop, out.V[0].Addr = flagsOut, eip.NextHop, eip.Addr.As4()
+			out.V[0].Flags, out.V[0].Nexthop, out.V[0].Class, out.V[0].Addr = flagsOut, eip.NextHop, eip.Class, eip.Addr.As4()
 			e.put(bpfMapEipIn4, keyOf(&bpfEipKey4{Addr: eip.Addr.As4()}), bytesOf(&in.V[0]))
 			e.put(bpfMapEipOut4, addrKey(eip.VNI, eip.Private), bytesOf(&out.V[0]))
 			continue
@@ -153,7 +154,7 @@ func (e *encoder) eips(eips []compile.EIP) {
 		var in bpfEipsIn6
 		var out bpfEipsOut6
 		in.V[0].Flags, in.V[0].Eni, in.V[0].Nexthop, in.V[0].Addr = flagsIn, eip.ENI, hop, eip.Private.As16()
-		out.V[0].Flags, out.V[0].Nexthop, out.V[0].Addr = flagsOut, eip.NextHop, eip.Addr.As16()
+		out.V[0].Flags, out.V[0].Nexthop, out.V[0].Class, out.V[0].Addr = flagsOut, eip.NextHop, eip.Class, eip.Addr.As16()
 		e.put(bpfMapEipIn6, keyOf(&bpfEipKey6{Addr: eip.Addr.As16()}), bytesOf(&in.V[0]))
 		e.put(bpfMapEipOut6, addrKey(eip.VNI, eip.Private), bytesOf(&out.V[0]))
 	}

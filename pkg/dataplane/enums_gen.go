@@ -14,6 +14,7 @@ const (
 	cWayBuckets   = 4096    // a power of two
 	cWays         = 4       // of a bucket: one cache line
 	cPortHints    = 4096    // a power of two
+	cMACHints     = 4096    // a power of two
 	cMaxRules     = 1 << 18 // rules with an id; 0 is none
 )
 
@@ -35,7 +36,18 @@ const (
 
 // enum live_flag
 const (
-	cLiveXdp = 1 << 0 // the device takes frames from XDP now
+	cLiveXdp     = 1 << 0 // the device takes frames from XDP now
+	cLiveCapIn   = 1 << 1 // the device has classes (shape.h): limits.ingressMbps
+	cLiveCapOut  = 1 << 2 // all that the ENI sends goes by `shaper`: limits.egressMbps
+	cLiveCapEips = 1 << 3 // what it sends to the internet does: egressMbps of an EIP
+)
+
+// enum shape
+const (
+	cShapeHandle  = 1 << 16
+	cShapeRoot    = 1
+	cShapeGroup   = 32
+	cShapeBuckets = 16
 )
 
 // enum endpoint_flag
@@ -56,7 +68,7 @@ const (
 	cNhLocal    = 1 // eni
 	cNhVTEP     = 2 // vtep
 	cNhInternet = 3 // the host's own routes, over its uplinks
-	cNhGateway  = 4 // vtep: the internet by a gateway of the EIP, which translates
+	cNhGateway  = 4 // vtep: from a VPC to the internet by a gateway, which translates
 )
 
 // enum nexthop_index
@@ -80,12 +92,6 @@ const (
 	cEIPUplink    = 1 << 1 // eip_in: packets to it are taken from the uplinks here
 	cEIPBehind    = 1 << 2 // of an ENI of another host: this one is a gateway for it
 	cEIPGatewayed = 1 << 3 // eip_out: its range has gateways: packets may come by them
-)
-
-// enum route_table
-const (
-	cRoutesInfra = 1 // Region.infraCIDRs, VTEPs and peers: never reached from an ENI
-	cRoutesFirst = 2
 )
 
 // enum route_kind
@@ -158,5 +164,6 @@ const (
 	cProgramPort   = 0
 	cProgramVXLAN  = 1
 	cProgramUplink = 2
+	cProgramShaper = 3
 	cProgramSlots  = 4
 )

@@ -56,9 +56,6 @@ func (n namer) groups(id uint32) string {
 }
 
 func (n namer) table(id uint32) string {
-	if id == cRoutesInfra {
-		return "infrastructure"
-	}
 	return optional(n.Tables, id)
 }
 

@@ -51,6 +51,15 @@ const (
 	StubVXLAN     = bpfProgStubVxlan
 	StubUplink    = bpfProgStubUplink
 	StubUplinkXDP = bpfProgStubUplinkXdp
+	StubShaper    = bpfProgStubShaper
+)
+
+// Numbers of the classes in which packets wait (enum shape of bpf/types.h).
+const (
+	ShapeHandle  = cShapeHandle
+	ShapeRoot    = cShapeRoot
+	ShapeGroup   = cShapeGroup
+	ShapeBuckets = cShapeBuckets
 )
 
 // Programs that packets never run.
@@ -75,6 +84,7 @@ func Slots() []Slot {
 		{Array: MapProgsTC, Index: cProgramPort, Program: bpfProgPort},
 		{Array: MapProgsTC, Index: cProgramVXLAN, Program: bpfProgVxlan},
 		{Array: MapProgsTC, Index: cProgramUplink, Program: bpfProgUplink},
+		{Array: MapProgsTC, Index: cProgramShaper, Program: bpfProgShaper},
 		{Array: MapProgsXDP, Index: cProgramUplink, Program: bpfProgUplinkXdp},
 	}
 }
@@ -104,13 +114,29 @@ type Live struct {
 	Ifindex     uint32
 	MTU         uint32
 	XDP         bool // the device takes frames from XDP
+	CapIn       bool // the device has classes for what the ENI receives
+	CapOut      bool // all that it sends goes by the shaper
+	CapEIPs     bool // what it sends to the internet does
+	Shaper      uint32
+}
+
+// liveFlag is a bit of enum live_flag and the field that it stands for.
+type liveFlag struct {
+	bit uint32
+	on  *bool
+}
+
+func (l *Live) flags() []liveFlag {
+	return []liveFlag{{cLiveXdp, &l.XDP}, {cLiveCapIn, &l.CapIn}, {cLiveCapOut, &l.CapOut}, {cLiveCapEips, &l.CapEIPs}}
 }
 
 // Encode returns the value for MapLive.
 func (l Live) Encode() []byte {
-	v := bpfLive{Incarnation: l.Incarnation, Ifindex: l.Ifindex, Mtu: l.MTU}
-	if l.XDP {
-		v.Flags |= cLiveXdp
+	v := bpfLive{Incarnation: l.Incarnation, Ifindex: l.Ifindex, Mtu: l.MTU, Shaper: l.Shaper}
+	for _, f := range l.flags() {
+		if *f.on {
+			v.Flags |= f.bit
+		}
 	}
 	return bytesOf(&v)
 }
@@ -119,7 +145,11 @@ func (l Live) Encode() []byte {
 func DecodeLive(value []byte) (Live, error) {
 	var v bpfLive
 	err := fromBytes(&v, value)
-	return Live{Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu, XDP: v.Flags&cLiveXdp != 0}, err
+	l := Live{Incarnation: v.Incarnation, Ifindex: v.Ifindex, MTU: v.Mtu, Shaper: v.Shaper}
+	for _, f := range l.flags() {
+		*f.on = v.Flags&f.bit != 0
+	}
+	return l, err
 }
 
 // EncodePort returns the value for MapPorts.

@@ -24,6 +24,7 @@ type HostRow struct {
 	GatewayMAC   string `json:"gatewayMAC"`
 	FlowShare    uint32 `json:"flowShare"` // guaranteed to each ENI
 	FlowPool     uint32 `json:"flowPool"`  // to be borrowed
+	Infra        string `json:"infra"`     // table of what no ENI may reach
 	Gatewayed    string `json:"gatewayed"` // the table of ranges of EIPs for which the host is a gateway
 }
 
@@ -61,7 +62,11 @@ type LiveRow struct {
 	Incarnation uint32 `json:"incarnation"`
 	Ifindex     uint32 `json:"ifindex"`
 	MTU         uint32 `json:"mtu"`
-	XDP         bool   `json:"xdp"` // takes frames from XDP
+	XDP         bool   `json:"xdp"`     // takes frames from XDP
+	CapIn       bool   `json:"capIn"`   // what it receives waits in classes of the device
+	CapOut      bool   `json:"capOut"`  // what it sends waits at the shaper
+	CapEIPs     bool   `json:"capEIPs"` // what it sends to the internet does
+	Shaper      uint32 `json:"shaper"`  // ifindex
 }
 
 // PortRow is an entry of ports.

@@ -19,7 +19,7 @@ func fullState() *compile.State {
 	mac := [6]byte{2, 0, 0, 0, 1, 0x10}
 	return &compile.State{
 		Revision: 9,
-		Host:     compile.HostConf{Name: "host-a", VTEP: addr("192.0.2.1"), GatewayMAC: [6]byte{2, 0, 0x5e, 0, 0, 1}},
+		Host:     compile.HostConf{Name: "host-a", VTEP: addr("192.0.2.1"), GatewayMAC: [6]byte{2, 0, 0x5e, 0, 0, 1}, Infra: 1},
 		ENIs: []compile.ENI{{
 			Name: "web-0", Index: 1, Incarnation: 11, Generation: 12,
 			Flows: 13, MaxFlows: 300, NewFlows: 21, Packets: 22, Keep: true, Idle: compile.Idle{TCPEstablished: 61, UDP: 31, UDPStream: 62},
@@ -90,7 +90,7 @@ var fullNames = compile.Names{
 	VPCs:      map[uint32]string{7: "red"},
 	Subnets:   map[uint32]string{3: "red-web"},
 	GroupSets: map[uint32][]string{41: {"db", "web"}},
-	Tables:    map[uint32]string{31: "red-public"},
+	Tables:    map[uint32]string{1: "infra", 31: "red-public"},
 	Rulesets: map[uint32]string{
 		21: "sg web,ssh ingress", 61: "sg web,ssh ingress", 62: "sg web,ssh ingress", 63: "sg web,ssh ingress",
 		23: "nacl red-web ingress", 22: "sg wide egress", 64: "sg wide egress", 65: "sg wide egress",
@@ -134,7 +134,7 @@ func TestEncodeDecode(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string][]any{
-		"host_conf": {HostRow{VTEP: "192.0.2.1", VXLANIfindex: 4, OverlayMTU: 1450, GatewayMAC: "02:00:5e:00:00:01", FlowShare: 500, FlowPool: 700}},
+		"host_conf": {HostRow{VTEP: "192.0.2.1", VXLANIfindex: 4, OverlayMTU: 1450, GatewayMAC: "02:00:5e:00:00:01", FlowShare: 500, FlowPool: 700, Infra: "infra"}},
 		"enis": {ENIRow{
 			Index: 1, ENI: "web-0", VPC: "red", Subnet: "red-web", MAC: "02:00:00:00:01:10", Incarnation: 11, Generation: 12,
 			NextHop: 5, SGIn: "sg web,ssh ingress", SGOut: "sg wide egress", NACLIn: "nacl red-web ingress", NACLOut: "0", Routes: "red-public", Allowed: "24", Policy: "26",
@@ -162,7 +162,7 @@ func TestEncodeDecode(t *testing.T) {
 			RouteRow{Table: "red-public", Prefix: "10.0.0.0/16", Kind: "local", Subnet: "red-web"},
 			RouteRow{Table: "red-public", Prefix: "10.1.0.0/16", Kind: "vpc", Target: "red"},
 			RouteRow{Table: "red-public", Prefix: "10.2.0.0/16", Kind: "not peered"},
-			RouteRow{Table: "infrastructure", Prefix: "192.0.2.0/24", Kind: "infrastructure"},
+			RouteRow{Table: "infra", Prefix: "192.0.2.0/24", Kind: "infrastructure"},
 			RouteRow{Table: "red-public", Prefix: "10.0.1.0/24", Kind: "eni", Target: "db-0", Subnet: "red-web"},
 		},
 		"policies": {

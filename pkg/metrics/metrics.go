@@ -28,6 +28,7 @@ type Snapshot struct {
 	FeedAge     float64
 	ApplyErrors uint64
 	ENIs        map[string]int // by state
+	CapDrops    [2]uint64      // packets lost behind caps in Mbit/s, by direction
 }
 
 // Collector implements prometheus.Collector.
@@ -48,6 +49,7 @@ type descs struct {
 	flows, mapEntries, mapMax                   *prometheus.Desc
 	counted, maxFlows, borrowed, pool, atLimit  *prometheus.Desc
 	revision, feedAge, applyErrors, enis, build *prometheus.Desc
+	capDrops                                    *prometheus.Desc
 }
 
 func newDescs() descs {
@@ -72,7 +74,9 @@ func newDescs() descs {
 		revision:    d("eni_feed_revision", "Revision of the feed in force; 0 = none."),
 		feedAge:     d("eni_feed_age_seconds", "How long the feed has given nothing usable."),
 		applyErrors: d("eni_apply_errors_total", "Revisions and repairs that failed since the agent started."),
-		enis:        d("eni_enis", "ENIs of this host by state.", "state"),
+		capDrops: d("eni_cap_drop_packets_total",
+			"Packets lost behind caps in Mbit/s, as queued: one that stands for several on the wire counts once. Begins anew with a queue.", "direction"),
+		enis: d("eni_enis", "ENIs of this host by state.", "state"),
 		build: d("eni_program_info", "Always 1: what is loaded, by agent version, hash of the BPF object, and kernel.",
 			"version", "hash", "kernel"),
 	}
@@ -84,7 +88,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
 		d.packets, d.bytes, d.dropPackets, d.dropBytes, d.flows, d.mapEntries, d.mapMax,
 		d.counted, d.maxFlows, d.borrowed, d.pool, d.atLimit,
-		d.revision, d.feedAge, d.applyErrors, d.enis, d.build,
+		d.revision, d.feedAge, d.applyErrors, d.enis, d.build, d.capDrops,
 	} {
 		ch <- desc
 	}
@@ -129,6 +133,9 @@ func (c *Collector) collectAgent(d descs, ch chan<- prometheus.Metric) {
 	gauge(d.build, 1, c.build.Version, c.build.Hash, c.build.Kernel)
 	for _, state := range slices.Sorted(maps.Keys(s.ENIs)) {
 		gauge(d.enis, float64(s.ENIs[state]), state)
+	}
+	for dir, n := range s.CapDrops {
+		ch <- prometheus.MustNewConstMetric(d.capDrops, prometheus.CounterValue, float64(n), dataplane.Direction(dir).String())
 	}
 	ch <- prometheus.MustNewConstMetric(d.applyErrors, prometheus.CounterValue, float64(s.ApplyErrors))
 }

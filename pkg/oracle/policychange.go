@@ -74,10 +74,8 @@ func (m *Model) isKept(e *api.ENI, key flowKey, f *flow) bool {
 	if e.OnPolicyChange != api.Keep || !f.admitted {
 		return false
 	}
-	owner, vpc := m.owner(m.vpcOf(e), key.remote), m.vpcOf(e)
+	owner := m.owner(m.vpcOf(e), key.remote)
 	switch {
-	case m.isGateway(vpc, key.remote):
-		return false
 	case key.internet:
 		return owner == nil
 	case m.still(f.sender, f.foreign) == nobody:

@@ -23,9 +23,10 @@ type Hooks int
 
 // The limits.
 const (
-	AllHooks Hooks = iota
-	TCOnly         // XDP leaves these packets to TC by design
-	XDPOnly        // BPF_PROG_TEST_RUN makes no such skb
+	AllHooks   Hooks = iota
+	TCOnly           // XDP leaves these packets to TC by design
+	XDPOnly          // BPF_PROG_TEST_RUN makes no such skb
+	DeviceOnly       // TC at the VXLAN device: with outer headers, the packet would not come so far
 )
 
 // Step is one packet. What came before it in the row still holds: flows, revisions, time.
@@ -35,6 +36,7 @@ type Step struct {
 	Mark   uint32
 	GSO    uint32  // gso_size
 	Tunnel *Tunnel // what decapsulation left, at the VXLAN device only
+	Bound  string  // at the far end of a shaper: where the packet was bound for, instead of Mark
 
 	ByKernel bool // what goes into a tunnel takes the kernel's way, although there is another
 
@@ -55,6 +57,8 @@ type Want struct {
 	Tunnel  *Tunnel // that a redirect to the VXLAN device sets
 	Via     Addr    // neighbour that a redirect to an uplink names, if the test wants to know
 	Mark    uint32
+	Class   uint32 // in which it waits, by TC: 1 of what leaves by no EIP, 2 by the first EIP; 0 = none
+	Bound   string // of a redirect to a shaper: where to it goes on, "eni NAME", "overlay NAME" or "uplink NAME"
 	Packet  Packet // as it leaves; the zero Packet = as it came
 	Counts  []Count
 	Flows   []Flow // which must be there afterwards, others do not matter

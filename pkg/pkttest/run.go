@@ -19,6 +19,7 @@ const (
 	VXLANProgram     = "vxlan"
 	UplinkProgram    = "uplink"
 	UplinkXDPProgram = "uplink_xdp"
+	ShaperProgram    = "shaper"
 )
 
 // By says which programs see what comes in at an uplink.
@@ -112,14 +113,15 @@ func (w *World) sendAhead(step Step, family Family, by By, later time.Duration) 
 
 // result is what one run of a program left.
 type result struct {
-	verdict Verdict
-	frame   []byte
-	mark    uint32
-	xdp     bool
-	asked   helpersAsked
-	counts  []Count
-	flows   []Flow
-	hits    []string
+	verdict  Verdict
+	frame    []byte
+	mark     uint32
+	priority uint32
+	xdp      bool
+	asked    helpersAsked
+	counts   []Count
+	flows    []Flow
+	hits     []string
 }
 
 // come runs the programs that see the step's packet, up to the one that does not leave it to the next.
@@ -191,6 +193,13 @@ func (w *World) runProgram(step Step, family Family, xdp bool, later time.Durati
 		return result{}, 0, fmt.Errorf("the object has no program %s", name)
 	}
 	xdp = p.Type() == ebpf.XDP
+	if step.Bound != "" {
+		mark, err := w.markOf(step.Bound)
+		if err != nil {
+			return result{}, 0, err
+		}
+		step.Mark = mark
+	}
 	in := step.In.Bytes(family)
 	opts := &ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+512), Repeat: 1}
 	out := make([]byte, skbContextSize)
@@ -208,12 +217,16 @@ func (w *World) runProgram(step Step, family Family, xdp bool, later time.Durati
 	if err != nil {
 		return result{}, 0, fmt.Errorf("run program %s on %d bytes: %w", name, len(in), err)
 	}
-	return result{frame: opts.DataOut, xdp: xdp, mark: binary.LittleEndian.Uint32(out[skbMark:])}, code, nil
+	return result{
+		frame: opts.DataOut, xdp: xdp, mark: binary.LittleEndian.Uint32(out[skbMark:]),
+		priority: binary.LittleEndian.Uint32(out[skbPriority:]),
+	}, code, nil
 }
 
 // Offsets in struct __sk_buff, which is kernel ABI.
 const (
 	skbMark        = 8
+	skbPriority    = 32
 	skbIngress     = 36
 	skbIfindex     = 40
 	skbWireLen     = 160

@@ -151,6 +151,11 @@ func (w *World) makeDevices(t testing.TB) error {
 		return err
 	}
 	w.devices[VXLANDevice] = uint32(vxlan)
+	shaper, err := makePort(ShaperDevice, MAC{})
+	if err != nil {
+		return err
+	}
+	w.devices[ShaperDevice] = uint32(shaper)
 	for _, name := range w.base.Host.Uplinks {
 		index, err := makePort(name, w.setup.Uplink)
 		if err != nil {
@@ -233,7 +238,7 @@ func (w *World) Apply(st *compile.State) error {
 		errs = append(errs, w.replace(name, kind, contents[name]))
 	}
 	for _, e := range st.ENIs {
-		errs = append(errs, w.ready(e))
+		errs = append(errs, w.ready(st, e))
 	}
 	w.slot ^= 1
 	w.state = st
@@ -280,12 +285,13 @@ func (w *World) replace(name string, kind dataplane.Kind, content dataplane.Cont
 }
 
 // ready binds the device of an ENI and sets its READY mark, if the device exists.
-func (w *World) ready(e compile.ENI) error {
+func (w *World) ready(st *compile.State, e compile.ENI) error {
 	index, ok := w.devices[e.Device]
 	if !ok {
 		return nil
 	}
 	live := dataplane.Live{Incarnation: e.Incarnation, Ifindex: index, MTU: 1500, XDP: !w.setup.NoXDP}
+	w.capLive(st, &e, &live)
 	return errors.Join(
 		w.put(dataplane.MapPorts, u32(index), dataplane.EncodePort(e.Index, e.Incarnation)),
 		w.put(dataplane.MapLive, u32(e.Index), live.Encode()))

@@ -277,10 +277,22 @@ func (g gen) addENI(o *api.Objects, i int) {
 	if shared := g.instanceOf(o, subnet.VPC); shared != "" && g.oneIn(2) {
 		instance = shared
 	}
-	if !g.oneIn(12) {
-		e.Attachment = &api.Attachment{Instance: instance, Device: fmt.Sprintf("p%d", i), Epoch: 1}
-	}
 	o.ENIs[name] = e
+	if !g.oneIn(12) {
+		g.plug(o, e, instance, 1)
+	}
+}
+
+// plug attaches an ENI to an instance, unless ENIs of another VPC are in that. Its place in it is its number.
+func (g gen) plug(o *api.Objects, e *api.ENI, instance string, epoch uint64) {
+	e.Attachment = nil
+	for _, other := range o.ENIs {
+		if other.Attachment != nil && other.Attachment.Instance == instance && o.VPCOf(other) != o.VPCOf(e) {
+			return
+		}
+	}
+	number := e.Name[len("eni"):]
+	e.Attachment = &api.Attachment{Instance: instance, Index: int(number[0] - '0'), Device: "p" + number, Epoch: epoch}
 }
 
 // instanceOf draws an instance that has an ENI of a VPC, "" if there is none.
@@ -462,7 +474,7 @@ func (g gen) move(o *api.Objects, e *api.ENI) {
 	if e.Attachment != nil {
 		epoch = e.Attachment.Epoch
 	}
-	e.Attachment = &api.Attachment{Instance: instance, Device: "p" + e.Name[len("eni"):], Epoch: epoch + uint64(g.IntN(2))}
+	g.plug(o, e, instance, epoch+uint64(g.IntN(2)))
 	if g.oneIn(4) {
 		e.Attachment = nil
 	}

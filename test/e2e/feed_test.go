@@ -65,7 +65,7 @@ func TestBadFeed(t *testing.T) {
 		{"duplicate IP", "10.0.2.30,", "10.0.2.50,"},
 		{"duplicate VNI", "vni: 2002", "vni: 2001"},
 		{"IP outside its subnet", "10.0.2.30,", "10.0.9.30,"},
-		{"not supported", "privateIP: 10.0.1.10", "privateIP: 10.0.1.10, egressMbps: 5"},
+		{"not supported", "privateIP: 10.0.1.10", "privateIP: 10.0.1.10, vip: x"},
 		{"everything gone", string(good), "# nothing\n"},
 	}
 	for _, r := range rows {

@@ -3,6 +3,7 @@
 package rows
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/eniplane/eniplane/pkg/api"
@@ -45,6 +46,7 @@ func eipRows() []Row {
 	fine := func(name string, p Packet) Row { return row(name, web0.port(), p, translated(p, web0)) }
 	hairpin := outward(web1, web0.eip).TCP(40000, 443, SYN)
 	self := to(web0.eip).TCP(40000, 443, SYN)
+	taken := outward(web1, IP("203.0.113.77", "2001:db8:e::77")).TCP(40000, 443, SYN)
 	big := to(client).UDP(40000, 53).Payload(mtu)
 	ask, answer := to(client).TCP(40000, 443, SYN), inward(client, web0).TCP(443, 40000, SYN|ACK)
 	opened := translated(ask, web0)
@@ -99,6 +101,17 @@ func eipRows() []Row {
 		row("an EIP on another host", web1.port(), outward(web1, relay9.eip).TCP(1, 443, SYN),
 			translated(outward(web1, relay9.eip).TCP(1, 443, SYN), web1)),
 		row("more than the uplink carries", web0.port(), big, tooBig(big, web0, mtu, out(web0, dataplane.ReasonTooBig))),
+		{Name: "more than the uplink carries, on a way that is known", Steps: []Step{
+			send(web0, to(client).UDP(40000, 53), translated(to(client).UDP(40000, 53), web0)),
+			send(web0, big, tooBig(big, web0, mtu, out(web0, dataplane.ReasonTooBig))),
+		}},
+		{Name: "an address on the internet becomes a neighbour's EIP", Steps: []Step{
+			send(web1, taken, translated(taken, web1)),
+			after(func(o *api.Objects) {
+				o.EIPs["web-0"].Address = netip.MustParseAddr("203.0.113.77")
+				o.EIPs["web-0-v6"].Address = netip.MustParseAddr("2001:db8:e::77")
+			}, send(web1, taken, turned(taken, web1, web0))),
+		}},
 		{Name: "an answer from the internet", Steps: []Step{
 			send(web0, ask, opened),
 			{At: fromUplink, In: answer, Want: admitted(answer, web0)},

@@ -59,7 +59,7 @@ func carryRows() []Row {
 	}
 	drop := func(name string, p Packet, reason dataplane.Reason) Row {
 		r := row(name, fromUplink, p, Want{Counts: []Count{onHost(reason)}})
-		r.Hooks = TCOnly
+		r.Hooks, r.Steps[0].TCDrops = TCOnly, true
 		return r
 	}
 	unknown := func(name string, to Addr) Row {
@@ -181,6 +181,10 @@ func gatewayRows() []Row {
 	drop := func(name string, from party, p Packet, r dataplane.Reason) Row {
 		return one(name, leaving(from, p, host(dataplane.Out, r)))
 	}
+	outside := func(r Row) Row {
+		r.Hooks = DeviceOnly
+		return r
+	}
 	const sender, noEIP = dataplane.ReasonVXLANSender, dataplane.ReasonNoEIP
 	ins := inward(client, far9)
 	err := func(q Packet) Packet { return outs.Unreachable(q) }
@@ -214,13 +218,13 @@ func gatewayRows() []Row {
 		translates("an error about udp", ins.To(far9.ip).UDP(53, 40000), ins.UDP(53, 40000)),
 		drop("an error about somebody else's packet", far9, err(ins.To(web9.ip).UDP(53, 40000)), dataplane.ReasonICMPUnrelated),
 		one("of a VPC that is not here", leaving(green8, toGateway(green8, client).UDP(1, 53), left(toGateway(green8, client).UDP(1, 53), green8))),
-		drop("from another host than the ENI's", far9.on(hostC), outs.UDP(1, 53), sender),
+		outside(drop("from another host than the ENI's", far9.on(hostC), outs.UDP(1, 53), sender)),
 		drop("from another MAC than the ENI's", far9, outs.UDP(1, 53).MACs(web9.mac, gatewayMAC), sender),
 		drop("from the address of another ENI", far9, outs.From(green8.ip).UDP(1, 53), noEIP),
 		drop("from an address without an EIP", web9, toGateway(web9, client).UDP(1, 53), noEIP),
 		drop("from an address whose EIP is its host's", relay9, toGateway(relay9, client).UDP(1, 53), noEIP),
 		drop("from an address of an ENI here", far9, outs.From(web0.ip).UDP(1, 53), noEIP),
-		drop("under another VPC's VNI", blue9.with(), Eth(far9.mac, gatewayMAC).IP(far9.ip, client).UDP(1, 53), noEIP),
+		outside(drop("under another VPC's VNI", blue9.with(), Eth(far9.mac, gatewayMAC).IP(far9.ip, client).UDP(1, 53), noEIP)),
 		drop("multicast", far9, outs.To(IP("224.0.0.9", "ff02::9")).UDP(1, 53), dataplane.ReasonMulticast),
 		drop("malformed", far9, outs.TCP(40000, 443, SYN).TCPWords(3), dataplane.ReasonMalformed),
 		drop("the host has no route", far9, toGateway(far9, unroutable).UDP(1, 53), dataplane.ReasonNoFIB),
@@ -236,10 +240,10 @@ func gatewayRows() []Row {
 		{Name: "the EIP is unbound", Steps: []Step{after(func(o *api.Objects) {
 			delete(o.EIPs, "far-9")
 			delete(o.EIPs, "far-9-v6")
-		}, leaving(far9, outs.UDP(1, 53), host(dataplane.Out, noEIP)))}, Hooks: TCOnly},
+		}, leaving(far9, outs.UDP(1, 53), host(dataplane.Out, noEIP)))}, Hooks: DeviceOnly},
 		{Name: "the ENI has moved", Steps: []Step{after(func(o *api.Objects) { o.ENIs["far-9"].Attachment.Instance = "green-c" },
 			leaving(far9, outs.UDP(1, 53), host(dataplane.Out, sender))),
-			leaving(far9.on(hostC), outs.UDP(1, 53), left(outs.UDP(1, 53), far9))}, Hooks: TCOnly},
+			leaving(far9.on(hostC), outs.UDP(1, 53), left(outs.UDP(1, 53), far9))}, Hooks: DeviceOnly},
 		{Name: "an ENI here answers the EIP behind", Steps: []Step{
 			leaving(far9, toGateway(far9, web0.eip).TCP(40000, 443, SYN), turns("", web0).Steps[0].Want),
 			send(web0, outward(web0, far9.eip).TCP(443, 40000, SYN|ACK), carried(outward(web0, far9.eip).TCP(443, 40000, SYN|ACK).From(web0.eip), far9, out(web0, dataplane.ReasonDelivered))),
@@ -273,6 +277,7 @@ func behindRows() []Row {
 			}
 		}
 	}
+	gone := outward(away0, web0.eip).UDP(53, 40000)
 	moved := handed(outs.TCP(40000, 443, ACK), away0)
 	moved.Tunnel = &Tunnel{VNI: red, Remote: hostC, Policy: 1}
 	rows := []Row{
@@ -344,6 +349,13 @@ func behindRows() []Row {
 			turned(outward(away0, web0.eip).TCP(40000, 443, SYN), away0, web0)),
 		row("from a neighbour to its EIP", web0.port(), outward(web0, away0.eip).TCP(40000, 443, SYN),
 			turned(outward(web0, away0.eip).TCP(40000, 443, SYN), web0, away0)),
+		{Name: "to a neighbour whose EIP goes: its own answers take the gateway", Steps: []Step{
+			send(web0, outward(web0, away0.eip).UDP(40000, 53), turned(outward(web0, away0.eip).UDP(40000, 53), web0, away0)),
+			after(func(o *api.Objects) {
+				delete(o.EIPs, "web-0")
+				delete(o.EIPs, "web-0-v6")
+			}, send(away0, gone, handed(gone, away0))),
+		}},
 		row("to its own EIP", away0.port(), outward(away0, away0.eip).TCP(40000, 443, SYN),
 			turned(outward(away0, away0.eip).TCP(40000, 443, SYN), away0, away0)),
 		row("no EIP, no EIP of a gateway", open1.port(), outward(open1, far9.eip).UDP(1, 53), dropped(open1, dataplane.ReasonNoEIP)),

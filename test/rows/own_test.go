@@ -23,6 +23,8 @@ func ownRows() []Row {
 	overlay := func(p Packet) Packet {
 		return Eth(routerMAC, uplinkMAC).Underlay(vtepB, vtepA).VXLAN(red).Inside(p)
 	}
+	waits := left("udp to an EIP whose ENI has a cap", dns(11))
+	waits.Steps[0].Revise = capped(web0, 0, 5)
 	ended := left("udp to an EIP, the agent does not listen any more", dns(11))
 	ended.Steps[0].Poke = func(w *World) error { return w.LeaseXDP(1) }
 	query := inner(open9, web0).UDP(40000, 53).Payload(3)
@@ -43,7 +45,7 @@ func ownRows() []Row {
 		left("udp to an EIP, a first fragment", inward(client, web0).Fragment(0, true).UDP(1, 53).Payload(8)),
 		left("udp to an EIP, a later fragment", inward(client, web0).Fragment(64, false).UDP(1, 53).Payload(8)),
 		left("udp to an EIP whose ENI is not ready", inward(client, late0).UDP(1, 53)),
-		ended,
+		ended, waits,
 		left("tcp to an EIP", inward(client, web0).TCP(1, 443, SYN)),
 		left("ping to an EIP", inward(client, web0).Echo(1)),
 		left("who has an EIP", WhoHas(routerMAC, IP("192.168.100.254", "2001:db8:64::fe"), web0.eip)),

@@ -171,7 +171,15 @@ func borderRows() []Row {
 			})
 		}
 	}
+	infra := func(o *api.Objects) {
+		o.Region.InfraCIDRs = append(o.Region.InfraCIDRs, netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:c::/48"))
+	}
 	return []Row{
+		{Name: "the client becomes infrastructure", Steps: []Step{
+			send(web0, toNet, translated(toNet, web0)),
+			after(infra, send(web0, more, dropped(web0, dataplane.ReasonInfra))),
+			after(restored, send(web0, more, translated(more, web0))),
+		}},
 		{Name: "a network ACL denies the request", Steps: []Step{
 			send(open0, request, delivered(request, open0, web0)),
 			after(func(o *api.Objects) { o.NetworkACLs["red-web"].Ingress = deny(o.NetworkACLs["red-web"].Ingress, 443) },

@@ -66,6 +66,8 @@ func stages() map[string][]Row {
 		"budget":    budgetRows(),
 		"packets":   packetRateRows(),
 		"opened":    flowRateRows(),
+		"shape":     shapeRows(),
+		"far":       farRows(),
 	}
 }
 
@@ -94,6 +96,9 @@ func inTurn() Setup {
 	s := setup(asksAll)
 	s.Refuses = func(step Step) bool {
 		counts := step.Want.Counts
+		if step.Tunnel != nil && step.Tunnel.Policy != 0 {
+			return false // what has to do with gateways needs what only TC has
+		}
 		return len(counts) > 0 && !step.TCDrops && leftToTC[counts[len(counts)-1].Reason] == ""
 	}
 	return s
@@ -117,7 +122,7 @@ func variants(rows []Row) []variant {
 			if r.Hooks != XDPOnly {
 				all = append(all, variant{r, f, ByTC})
 			}
-			if !r.UsesUplink() || refusedOutside(r) {
+			if !r.UsesUplink() || r.Hooks == DeviceOnly || refusedOutside(r) {
 				continue
 			}
 			if r.Hooks != XDPOnly {

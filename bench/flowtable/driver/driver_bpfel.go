@@ -66,38 +66,44 @@ type driverEipKey6 struct {
 type driverEipsIn4 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Eni   uint32
-		Addr  [4]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Eni     uint32
+		Nexthop uint32
+		Addr    [4]uint8
 	}
 }
 
 type driverEipsIn6 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Eni   uint32
-		Addr  [16]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Eni     uint32
+		Nexthop uint32
+		Addr    [16]uint8
 	}
 }
 
 type driverEipsOut4 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Addr  [4]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Nexthop uint32
+		Class   uint32
+		Addr    [4]uint8
 	}
 }
 
 type driverEipsOut6 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Addr  [16]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Nexthop uint32
+		Class   uint32
+		Addr    [16]uint8
 	}
 }
 
@@ -354,6 +360,8 @@ type driverHostConfs struct {
 		OverlayMtu   uint32
 		FlowShare    uint32
 		FlowPool     uint32
+		Infra        uint32
+		Gatewayed    uint32
 		GatewayMac   [6]uint8
 		Pad          [2]uint8
 	}
@@ -365,6 +373,7 @@ type driverLive struct {
 	Ifindex     uint32
 	Mtu         uint32
 	Flags       uint32
+	Shaper      uint32
 }
 
 type driverLpmKey4 struct {
@@ -610,6 +619,7 @@ const (
 	driverMapHash6         = "hash6"
 	driverMapHostConf      = "host_conf"
 	driverMapLive          = "live"
+	driverMapMacHints      = "mac_hints"
 	driverMapMacs          = "macs"
 	driverMapNexthops      = "nexthops"
 	driverMapPolicies      = "policies"
@@ -756,6 +766,7 @@ type driverMapSpecs struct {
 	Hash6         *ebpf.MapSpec `ebpf:"hash6"`
 	HostConf      *ebpf.MapSpec `ebpf:"host_conf"`
 	Live          *ebpf.MapSpec `ebpf:"live"`
+	MacHints      *ebpf.MapSpec `ebpf:"mac_hints"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
 	Nexthops      *ebpf.MapSpec `ebpf:"nexthops"`
 	Policies      *ebpf.MapSpec `ebpf:"policies"`
@@ -836,6 +847,7 @@ type driverMaps struct {
 	Hash6         *ebpf.Map `ebpf:"hash6"`
 	HostConf      *ebpf.Map `ebpf:"host_conf"`
 	Live          *ebpf.Map `ebpf:"live"`
+	MacHints      *ebpf.Map `ebpf:"mac_hints"`
 	Macs          *ebpf.Map `ebpf:"macs"`
 	Nexthops      *ebpf.Map `ebpf:"nexthops"`
 	Policies      *ebpf.Map `ebpf:"policies"`
@@ -889,6 +901,7 @@ func (m *driverMaps) Close() error {
 		m.Hash6,
 		m.HostConf,
 		m.Live,
+		m.MacHints,
 		m.Macs,
 		m.Nexthops,
 		m.Policies,
