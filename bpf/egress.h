@@ -2,7 +2,7 @@
 /*
  * Ways to the internet that the host's FIB has named in this tick of the flow clock (0.27 s): to look one up
  * costs as much as all the rest (IPv6: thrice). What is remembered is the uplink, its MTU, and that the
- * destination is no EIP of this host in the revision in force; so a change of the host's routes
+ * destination is no EIP that this host knows in the revision in force; so a change of the host's routes
  * counts within a tick, one of EIPs at once. The next hop and its MAC are the kernel's business with each packet
  * (bpf_redirect_neigh). Per CPU, so that nobody reads what another writes.
  */

@@ -86,15 +86,14 @@ int vxlan(struct __sk_buff *skb)
 	struct pkt p = {};
 	enum reason reason;
 
-	begin_tc(&p, skb);
 	if (!s)
 		return TCX_DROP;
-	if (!overlay_tunnel(skb, &s->came))
-		s->came.mark = 0;
-	reason = overlay_run(&p, &s->came, false);
+	begin_tc(&p, skb);
+	overlay_tunnel(skb, s);
+	reason = overlay_run(&p, false);
 	count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
-		reason = too_big_in_overlay(&p, &s->came);
+		reason = too_big_in_tunnel(&p);
 	if (unlikely(p.out & OUT_CLASS) && reason == REASON_DELIVERED)
 		shape_in(&p);
 	return tc_action(&p, reason, TCX_DROP);

@@ -87,10 +87,11 @@ struct moves {
 };
 MAP(moves, BPF_MAP_TYPE_HASH, __u32, struct moves, MAX_NEXTHOPS, BPF_F_NO_PREALLOC);
 
-/* (VNI, VTEP) -> 1. Miss = VXLAN_SOURCE: that host has nothing to send to this VPC. */
+/* (VNI and role, VTEP) -> 1. Miss = VXLAN_SOURCE: that host has nothing of this kind to send to this VPC. */
 MAP(vteps, BPF_MAP_TYPE_HASH, struct vtep_key, __u32, MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
 
-/* Slotted. EIP -> private IP and local ENI. Miss = not ours: the packet is left to the host. */
+/* Slotted. EIP -> private IP and ENI. Miss = not ours: the packet is left to the host; EIP_UNKNOWN in a range
+ * for which the host is a gateway. */
 struct eips_in4 {
 	struct eip_in4 v[2];
 };
@@ -100,7 +101,7 @@ struct eips_in6 {
 MAP(eip_in4, BPF_MAP_TYPE_HASH, struct eip_key4, struct eips_in4, 65536, BPF_F_NO_PREALLOC);
 MAP(eip_in6, BPF_MAP_TYPE_HASH, struct eip_key6, struct eips_in6, 65536, BPF_F_NO_PREALLOC);
 
-/* Slotted. (VNI, private IP) of a local ENI -> EIP. Miss = NO_EIP. */
+/* Slotted. (VNI, private IP) -> EIP. Miss = NO_EIP. */
 struct eips_out4 {
 	struct eip_out4 v[2];
 };

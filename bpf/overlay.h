@@ -2,32 +2,40 @@
 /* The overlay (VXLAN, RFC 7348): what the uplink checks outside, and the way of what is inside. */
 #pragma once
 
-#include "deliver.h"
-#include "eip.h"
-#include "neighbour.h"
+#include "gateway.h"
 #include "own.h"
 
+#define VXLAN_DMAC_LEN (VXLAN_LEN + 6) /* up to the destination of the frame inside */
 #define VXLAN_GROUP 0x80000000 /* a group policy id in the lower half */
-#define VXLAN_MARK 0xe41b0d01 /* skb->mark of a packet that passed overlay_outer, and: */
-#define VXLAN_MARK_POLICY 4 /* the first bit of its enum group_policy */
+#define VXLAN_MARK 0xe41b0d01 /* skb->mark of what passed overlay_outer, and: */
+#define VXLAN_MARK_POLICY 4 /* + vtep_role, or in this bit enum group_policy of what was sent on */
 
-/* The group policy id of a header, if it is one that hosts send. */
-static __always_inline bool overlay_policy(__u32 header, __u32 *policy)
+/* In which role the sender of the packet that overlay_outer has passed has sent it. */
+static __always_inline __u32 overlay_role(void)
 {
-	*policy = 0;
-	if (header == VXLAN_FLAGS)
-		return true;
-	*policy = header & (GROUP_MOVED | GROUP_INTERNET);
-	return header == (VXLAN_FLAGS | VXLAN_GROUP | *policy) && *policy & GROUP_MOVED;
+	struct scratch *s = scratch_get();
+
+	return s ? s->outer.source.vni >> VTEP_ROLE_SHIFT : VTEP_ENIS;
 }
 
 /* The VXLAN packet whose headers are `o`: are they as we send them, and from a host that has the VPC? */
-static __always_inline enum reason overlay_vxlan(struct outer *o, __be32 src, __be32 flags,
+static __always_inline enum reason overlay_vxlan(struct outer *o, const struct host_conf *host,
+						 const __u8 *dmac, __be32 src, __be32 flags,
 						 __be32 vni)
 {
 	struct vtep_key key = {.vni = bpf_ntohl(vni) >> 8};
 
-	if (!overlay_policy(bpf_ntohl(flags), &o->policy) || (vni & bpf_htonl(0xff)))
+	if (vni & bpf_htonl(0xff))
+		return REASON_VXLAN_HEADER;
+	o->policy = GROUP_NONE;
+	/* Under GROUP_INTERNET: to the internet it is addressed to the gateway's MAC, from there to an ENI's. */
+	if (unlikely(flags == bpf_htonl(VXLAN_FLAGS | VXLAN_GROUP | GROUP_INTERNET)))
+		key.vni |= (mac_equal(dmac, host->gateway_mac) ? VTEP_BEHIND : VTEP_GATEWAY)
+			   << VTEP_ROLE_SHIFT;
+	else if (unlikely((flags & ~bpf_htonl(GROUP_INTERNET)) ==
+			  bpf_htonl(VXLAN_FLAGS | VXLAN_GROUP | GROUP_MOVED)))
+		o->policy = bpf_ntohl(flags) & (GROUP_MOVED | GROUP_INTERNET);
+	else if (flags != bpf_htonl(VXLAN_FLAGS))
 		return REASON_VXLAN_HEADER;
 	*(__be32 *)key.vtep = src;
 	if (!bpf_map_lookup_elem(&vteps, &key))
@@ -57,86 +65,115 @@ static __always_inline enum reason overlay_outer(struct pkt *p, const struct hos
 	if (!pkt_load_few(p, off, o->udp, 8, xdp) || (bpf_ntohl(o->udp[0]) & 0xffff) != VXLAN_PORT)
 		return REASON_NOT_OURS;
 	if ((ip->frag_off & bpf_htons(IP4_FRAGMENT)) ||
-	    !pkt_load_few(p, off + 8, o->vxlan, VXLAN_LEN, xdp))
+	    !pkt_load_few(p, off + 8, o->vxlan, VXLAN_DMAC_LEN, xdp))
 		return REASON_VXLAN_HEADER;
-	return overlay_vxlan(o, ip->saddr, o->vxlan[0], o->vxlan[1]);
+	return overlay_vxlan(o, host, o->dmac, ip->saddr, o->vxlan[0], o->vxlan[1]);
 }
 
-static __always_inline bool overlay_tunnel(struct __sk_buff *skb, struct tunnel *t)
+/* What the kernel's VXLAN device took off. */
+static __always_inline void overlay_tunnel(struct __sk_buff *skb, struct scratch *s)
 {
-	struct bpf_tunnel_key key = {};
+	struct bpf_tunnel_key *key = (struct bpf_tunnel_key *)s->tunnel;
 
-	t->mark = skb->mark;
-	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
-		return false;
-	t->vni = key.tunnel_id;
-	t->vtep = bpf_htonl(key.remote_ipv4);
-	return true;
+	__builtin_memset(key, 0, sizeof(*key));
+	s->came.mark = bpf_skb_get_tunnel_key(skb, key, sizeof(*key), 0) ? 0 : skb->mark;
+	s->came.vni = key->tunnel_id;
+	s->came.vtep = bpf_htonl(key->remote_ipv4);
 }
 
-/* From the internet to an EIP whose ENI moves: as it came to the host that had the ENI before. */
-static __always_inline enum reason overlay_eip(struct pkt *p, const struct host_conf *host,
-					       struct scratch *s, __u32 eni, const bool v6)
+/* enum group_policy of what another host has sent on, GROUP_NONE of what came straight. */
+static __always_inline __u32 overlay_moved(const struct scratch *s)
 {
-	__u32 holder;
+	return (s->came.mark - VXLAN_MARK) >> VXLAN_MARK_POLICY;
+}
+
+/* Has the uplink let it pass? */
+static __always_inline bool overlay_marked(const struct scratch *s)
+{
+	__u32 came = s->came.mark - VXLAN_MARK;
+
+	return came <= VTEP_BEHIND || came == GROUP_MOVED << VXLAN_MARK_POLICY ||
+	       came == (GROUP_MOVED | GROUP_INTERNET) << VXLAN_MARK_POLICY;
+}
+
+/*
+ * From the internet to an ENI that moves: as it came to the host that had it before, by the EIP or, if a gateway has
+ * translated it, to the private IP.
+ */
+static __always_inline enum reason overlay_moved_internet(struct pkt *p, struct scratch *s,
+							  __u32 eni, enum origin *from,
+							  const bool v6)
+{
+	const struct eip_in4 *e;
 
 	addr_copy(s->arrival.eip, p->dst, v6);
-	if (!eip_find(p, p->dst, &holder, v6) || holder != eni)
+	s->arrival.uplink = 0;
+	e = eip_find(p, p->dst, v6);
+	if (e && ((e->flags & EIP_BEHIND) || e->eni != eni))
 		return REASON_NO_ENDPOINT;
-	return to_eni(p, host, eni, &s->arrival, FROM_INTERNET, v6, false);
-}
-
-/* enum group_policy of what the uplink let pass. */
-static __always_inline __u32 overlay_marked(const struct tunnel *t)
-{
-	return (t->mark ^ VXLAN_MARK) >> VXLAN_MARK_POLICY;
+	*from = e ? FROM_INTERNET : FROM_GATEWAY;
+	return REASON_CONTINUE;
 }
 
 static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_conf *host,
-					      __u32 eni, const struct tunnel *t, const bool v6,
-					      const bool xdp)
+					      __u32 eni, const bool v6, const bool xdp)
 {
+	enum origin from = FROM_OVERLAY;
 	struct scratch *s = scratch_get();
+	enum reason reason;
 
 	if (!s)
 		return REASON_HELPER;
-	s->arrival.vtep = t->vtep;
+	s->arrival.vtep = s->came.vtep;
 	TRY(parse_ip(p, v6, xdp));
 	if (addr_multicast(p->dst, v6))
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
 	TRY(nd_stray(p, v6));
-	if (!xdp && unlikely(overlay_marked(t))) {
+	if (!xdp && unlikely(overlay_moved(s))) {
 		p->out |= CAME_MOVED;
-		if (overlay_marked(t) & GROUP_INTERNET)
-			return overlay_eip(p, host, s, eni, v6);
+		if (overlay_moved(s) & GROUP_INTERNET)
+			TRY(overlay_moved_internet(p, s, eni, &from, v6));
 	}
-	return arrive(p, host, eni, &s->arrival, FROM_OVERLAY, v6, xdp);
+	if (!xdp && s->came.mark == VXLAN_MARK + VTEP_GATEWAY)
+		from = FROM_GATEWAY;
+	if (!xdp && s->came.mark == VXLAN_MARK + VTEP_BEHIND) {
+		TRY(gateway_out(p, host, s, v6));
+		eni = s->turned;
+		from = FROM_INTERNET;
+	}
+	reason = arrive(p, host, eni, &s->arrival, from, v6, xdp);
+	if (from == FROM_INTERNET)
+		p->mtu = 0; /* the quote would show the EIP: no answer */
+	return reason;
 }
 
-/* A decapsulated packet: the ENI is found by VNI and destination MAC. */
-static __always_inline enum reason overlay_run(struct pkt *p, const struct tunnel *t,
-					       const bool xdp)
+/* A decapsulated packet. What is to leave through this gateway counts as sent by the host. */
+static __always_inline enum reason overlay_run(struct pkt *p, const bool xdp)
 {
 	const struct host_conf *host = host_find(p);
-	__s32 eni;
+	const struct scratch *s = scratch_get();
+	__s32 eni = 0;
 
 	p->dir = DIR_IN;
-	if (overlay_marked(t) > (GROUP_MOVED | GROUP_INTERNET) || !host ||
-	    (t->mark ^ VXLAN_MARK) & ((1 << VXLAN_MARK_POLICY) - 1) ||
+	if (!s || !overlay_marked(s) || !host ||
 	    parse_eth(p, xdp) != REASON_CONTINUE) {
 		arrival_enter(p, 0, xdp);
 		return REASON_VXLAN_UNMARKED;
 	}
-	eni = eni_of_mac(p, t->vni, overlay_marked(t) ? t->vtep : 0);
-	arrival_enter(p, eni > 0 ? eni : 0, xdp);
-	if (eni <= 0)
-		return -eni;
+	if (s->came.mark == VXLAN_MARK + VTEP_BEHIND) {
+		count_enter(p, 0, DIR_OUT);
+	} else {
+		eni = eni_of_mac(p, s->came.vni, overlay_moved(s) ? s->came.vtep : 0);
+		arrival_enter(p, eni > 0 ? eni : 0, xdp);
+		if (eni <= 0)
+			return -eni;
+	}
 	switch (p->ethertype) {
 	case ETH_P_IP:
-		return overlay_ip(p, host, eni, t, false, xdp);
+		return overlay_ip(p, host, eni, false, xdp);
 	case ETH_P_IPV6:
-		return overlay_ip(p, host, eni, t, true, xdp);
+		return overlay_ip(p, host, eni, true, xdp);
 	}
 	return REASON_ETHERTYPE;
 }
@@ -182,7 +219,7 @@ static __always_inline enum reason overlay_outer_xdp(struct pkt *p, const struct
 		return REASON_NOT_OURS;
 	if (f->ip.frag_off & bpf_htons(IP4_FRAGMENT))
 		return REASON_VXLAN_HEADER;
-	return overlay_vxlan(o, f->ip.saddr, f->vxlan[0], f->vxlan[1]);
+	return overlay_vxlan(o, host, f->inside.h_dest, f->ip.saddr, f->vxlan[0], f->vxlan[1]);
 }
 
 /* Is there something inside that XDP may finish or refuse? Asked before the overlay's tables are. */
@@ -203,7 +240,7 @@ static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
 	const struct nexthop *nh;
 	bool congested, owned;
 
-	if (!f || o->policy || !overlay_bare(p, f))
+	if (!f || o->policy || !overlay_bare(p, f) || overlay_role() != VTEP_ENIS) /* needs what only TC has */
 		return false;
 	congested = (f->ip.tos & IP_ECN) == IP_ECN;
 	m = mac_find(p, o->source.vni, f->inside.h_dest);
@@ -228,19 +265,18 @@ static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
 static __always_inline enum reason overlay_decap(struct pkt *p, struct scratch *s)
 {
 	const struct outer *o = &s->outer;
-	struct tunnel *t = &s->came;
 	const struct xdp_md *x = p->ctx;
 	enum reason reason;
 
-	t->vni = o->source.vni;
-	t->mark = VXLAN_MARK;
-	t->vtep = *(const __u32 *)o->source.vtep;
+	s->came.mark = VXLAN_MARK;
+	s->came.vni = o->source.vni;
+	s->came.vtep = *(const __u32 *)o->source.vtep;
 	if (!overlay_owned(p, o) || (p->out == OUT_LEFT && (long)x->data_meta != (long)x->data) ||
 	    bpf_xdp_adjust_head(p->ctx, OUTER_LEN))
 		return REASON_NOT_OURS;
 	p->len -= OUTER_LEN;
 	p->wire_bytes = p->len;
-	reason = overlay_run(p, t, true);
+	reason = overlay_run(p, true);
 	if (reason == REASON_NOT_OURS && bpf_xdp_adjust_head(p->ctx, -OUTER_LEN))
 		return REASON_HELPER;
 	return reason;

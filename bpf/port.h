@@ -3,7 +3,7 @@
 #pragma once
 
 #include "deliver.h"
-#include "eip.h"
+#include "gateway.h"
 #include "neighbour.h"
 #include "shape.h"
 #include "spoof.h"
@@ -24,7 +24,7 @@ static __always_inline enum reason port_abroad(const struct pkt *p, const struct
 {
 	const struct nexthop *nh = nexthop_find(w->flow.nexthop);
 
-	if (!nh || nh->kind == NH_INTERNET || nh->vni == conf->vni)
+	if (!nh || nexthop_public(nh) || nh->vni == conf->vni)
 		return REASON_CONTINUE;
 	addr_copy(w->judge.local, p->src, v6);
 	return (v6 ? inside6(&w->judge) : inside4(&w->judge)) ? REASON_CONTINUE : REASON_NOT_PEERED;
@@ -98,45 +98,70 @@ static __always_inline enum reason port_hairpin(struct pkt *p, const struct host
 	addr_copy(p->src, nat, v6);
 	count(p, REASON_DELIVERED);
 	count_enter(p, eni, DIR_IN);
+	a->uplink = 0;
 	reason = to_eni(p, host, eni, a, FROM_INTERNET, v6, false);
 	p->mtu = 0; /* the quote would show the EIP: no answer */
 	return reason;
 }
 
-/* Is the destination an EIP of this host? Not while its ENI is only prepared here: until it is heard, it is elsewhere. */
-static __always_inline bool port_neighbour(struct pkt *p, struct arrival *a, __u32 *eni,
-					   const bool v6)
+/*
+ * The EIP that is the destination, if this host knows it. Not while its ENI is only prepared here: until it is heard,
+ * it is elsewhere.
+ */
+static __always_inline const struct eip_in4 *port_neighbour(struct pkt *p, struct arrival *a,
+							    const bool v6)
 {
+	const struct eip_in4 *e;
 	const struct live *device;
 
 	addr_copy(a->eip, p->dst, v6);
-	if (!eip_find(p, p->dst, eni, v6))
-		return false;
-	device = bpf_map_lookup_elem(&live, eni);
+	e = eip_find(p, p->dst, v6);
+	if (!e || (e->flags & EIP_BEHIND))
+		return e;
+	device = bpf_map_lookup_elem(&live, &e->eni);
 	if (!device || !(device->flags & LIVE_CLOSED))
-		return true;
+		return e;
 	addr_copy(p->dst, a->eip, v6);
-	return false;
+	return NULL;
 }
 
-/* Out through the sender's EIP. */
-static __always_inline enum reason port_eip(struct pkt *p, const struct host_conf *host,
-					    const __u8 *nat, struct arrival *a, const bool v6)
+/* To an EIP for which this host is a gateway: to the host that has it. */
+static __always_inline enum reason port_behind(struct pkt *p, const struct host_conf *host,
+					       const __u8 *nat, __u32 nexthop,
+					       const struct arrival *a, const bool v6)
 {
-	struct egress *e = egress_place(p, nat, v6);
-	enum reason reason;
-	__u32 eni;
-
-	if (!e)
+	if (p->ip_len > host->overlay_mtu)
+		return too_big_for(p, host->overlay_mtu);
+	if (!rewrite_addr(p, p->src, nat, true, v6, false))
 		return REASON_HELPER;
-	if (egress_known(e, p, nat, v6)) {
-		reason = egress_go(e, p);
+	return gateway_deliver(p, host, nexthop, a->eip, p->dst, v6);
+}
+
+/* Out through the sender's EIP. CONTINUE = as it is to a gateway. */
+static __always_inline enum reason port_eip(struct pkt *p, const struct host_conf *host,
+					    const struct nexthop *nh, const __u8 *nat,
+					    struct arrival *a, const bool v6)
+{
+	struct egress *way = egress_place(p, nat, v6);
+	bool gateway = nh->kind == NH_GATEWAY;
+	const struct eip_in4 *e;
+	enum reason reason;
+
+	if (!way)
+		return REASON_HELPER;
+	if (!gateway && egress_known(way, p, nat, v6)) {
+		reason = egress_go(way, p);
 	} else {
-		if (port_neighbour(p, a, &eni, v6))
-			return port_hairpin(p, host, nat, eni, a, v6);
+		e = port_neighbour(p, a, v6);
+		if (e && !(e->flags & EIP_BEHIND))
+			return port_hairpin(p, host, nat, e->eni, a, v6);
+		if (e)
+			return port_behind(p, host, nat, e->nexthop, a, v6);
+		if (gateway)
+			return REASON_CONTINUE;
 		reason = to_internet(p, host, nat, v6);
 		if (reason == REASON_DELIVERED)
-			egress_learn(e, p, nat, v6);
+			egress_learn(way, p, nat, v6);
 	}
 	if (reason == REASON_DELIVERED && !rewrite_addr(p, p->src, nat, true, v6, false))
 		return REASON_HELPER;
@@ -176,6 +201,11 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 		if (!nh)
 			return REASON_NO_NEXTHOP;
 	}
+	if (nexthop_public(nh)) {
+		if (unlikely(p->out))
+			shape_internet(p, conf->vni, s, v6);
+		TRY(port_eip(p, host, nh, s->nat, &s->arrival, v6));
+	}
 	switch (nh->kind) {
 	case NH_LOCAL:
 		s->arrival.sender_nexthop = conf->nexthop;
@@ -184,13 +214,10 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 		return to_eni(p, host, nh->eni, &s->arrival, FROM_LOCAL, v6, false);
 	case NH_VTEP:
 	case NH_MOVED:
+	case NH_GATEWAY:
 		if (unlikely(p->out & OUT_SHAPED) && w)
 			return shape_overlay(p, host, conf, nh, w->flow.nexthop);
 		return to_overlay(p, host, conf, nh, v6);
-	case NH_INTERNET:
-		if (unlikely(p->out))
-			shape_internet(p, conf->vni, s, v6);
-		return port_eip(p, host, s->nat, &s->arrival, v6);
 	}
 	return REASON_NO_NEXTHOP;
 }

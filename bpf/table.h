@@ -87,6 +87,18 @@ __noinline int move_end(__u32 slot, __u32 nexthop, __u32 vtep)
 	       (*(const __u32 *)m->to == vtep ? MOVE_TO : 0);
 }
 
+/* Is its ENI on another host, moved there or not? */
+static __always_inline bool nexthop_away(const struct nexthop *nh)
+{
+	return nh->kind == NH_VTEP || nh->kind == NH_MOVED;
+}
+
+/* Does it lead to the internet, by this host or by a gateway? */
+static __always_inline bool nexthop_public(const struct nexthop *nh)
+{
+	return nh->kind == NH_INTERNET || nh->kind == NH_GATEWAY;
+}
+
 static __always_inline const struct route *route_find(__u32 table, const __u8 *addr, const bool v6)
 {
 	if (v6) {

@@ -186,13 +186,36 @@ static __always_inline enum reason too_big_in_overlay(struct pkt *p, const struc
 	const struct host_conf *host = host_find(p);
 	enum reason reason;
 
-	if (!host || !nh || nh->kind != NH_VTEP)
+	if (!host || !nh || !nexthop_away(nh))
 		return REASON_TOO_BIG;
 	reason = too_big(p, eni_conf_of(p->slot, p->eni), p->eni, DIR_IN);
 	if (reason != REASON_ANSWERED)
 		return reason;
 	((struct __sk_buff *)p->ctx)->mark = 0; /* it vouches for what came in */
-	if (overlay_send(p, host, nh->vni, nh->vtep, 0) != REASON_CONTINUE)
+	if (to_vtep(p, host, nh, GROUP_NONE) != REASON_DELIVERED)
 		return REASON_TOO_BIG;
+	return too_big_count(p, reason);
+}
+
+/* What came from a gateway, or to this one, is answered the way it came, in the name of its destination. */
+static __always_inline enum reason too_big_in_tunnel(struct pkt *p)
+{
+	const struct host_conf *host = host_find(p);
+	const struct scratch *s = scratch_get();
+	enum reason reason;
+
+	if (!s || !host)
+		return REASON_TOO_BIG;
+	if (s->came.mark == VXLAN_MARK || overlay_moved(s) == GROUP_MOVED)
+		return too_big_in_overlay(p, &s->came);
+	if (overlay_moved(s))
+		return REASON_TOO_BIG; /* the host that sent it on has no word for its answer */
+	reason = too_big(p, NULL, p->eni, p->dir);
+	if (reason != REASON_ANSWERED)
+		return reason;
+	((struct __sk_buff *)p->ctx)->mark = 0;
+	if (!tunnel_set(p, host, s->came.vni, s->came.vtep, GROUP_INTERNET))
+		return REASON_TOO_BIG;
+	p->out_ifindex = host->vxlan_ifindex;
 	return too_big_count(p, reason);
 }

@@ -16,6 +16,7 @@ func (r *revision) validate() {
 	r.checkPolicyRoutes()
 	r.checkPeerings()
 	r.checkAttachments()
+	r.checkRanges()
 	r.checkEIPs()
 	r.checkRuleLimits()
 	r.checkHostLimits()

@@ -68,7 +68,9 @@ func Compile(in Input) (*Result, error) {
 		c.addPeers(v)
 	}
 	c.addEIPs()
+	c.addGateways()
 	c.addPolicies()
+	c.addRanges()
 	c.addNames()
 	c.addRules()
 	c.sort()
@@ -121,6 +123,9 @@ type compiler struct {
 
 	vpcByName map[string]*vpc
 	eips      map[string][]*api.EIP // by ENI, in the order of names
+	ranges    []netip.Prefix        // of EIPs, for which this host is a gateway
+	behind    []*api.EIP            // in these, of ENIs of other hosts, by name
+	gateways  map[vpcGateway]bool
 
 	listHashes map[string][32]byte
 	ruleLists  map[[2]string]*ruleList // by security group and direction
@@ -129,9 +134,10 @@ type compiler struct {
 	routes     map[uint32]namedRoutes
 	policies   map[uint32][]PolicyRoute
 
-	here     map[string]uint32 // index by name of the ENIs in out that are not only prepared
-	prepared map[string]uint32 // of those that are
-	left     map[string]bool   // ENIs that are elsewhere by now
+	here     map[string]uint32       // index by name of the ENIs in out that are not only prepared
+	prepared map[string]uint32       // of those that are
+	left     map[string]bool         // ENIs that are elsewhere by now
+	senders  map[string][]netip.Addr // hosts that may send as an ENI although it is elsewhere
 	out      State
 	degraded map[string]error
 }
@@ -150,11 +156,13 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 		routes:        map[uint32]namedRoutes{},
 		policies:      map[uint32][]PolicyRoute{},
 		vpcByName:     map[string]*vpc{},
+		gateways:      map[vpcGateway]bool{},
 		here:          map[string]uint32{},
 		prepared:      map[string]uint32{},
 		left:          map[string]bool{},
 		degraded:      map[string]error{},
 		previousMoves: map[uint32]*Move{},
+		senders:       map[string][]netip.Addr{},
 	}
 	c.out.Revision, c.out.lists = in.Revision, map[[2]string]groupRules{}
 	if in.Previous == nil {
@@ -211,6 +219,7 @@ func (c *compiler) survey() {
 			c.eips[eip.ENI] = append(c.eips[eip.ENI], eip)
 		}
 	}
+	c.surveyGateways()
 }
 
 func (c *compiler) newVPC(obj *api.VPC) *vpc {
@@ -256,10 +265,8 @@ func (c *compiler) number() {
 		}
 		enis = append(enis, v.enis...)
 	}
-	slices.SortFunc(enis, func(a, b *api.ENI) int { return strings.Compare(a.Name, b.Name) })
-	vni := func(e *api.ENI) uint32 { return c.vpcOf[e.Name].obj.VNI }
-	for _, e := range c.alloc.claimNextHops(enis, vni) {
-		c.degraded[e.Name] = fmt.Errorf("number ENI %s: all %d next hops of this host are in use or were until now: spread the instances of its VPC over fewer hosts", e.Name, MaxNextHops-firstNextHop)
+	for _, name := range c.alloc.claimNextHops(c.hopClaims(enis)) {
+		c.degraded[name] = fmt.Errorf("number %s: all %d next hops of this host are in use or were until now: spread the instances of its VPC over fewer hosts", name, MaxNextHops-firstNextHop)
 	}
 	for _, e := range c.alloc.claimENIs(c.local, c.isPrepared) {
 		c.degraded[e.Name] = fmt.Errorf("number ENI %s: all %d ENIs of this host are in use or were until now: move instances to other hosts, or wait for the next revision if some have just left", e.Name, MaxENIs-firstENI)
@@ -319,26 +326,13 @@ func (c *compiler) addVPC(v *vpc) {
 		if !sends {
 			continue
 		}
-		c.out.VTEPs = append(c.out.VTEPs, VTEP{VNI: vni, Addr: addr})
+		c.out.VTEPs = append(c.out.VTEPs, VTEP{VNI: vni, Addr: addr, Role: RoleENIs})
 	}
 }
 
 // mac is an ENI by its MAC as a VPC sees it.
 func (c *compiler) mac(v *vpc, e *api.ENI, hop uint32) MAC {
 	return MAC{VNI: v.obj.VNI, MAC: e.MAC, NextHop: hop, Foreign: len(e.AllowedAddresses) > 0 || !e.SourceDestCheck}
-}
-
-// addEIPs adds the public addresses of the ENIs that are in the state.
-func (c *compiler) addEIPs() {
-	for i := range c.out.ENIs {
-		eni := &c.out.ENIs[i]
-		for _, eip := range c.eips[eni.Name] {
-			c.out.EIPs = append(c.out.EIPs, EIP{
-				Addr: eip.Address, ENI: eni.Index, VNI: eni.VNI, Private: eip.PrivateIP,
-				Class: c.alloc.ids.ENIs[eni.Name].EIPs[eip.Name], EgressMbps: uint32(eip.EgressMbps),
-			})
-		}
-	}
 }
 
 // addRules says what the ids of rules mean. Sets that were kept may have rules that the feed has no more.
@@ -402,6 +396,10 @@ func (c *compiler) addNames() {
 			names.GroupSets[set.id] = set.names
 		}
 	}
+	for _, eip := range c.behind {
+		vpc := c.Objects.VPCOf(c.Objects.ENIs[eip.ENI])
+		names.VPCs[vpc.VNI] = vpc.Name
+	}
 	for name, h := range c.Objects.Hosts {
 		names.Hosts[h.VTEP.String()] = name
 	}
@@ -418,8 +416,9 @@ func (c *compiler) sort() {
 		return cmp.Or(cmp.Compare(a.VNI, b.VNI), bytes.Compare(a.MAC[:], b.MAC[:]))
 	})
 	slices.SortFunc(out.VTEPs, func(a, b VTEP) int {
-		return cmp.Or(cmp.Compare(a.VNI, b.VNI), a.Addr.Compare(b.Addr))
+		return cmp.Or(cmp.Compare(a.Role, b.Role), cmp.Compare(a.VNI, b.VNI), a.Addr.Compare(b.Addr))
 	})
+	out.VTEPs = slices.Compact(out.VTEPs)
 	slices.SortFunc(out.Moves, func(a, b Move) int { return cmp.Compare(a.NextHop, b.NextHop) })
 	slices.SortFunc(out.EIPs, func(a, b EIP) int { return a.Addr.Compare(b.Addr) })
 	slices.SortFunc(out.Routes, compareRoutes)

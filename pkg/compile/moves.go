@@ -74,5 +74,6 @@ func (c *compiler) addMove(e *api.ENI, hop *NextHop) (senders []netip.Addr) {
 			senders = append(senders, vtep)
 		}
 	}
+	c.senders[e.Name] = senders
 	return senders
 }

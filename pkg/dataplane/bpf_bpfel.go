@@ -75,40 +75,44 @@ type bpfEipKey6 struct {
 type bpfEipsIn4 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Eni   uint32
-		Addr  [4]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Eni     uint32
+		Nexthop uint32
+		Addr    [4]uint8
 	}
 }
 
 type bpfEipsIn6 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Eni   uint32
-		Addr  [16]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Eni     uint32
+		Nexthop uint32
+		Addr    [16]uint8
 	}
 }
 
 type bpfEipsOut4 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Class uint32
-		Addr  [4]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Nexthop uint32
+		Class   uint32
+		Addr    [4]uint8
 	}
 }
 
 type bpfEipsOut6 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Class uint32
-		Addr  [16]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Nexthop uint32
+		Class   uint32
+		Addr    [16]uint8
 	}
 }
 
@@ -170,46 +174,6 @@ type bpfExit struct {
 type bpfFlowDueLine struct {
 	_   structs.HostLayout
 	Due [16]uint32
-}
-
-type bpfFlowImports struct {
-	_     structs.HostLayout
-	Count uint32
-	Pad   uint32
-	Flows [64]struct {
-		_           structs.HostLayout
-		Eni         uint32
-		Incarnation uint32
-		Nexthop     uint32
-		Rule        uint32
-		V6          uint32
-		State       uint32
-		Flags       uint32
-		Reason      uint32
-		Remaining   uint32
-		Age         uint32
-		Result      uint32
-		Key4        struct {
-			_          structs.HostLayout
-			ScopeClass uint32
-			Local      [4]uint8
-			Remote     [4]uint8
-			LocalPort  uint16
-			RemotePort uint16
-		}
-		Key6 struct {
-			_          structs.HostLayout
-			ScopeClass uint32
-			Local      [16]uint8
-			Remote     [16]uint8
-			LocalPort  uint16
-			RemotePort uint16
-		}
-		Seq     [2]uint16
-		Nat     [16]uint8
-		Packets [2]uint64
-		Bytes   [2]uint64
-	}
 }
 
 type bpfFlowSet4 struct {
@@ -372,6 +336,7 @@ type bpfHostConfs struct {
 		FlowShare    uint32
 		FlowPool     uint32
 		Infra        uint32
+		Gatewayed    uint32
 		GatewayMac   [6]uint8
 		Pad          [2]uint8
 	}
@@ -413,15 +378,6 @@ type bpfMacs struct {
 		_       structs.HostLayout
 		Flags   uint32
 		Nexthop uint32
-	}
-}
-
-type bpfMoves struct {
-	_ structs.HostLayout
-	V [2]struct {
-		_    structs.HostLayout
-		From [4]uint8
-		To   [4]uint8
 	}
 }
 
@@ -569,27 +525,30 @@ type bpfScratch struct {
 		Ip     [20]uint8
 		Udp    [2]uint32
 		Vxlan  [2]uint32
-		Policy uint32
+		Dmac   [6]uint8
+		Pad    [2]uint8
 		Source bpfVtepKey
-	}
-	GroupPolicy uint32
-	Class       uint32
-	Arrival     struct {
-		_             structs.HostLayout
-		SenderNexthop uint32
-		Vtep          uint32
-		Eip           [16]uint8
 	}
 	Came struct {
 		_    structs.HostLayout
 		Vni  uint32
 		Vtep uint32
 		Mark uint32
-		Pad  uint32
 	}
-	Nat [16]uint8
-	_   [4]byte
-	Fib [64]uint8
+	GroupPolicy uint32
+	Turned      uint32
+	Class       uint32
+	Arrival     struct {
+		_             structs.HostLayout
+		SenderNexthop uint32
+		Vtep          uint32
+		Eip           [16]uint8
+		Uplink        uint32
+		Pad           uint32
+	}
+	Nat     [16]uint8
+	Private [16]uint8
+	Fib     [64]uint8
 }
 
 type bpfServiceBlock struct {
@@ -785,8 +744,9 @@ type bpfWork struct {
 		Internet      uint8
 		Transit       uint8
 		Packet        uint8
+		Gateway       uint8
 		Arrives       uint8
-		Pad           [2]uint8
+		Pad           uint8
 		Local         [16]uint8
 		Remote        [16]uint8
 		Rule          uint32
@@ -821,7 +781,6 @@ const (
 	bpfMapExits          = "exits"
 	bpfMapFlowDue4       = "flow_due4"
 	bpfMapFlowDue6       = "flow_due6"
-	bpfMapFlowImports    = "flow_imports"
 	bpfMapFlowSweep      = "flow_sweep"
 	bpfMapFlowTables     = "flow_tables"
 	bpfMapFlowTags4      = "flow_tags4"
@@ -834,12 +793,10 @@ const (
 	bpfMapGroups         = "groups"
 	bpfMapHalfOpen       = "half_open"
 	bpfMapHostConf       = "host_conf"
-	bpfMapImportWorks    = "import_works"
 	bpfMapJudgeTurns     = "judge_turns"
 	bpfMapLive           = "live"
 	bpfMapMacHints       = "mac_hints"
 	bpfMapMacs           = "macs"
-	bpfMapMoves          = "moves"
 	bpfMapNdFrames       = "nd_frames"
 	bpfMapNexthops       = "nexthops"
 	bpfMapOutsides       = "outsides"
@@ -866,7 +823,6 @@ const (
 	bpfMapWatches        = "watches"
 	bpfMapWorks          = "works"
 	bpfMapXdpLease       = "xdp_lease"
-	bpfProgFlowImport    = "flow_import"
 	bpfProgPort          = "port"
 	bpfProgShaper        = "shaper"
 	bpfProgStubPort      = "stub_port"
@@ -926,7 +882,6 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	FlowImport    *ebpf.ProgramSpec `ebpf:"flow_import"`
 	Port          *ebpf.ProgramSpec `ebpf:"port"`
 	Shaper        *ebpf.ProgramSpec `ebpf:"shaper"`
 	StubPort      *ebpf.ProgramSpec `ebpf:"stub_port"`
@@ -962,7 +917,6 @@ type bpfMapSpecs struct {
 	Exits         *ebpf.MapSpec `ebpf:"exits"`
 	FlowDue4      *ebpf.MapSpec `ebpf:"flow_due4"`
 	FlowDue6      *ebpf.MapSpec `ebpf:"flow_due6"`
-	FlowImports   *ebpf.MapSpec `ebpf:"flow_imports"`
 	FlowSweep     *ebpf.MapSpec `ebpf:"flow_sweep"`
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
 	FlowTags4     *ebpf.MapSpec `ebpf:"flow_tags4"`
@@ -975,12 +929,10 @@ type bpfMapSpecs struct {
 	Groups        *ebpf.MapSpec `ebpf:"groups"`
 	HalfOpen      *ebpf.MapSpec `ebpf:"half_open"`
 	HostConf      *ebpf.MapSpec `ebpf:"host_conf"`
-	ImportWorks   *ebpf.MapSpec `ebpf:"import_works"`
 	JudgeTurns    *ebpf.MapSpec `ebpf:"judge_turns"`
 	Live          *ebpf.MapSpec `ebpf:"live"`
 	MacHints      *ebpf.MapSpec `ebpf:"mac_hints"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
-	Moves         *ebpf.MapSpec `ebpf:"moves"`
 	NdFrames      *ebpf.MapSpec `ebpf:"nd_frames"`
 	Nexthops      *ebpf.MapSpec `ebpf:"nexthops"`
 	Outsides      *ebpf.MapSpec `ebpf:"outsides"`
@@ -1055,7 +1007,6 @@ type bpfMaps struct {
 	Exits         *ebpf.Map `ebpf:"exits"`
 	FlowDue4      *ebpf.Map `ebpf:"flow_due4"`
 	FlowDue6      *ebpf.Map `ebpf:"flow_due6"`
-	FlowImports   *ebpf.Map `ebpf:"flow_imports"`
 	FlowSweep     *ebpf.Map `ebpf:"flow_sweep"`
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
 	FlowTags4     *ebpf.Map `ebpf:"flow_tags4"`
@@ -1068,12 +1019,10 @@ type bpfMaps struct {
 	Groups        *ebpf.Map `ebpf:"groups"`
 	HalfOpen      *ebpf.Map `ebpf:"half_open"`
 	HostConf      *ebpf.Map `ebpf:"host_conf"`
-	ImportWorks   *ebpf.Map `ebpf:"import_works"`
 	JudgeTurns    *ebpf.Map `ebpf:"judge_turns"`
 	Live          *ebpf.Map `ebpf:"live"`
 	MacHints      *ebpf.Map `ebpf:"mac_hints"`
 	Macs          *ebpf.Map `ebpf:"macs"`
-	Moves         *ebpf.Map `ebpf:"moves"`
 	NdFrames      *ebpf.Map `ebpf:"nd_frames"`
 	Nexthops      *ebpf.Map `ebpf:"nexthops"`
 	Outsides      *ebpf.Map `ebpf:"outsides"`
@@ -1121,7 +1070,6 @@ func (m *bpfMaps) Close() error {
 		m.Exits,
 		m.FlowDue4,
 		m.FlowDue6,
-		m.FlowImports,
 		m.FlowSweep,
 		m.FlowTables,
 		m.FlowTags4,
@@ -1134,12 +1082,10 @@ func (m *bpfMaps) Close() error {
 		m.Groups,
 		m.HalfOpen,
 		m.HostConf,
-		m.ImportWorks,
 		m.JudgeTurns,
 		m.Live,
 		m.MacHints,
 		m.Macs,
-		m.Moves,
 		m.NdFrames,
 		m.Nexthops,
 		m.Outsides,
@@ -1182,7 +1128,6 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	FlowImport    *ebpf.Program `ebpf:"flow_import"`
 	Port          *ebpf.Program `ebpf:"port"`
 	Shaper        *ebpf.Program `ebpf:"shaper"`
 	StubPort      *ebpf.Program `ebpf:"stub_port"`
@@ -1199,7 +1144,6 @@ type bpfPrograms struct {
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
-		p.FlowImport,
 		p.Port,
 		p.Shaper,
 		p.StubPort,

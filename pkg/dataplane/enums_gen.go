@@ -40,8 +40,6 @@ const (
 	cLiveCapIn   = 1 << 1 // the device has classes (shape.h): limits.ingressMbps
 	cLiveCapOut  = 1 << 2 // all that the ENI sends goes by `shaper`: limits.egressMbps
 	cLiveCapEips = 1 << 3 // what it sends to the internet does: egressMbps of an EIP
-	cLiveClosed  = 1 << 4 // prepared: gets what others send to it here, is not heard
-	cLiveLeft    = 1 << 5 // the ENI is elsewhere: what comes for it is sent on
 )
 
 // enum shape
@@ -68,9 +66,9 @@ const (
 const (
 	cNhNone     = 0
 	cNhLocal    = 1 // eni
-	cNhVTEP     = 2 // vtep; eni not 0: it is prepared here too
+	cNhVTEP     = 2 // vtep
 	cNhInternet = 3 // the host's own routes, over its uplinks
-	cNhMoved    = 4 // eni: judged here by its flows, then sent on to vtep
+	cNhGateway  = 4 // vtep: from a VPC to the internet by a gateway, which translates
 )
 
 // enum nexthop_index
@@ -80,10 +78,20 @@ const (
 	cNexthopFirst    = 2 // the first that belongs to an ENI
 )
 
-// enum group_policy
+// enum vtep_role
 const (
-	cGroupInternet = 1 << 0 // the packet came from the internet
-	cGroupMoved    = 1 << 1 // judged and sent on by the host that had the ENI before
+	cVTEPENIs      = 0 // from its ENIs of the VPC or of a peer
+	cVTEPGateway   = 1 // from the internet, to an ENI of the VPC here
+	cVTEPBehind    = 2 // to the internet, from its ENIs: this host is their gateway
+	cVTEPRoleShift = 24
+)
+
+// enum eip_flag
+const (
+	cEIPPresent   = 1 << 0
+	cEIPUplink    = 1 << 1 // eip_in: packets to it are taken from the uplinks here
+	cEIPBehind    = 1 << 2 // of an ENI of another host: this one is a gateway for it
+	cEIPGatewayed = 1 << 3 // eip_out: its range has gateways: packets may come by them
 )
 
 // enum route_kind
@@ -96,6 +104,7 @@ const (
 	cRouteENI       = 5 // through an ENI, which forwards; arg = its next hop
 	cRouteVPC       = 6 // to a peer; arg = its VNI
 	cRouteNotPeered = 7 // to another VPC, without routes on both sides
+	cRouteGateway   = 8 // a range of EIPs for which the host is a gateway
 )
 
 // enum class_kind
@@ -148,11 +157,6 @@ const (
 	cFlowForeign      = 1 << 5 // nobody had the peer's address: it leads to who sent from it
 	cFlowAnswered     = 1 << 6 // the other side was heard while it was half-open
 	cFlowRefused      = 1 << 7 // closed while half-open: worth no more than a half-open one
-)
-
-// enum flow_import_batch
-const (
-	cFlowImports = 64 // flows that one run takes
 )
 
 // enum program_slot
