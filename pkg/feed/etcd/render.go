@@ -42,7 +42,10 @@ func render(objects *api.Objects) (rendered, error) {
 		case *api.Host, *api.InstanceType:
 			views = []string{regionView}
 		case *api.Instance:
-			views = append(targetViews(objects, targets, v.Name), hostView(v.Host))
+			views = targetViews(objects, targets, v.Name)
+			for _, host := range hostsOfInstance(v) {
+				views = append(views, hostView(host))
+			}
 		case *api.VPC:
 			views = []string{vpcView(v.Name)}
 		case *api.Subnet:
@@ -63,7 +66,7 @@ func render(objects *api.Objects) (rendered, error) {
 			if targets[v.Name] {
 				views = []string{vpcView(vpc)}
 			}
-			if host := objects.HostOf(v); host != "" {
+			for _, host := range hostsOf(objects, v) {
 				views = append(views, hostView(host))
 				for _, name := range append(peerings.Named(vpc), vpc) {
 					out.put(hostView(host), presentKind+"/"+name, nil)
@@ -75,8 +78,10 @@ func render(objects *api.Objects) (rendered, error) {
 				}
 			}
 		case *api.EIP:
-			if eni := objects.ENIs[v.ENI]; eni != nil && objects.HostOf(eni) != "" {
-				views = []string{hostView(objects.HostOf(eni))}
+			if eni := objects.ENIs[v.ENI]; eni != nil {
+				for _, host := range hostsOf(objects, eni) {
+					views = append(views, hostView(host))
+				}
 			}
 		}
 		if len(views) == 0 {
@@ -91,6 +96,27 @@ func render(objects *api.Objects) (rendered, error) {
 		}
 	}
 	return out, nil
+}
+
+// hostsOfInstance are the hosts that must know all of an instance: where it is, and meanwhile where it moves to or has left.
+func hostsOfInstance(i *api.Instance) []string {
+	hosts := []string{i.Host}
+	switch m := i.Migration; {
+	case m == nil:
+	case m.To != i.Host:
+		hosts = append(hosts, m.To)
+	case m.From != "":
+		hosts = append(hosts, m.From)
+	}
+	return hosts
+}
+
+// hostsOf are those that must know all of an ENI.
+func hostsOf(objects *api.Objects, e *api.ENI) []string {
+	if e.Attachment == nil {
+		return nil
+	}
+	return hostsOfInstance(objects.Instances[e.Attachment.Instance])
 }
 
 // targetENIs are those that routes name: all hosts of the VPC are sent their documents, since what names them
