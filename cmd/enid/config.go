@@ -66,7 +66,7 @@ func parseConfig(args []string, out io.Writer) (*config, error) {
 	fs.StringVar(&c.BPFFS, "bpffs", defaultBPFFS, "directory in a BPF file system; pins live in DIR/HOST")
 	fs.StringVar(&c.StateDir, "state-dir", defaultStateDir, "directory of the state; files live in DIR/HOST")
 	fs.StringVar(&c.Listen, "listen", defaultListen, "address of /healthz, /readyz and /metrics")
-	fs.StringVar(&c.PeerListen, "peer-listen", "", "address for other agents: flows of instances that move here (needs --peer-cert)")
+	fs.StringVar(&c.PeerListen, "peer-listen", "", "address for other agents: flows of instances that move here; needs --peer-cert (default the peer of this Host in the feed)")
 	fs.StringVar(&c.PeerCA, "peer-ca", "", "file of the authorities that sign the agents' certificates")
 	fs.StringVar(&c.PeerCert, "peer-cert", "", "file of this agent's certificate for other agents; its DNS name is --host")
 	fs.StringVar(&c.PeerKey, "peer-key", "", "file of its key")
@@ -136,8 +136,6 @@ func (c *config) check() error {
 		return fmt.Errorf("--listen %q is not ADDR:PORT", c.Listen)
 	case c.PeerListen != "" && !isListenAddress(c.PeerListen):
 		return fmt.Errorf("--peer-listen %q is not ADDR:PORT", c.PeerListen)
-	case c.PeerListen == "" && (c.PeerCA+c.PeerCert+c.PeerKey != "" || c.PeerPlaintext):
-		return errors.New("--peer-listen is required with the other --peer flags")
 	case !(c.MaxDeleteRatio >= 0 && c.MaxDeleteRatio <= 1): // also refuses NaN
 		return fmt.Errorf("--max-delete-ratio %v is not between 0 and 1", c.MaxDeleteRatio)
 	}

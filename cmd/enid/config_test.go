@@ -80,8 +80,6 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"unknown flag", append(ok, "--frobnicate"), "unknown flag"},
 		{"argument", append(ok, "start"), `unexpected argument "start"`},
 		{"peer listener that is no address", append(ok, "--peer-listen", "here"), "is not ADDR:PORT"},
-		{"certificates without a peer listener", append(ok, "--peer-cert", "c.pem"), "--peer-listen is required"},
-		{"plaintext without a peer listener", append(ok, "--peer-plaintext"), "--peer-listen is required"},
 		{"too many flows", append(ok, "--max-flows", "5000000000"), "--max-flows"},
 		{"ratio above one", append(ok, "--max-delete-ratio", "1.1"), "not between 0 and 1"},
 		{"ratio that is no number", append(ok, "--max-delete-ratio", "NaN"), "not between 0 and 1"},

@@ -15,12 +15,12 @@ import (
 
 // peers are the other agents, as far as this one speaks with them.
 type peers struct {
-	listener net.Listener
+	listener net.Listener     // nil = where the feed says
 	manager  *migrate.Manager // nil = it does not
 }
 
 func newPeers(cfg *config, kernel *loader.Loader, log *slog.Logger) (*peers, error) {
-	if cfg.PeerListen == "" {
+	if cfg.PeerListen+cfg.PeerCA+cfg.PeerCert+cfg.PeerKey == "" && !cfg.PeerPlaintext {
 		return &peers{}, nil
 	}
 	security := &migrate.Security{CA: cfg.PeerCA, Cert: cfg.PeerCert, Key: cfg.PeerKey, Plaintext: cfg.PeerPlaintext}
@@ -30,13 +30,17 @@ func newPeers(cfg *config, kernel *loader.Loader, log *slog.Logger) (*peers, err
 	if security.Plaintext {
 		log.Warn("other agents are known by their addresses only: --peer-plaintext is for labs")
 	}
-	listener, err := net.Listen("tcp", cfg.PeerListen)
-	if err != nil {
+	p := &peers{manager: migrate.New(migrate.Options{
+		Host: cfg.Host, Security: security, Flows: kernel.Maps(), Importer: kernel, Log: log,
+	})}
+	if cfg.PeerListen == "" {
+		return p, nil
+	}
+	var err error
+	if p.listener, err = net.Listen("tcp", cfg.PeerListen); err != nil {
 		return nil, fmt.Errorf("listen for other agents: %w", err)
 	}
-	return &peers{listener: listener, manager: migrate.New(migrate.Options{
-		Host: cfg.Host, Security: security, Flows: kernel.Maps(), Importer: kernel, Log: log,
-	})}, nil
+	return p, nil
 }
 
 // migrator is nil if there is none: not a nil pointer in an interface.
@@ -48,7 +52,11 @@ func (p *peers) migrator() agent.Migrator {
 }
 
 func (p *peers) serve(ctx context.Context) error {
-	if p.manager == nil {
+	switch {
+	case p.manager == nil:
+		return nil
+	case p.listener == nil:
+		p.manager.ServeAsTold(ctx)
 		return nil
 	}
 	return p.manager.Serve(ctx, p.listener)
@@ -59,6 +67,8 @@ func (p *peers) close() {
 	if p.manager == nil {
 		return
 	}
-	_ = p.listener.Close() // serve has closed it
+	if p.listener != nil {
+		_ = p.listener.Close() // serve has closed it
+	}
 	p.manager.Wait()
 }

@@ -69,6 +69,8 @@ type Options struct {
 type Migrator interface {
 	Update(context.Context, *migrate.View)
 	Status() []migrate.Status
+	Changed() <-chan struct{} // a value when Status says something new
+	Departures() <-chan migrate.Departure
 }
 
 // Agent brings revisions into force on one host.
@@ -86,8 +88,10 @@ type Agent struct {
 	lastGood *feed.Revision    // of the last agent, until this one brought something into force
 	waiting  *feed.Revision    // could not be brought into force and is tried again
 
-	current    *feed.Revision // in force
-	moves      []compile.Move // that are over, and not settled yet
+	current    *feed.Revision   // in force
+	claims     map[string]claim // by instance: it is where it moves to, although the feed does not say so yet
+	arrivals   chan string      // instances that are seen here: Arrived
+	moves      []compile.Move   // that are over, and not settled yet
 	settleAt   <-chan time.Time
 	restoreAt  <-chan time.Time // nil = not armed
 	retryAt    <-chan time.Time
@@ -103,7 +107,7 @@ type Agent struct {
 
 // New reads what the last agent of this host left in the state directory.
 func New(opts Options) (*Agent, error) {
-	a := &Agent{Options: opts, local: map[string]string{}}
+	a := &Agent{Options: opts, local: map[string]string{}, claims: map[string]claim{}, arrivals: make(chan string, 64)}
 	now := time.Now()
 	a.status = Status{
 		Host: opts.Host, Version: BuildVersion().Version, PID: os.Getpid(), Started: now, Updated: now,
@@ -199,6 +203,11 @@ func (a *Agent) Run(ctx context.Context) {
 	slow := time.NewTicker(reconcileEvery)
 	defer slow.Stop()
 	defer a.Announcer.Wait()
+	var copied <-chan struct{}
+	var departures <-chan migrate.Departure
+	if a.Migrator != nil {
+		copied, departures = a.Migrator.Changed(), a.Migrator.Departures()
+	}
 	a.lookAround()
 	a.save()
 	for {
@@ -221,6 +230,11 @@ func (a *Agent) Run(ctx context.Context) {
 			a.reconcile(ctx)
 		case <-a.settleAt:
 			a.settle(ctx)
+		case <-copied: // save tells it
+		case d := <-departures:
+			a.departed(ctx, d)
+		case instance := <-a.arrivals:
+			a.claim(ctx, instance, claim{to: a.Host})
 		case <-a.retryAt:
 			a.take(ctx, a.waiting)
 		}
@@ -317,8 +331,9 @@ func (a *Agent) restore(ctx context.Context) {
 }
 
 func (a *Agent) compile(rev *feed.Revision, settled bool) (*compile.Result, error) {
+	objects, open := a.claimed(rev.Objects)
 	return compile.Compile(compile.Input{
-		Objects: rev.Objects, Host: a.Host, Revision: rev.Number, Previous: a.inForce, IDs: a.ids, Settled: settled,
+		Objects: objects, Host: a.Host, Revision: rev.Number, Previous: a.inForce, IDs: a.ids, Settled: settled, Open: open,
 	})
 }
 

@@ -46,5 +46,8 @@ func feedStatus(s *Status) *etcd.Status {
 		}
 		r.ENIs = append(r.ENIs, etcd.ENIStatus{Name: e.Name, State: state, Reason: e.Reason})
 	}
+	for _, c := range s.Copies {
+		r.Copies = append(r.Copies, etcd.CopyStatus{ENI: c.ENI, To: c.To, Whole: c.Whole, Error: c.Error})
+	}
 	return r
 }

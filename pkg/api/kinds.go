@@ -98,7 +98,7 @@ func (f *field) migration() *Migration {
 	if m == nil {
 		return nil
 	}
-	out := &Migration{To: m.need("to").name()}
+	out := &Migration{To: m.need("to").name(), From: m.get("from").name()}
 	if d := m.get("devices").mapping(); d != nil {
 		out.Devices = map[string]string{}
 		for _, eni := range d.keys() {

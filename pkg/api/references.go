@@ -46,6 +46,7 @@ func References(o Object) []Reference {
 		add("InstanceType", v.Type)
 		if v.Migration != nil {
 			add("Host", v.Migration.To)
+			add("Host", v.Migration.From)
 		}
 	case *Subnet:
 		add("VPC", v.VPC)

@@ -96,6 +96,7 @@ func (i *Instance) spec() tree {
 	t := tree{{"host", i.Host}, {"type", i.Type}}
 	if m := i.Migration; m != nil {
 		migration := tree{{"to", m.To}}
+		migration.putText("from", m.From)
 		if len(m.Devices) > 0 {
 			var devices tree
 			for _, eni := range slices.Sorted(maps.Keys(m.Devices)) {

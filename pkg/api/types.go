@@ -84,9 +84,11 @@ type Instance struct {
 	Migration *Migration // nil = it stays
 }
 
-// Migration prepares an instance on another host, until `host` says that it is there.
+// Migration prepares an instance on another host, until `host` says that it is there. If it stays then, the host that the
+// instance has left sends on what still comes, until it is removed.
 type Migration struct {
 	To      string
+	From    string            // the host that it has left; "" = it has not, or nobody says
 	Devices map[string]string // by ENI: its port there; without an entry that of the attachment
 }
 
@@ -224,6 +226,8 @@ type ENI struct {
 	// and of the rest only what other hosts must know. "" = the document is known, or it is attached
 	// nowhere.
 	Elsewhere string
+	// ElsewhereTo and ElsewhereFrom are MovingTo and MovedFrom of such an ENI.
+	ElsewhereTo, ElsewhereFrom string
 }
 
 // Attachment says of which instance an ENI is, and by which device of the host.

@@ -16,9 +16,24 @@ func (r *revision) checkInstances() {
 		refer[*InstanceType](r, d, "spec.type", i.Type)
 		if i.Migration != nil {
 			refer[*Host](r, d, "spec.migration.to", i.Migration.To)
+			r.checkMigrationFrom(d, i)
 			r.checkMigrationDevices(d, i)
 		}
 	})
+}
+
+// checkMigrationFrom: it is over, and was from another host.
+func (r *revision) checkMigrationFrom(d *document, i *Instance) {
+	m := i.Migration
+	switch {
+	case m.From == "":
+	case m.From == m.To:
+		d.errorf("spec.migration.from", "%s is where it goes to, too (remove it)", m.From)
+	case m.To != i.Host:
+		d.errorf("spec.migration.from", "the instance has not left Host/%s: spec.host is not %s (remove it)", m.From, m.To)
+	default:
+		refer[*Host](r, d, "spec.migration.from", m.From)
+	}
 }
 
 // checkMigrationDevices: each is that of an ENI of the instance.

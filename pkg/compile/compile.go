@@ -24,8 +24,12 @@ type Input struct {
 	Previous *State // in force on the host; nil = unknown
 	IDs      *IDs   // of the last compilation, whether or not it came into force; nil = none ever
 
-	// Settled ends what is kept for ENIs that have moved: whoever sends to them knows by now where they are.
+	// Settled ends what is kept for ENIs that have moved: whoever sends to them knows by now where they are. Where the feed
+	// says itself when that is (Objects.MovedFrom), it decides.
 	Settled bool
+
+	// Open are ENIs that are here before the feed says so: their slots are those of the epochs that it gives them.
+	Open map[string]bool
 
 	WideRules bool // every rule set is wide and its ports are blocks, however small: for tests
 }
@@ -268,7 +272,7 @@ func (c *compiler) number() {
 	for _, name := range c.alloc.claimNextHops(c.hopClaims(enis)) {
 		c.degraded[name] = fmt.Errorf("number %s: all %d next hops of this host are in use or were until now: spread the instances of its VPC over fewer hosts", name, MaxNextHops-firstNextHop)
 	}
-	for _, e := range c.alloc.claimENIs(c.local, c.isPrepared) {
+	for _, e := range c.alloc.claimENIs(c.local, c.isPrepared, c.Open) {
 		c.degraded[e.Name] = fmt.Errorf("number ENI %s: all %d ENIs of this host are in use or were until now: move instances to other hosts, or wait for the next revision if some have just left", e.Name, MaxENIs-firstENI)
 	}
 }

@@ -63,6 +63,7 @@ type ENISlot struct {
 	Flows       uint32 `json:"flows,omitempty"` // 0 = as the incarnation
 	Groups      string `json:"groups,omitempty"`
 	Prepared    bool   `json:"prepared,omitempty"` // for the attachment that follows Epoch - 1, whatever epoch that gets
+	Open        bool   `json:"open,omitempty"`     // it is attached already, and has not got that epoch
 
 	EIPs map[string]uint32 `json:"eips,omitempty"` // classes of its EIPs, by name
 }
@@ -73,7 +74,7 @@ func (s *ENISlot) is(e *api.ENI, prepared bool) bool {
 	if s.UID != identity(e) {
 		return false
 	}
-	if s.Prepared && !prepared && e.Attachment.Epoch >= s.Epoch {
+	if (s.Prepared || s.Open) && !prepared && e.Attachment.Epoch >= s.Epoch {
 		return true
 	}
 	return s.Epoch == e.Attachment.Epoch && s.Prepared == prepared
@@ -242,7 +243,7 @@ func identity(e *api.ENI) string {
 // claimENIs gives each attached ENI its slot. One whose UID or epoch changed is another ENI: it gets
 // another index too, so that nothing of the old one is ever seen under the new one's. It returns
 // those for which no index is left.
-func (a *allocator) claimENIs(enis []*api.ENI, prepared func(*api.ENI) bool) (failed []*api.ENI) {
+func (a *allocator) claimENIs(enis []*api.ENI, prepared func(*api.ENI) bool, open map[string]bool) (failed []*api.ENI) {
 	owned, blocked := newBitset(MaxENIs), newBitset(MaxENIs)
 	for _, slot := range a.old.ENIs {
 		blocked.add(int(slot.Index))
@@ -261,7 +262,7 @@ func (a *allocator) claimENIs(enis []*api.ENI, prepared func(*api.ENI) bool) (fa
 			fresh = append(fresh, e)
 			continue
 		}
-		slot.Epoch, slot.Prepared = e.Attachment.Epoch, prepared(e)
+		slot.Epoch, slot.Prepared, slot.Open = e.Attachment.Epoch, prepared(e), open[e.Name]
 		a.ids.ENIs[e.Name] = slot
 		owned.add(int(slot.Index))
 	}
@@ -274,7 +275,7 @@ func (a *allocator) claimENIs(enis []*api.ENI, prepared func(*api.ENI) bool) (fa
 		}
 		a.ids.ENIs[e.Name] = ENISlot{
 			Index: index, Incarnation: a.next(&a.ids.Last.Incarnation, "incarnations"),
-			UID: identity(e), Epoch: e.Attachment.Epoch, Prepared: prepared(e),
+			UID: identity(e), Epoch: e.Attachment.Epoch, Prepared: prepared(e), Open: open[e.Name],
 		}
 		owned.add(int(index))
 	}

@@ -15,13 +15,13 @@ func (c *compiler) standing(e *api.ENI) *api.ENI {
 	if e.Attachment != nil && host == c.Host {
 		return e
 	}
-	if c.Objects.MovingTo(e) == c.Host {
+	if e.Attachment != nil && c.Objects.MovingTo(e) == c.Host {
 		migration := c.Objects.Instances[e.Attachment.Instance].Migration
 		c.prepared[e.Name] = 0
 		return attachedAs(e, migration.Device(e), e.Attachment.Epoch+1)
 	}
-	old := c.previousENIs[e.Name]
-	if old == nil || c.Settled || old.Stage == Prepared || old.MovingTo != host || host == "" || old.UID != e.UID {
+	old, told := c.previousENIs[e.Name], c.Objects.MovedFrom(e) == c.Host
+	if old == nil || (c.Settled || old.Told) && !told || old.Stage == Prepared || old.MovingTo != host || host == "" || old.UID != e.UID {
 		return nil
 	}
 	c.left[e.Name] = true
@@ -46,26 +46,30 @@ func (c *compiler) isPrepared(e *api.ENI) bool {
 // addLeft adds an ENI that has moved away, as it was: where it is now it is judged by what the feed says.
 func (c *compiler) addLeft(e *api.ENI) {
 	eni := *c.previousENIs[e.Name]
-	eni.Stage = Left
+	eni.Stage, eni.Told = Left, c.Objects.MovedFrom(e) == c.Host
 	c.here[e.Name] = eni.Index
 	c.out.ENIs = append(c.out.ENIs, eni)
 }
 
-// addMove notes between which hosts an ENI moves, from when it is prepared until all is settled. It returns those
-// that may send as the ENI without being where it is.
+// addMove notes between which hosts an ENI moves, from when it is prepared until all is settled: until the feed says so, or
+// for a time if it says nothing of the end. It returns those that may send as the ENI without being where it is.
 func (c *compiler) addMove(e *api.ENI, hop *NextHop) (senders []netip.Addr) {
 	own := c.Objects.Hosts[c.Host].VTEP
 	at := hop.VTEP
 	if !at.IsValid() {
 		at = own
 	}
-	m := Move{NextHop: hop.Index}
-	if to := c.Objects.MovingTo(e); to != "" {
+	m := Move{NextHop: hop.Index, To: at}
+	to, from := c.Objects.MovingTo(e), c.Objects.MovedFrom(e)
+	old := c.previousMoves[hop.Index]
+	switch {
+	case to != "":
 		m.From, m.To, m.Pending = at, c.Objects.Hosts[to].VTEP, true
-	} else if old := c.previousMoves[hop.Index]; old != nil && old.To == at && !c.Settled {
-		m = *old
-		m.Pending = false
-	} else {
+	case from != "":
+		m.From, m.Told = c.Objects.Hosts[from].VTEP, true
+	case old != nil && old.To == at && !old.Told && !c.Settled:
+		m.From = old.From
+	default:
 		return nil
 	}
 	c.out.Moves = append(c.out.Moves, m)

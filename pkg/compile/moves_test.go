@@ -163,3 +163,48 @@ func TestBystander(t *testing.T) {
 		t.Errorf("next hop: %+v", hop)
 	}
 }
+
+// TestToldMove: where the feed says when a move is over, that counts and no time; and who hears of it late knows of it.
+func TestToldMove(t *testing.T) {
+	told := func() *api.Objects {
+		obj := moved(t)
+		obj.Instances["vm-a"].Migration = &api.Migration{To: "host-b", From: "host-a"}
+		return obj
+	}
+	source := on(t, "host-a", on(t, "host-a", on(t, "host-a", nil, decode(t, region), false), moving(t), false), told(), false)
+	source = on(t, "host-a", source, told(), true)
+	if e := eniOf(source.State, "web-0"); e == nil || e.Stage != Left || len(source.State.Moves) == 0 {
+		t.Fatalf("the source settles by itself: %+v", e)
+	}
+	source = on(t, "host-a", source, moved(t), false)
+	if eniOf(source.State, "web-0") != nil || len(source.State.Moves) != 0 {
+		t.Errorf("it is over, but the source has %+v", source.State.Moves)
+	}
+	late := on(t, "host-b", nil, told(), false)
+	hop := hopOf(late.State, "web-0")
+	if m := moveOf(late.State, hop.Index); m == nil || m.From != vtepA || m.To != vtepB || m.Pending {
+		t.Errorf("who hears of it late: %+v", m)
+	}
+	if over := on(t, "host-b", late, moved(t), false); len(over.State.Moves) != 0 {
+		t.Errorf("it is over, but the target has %+v", over.State.Moves)
+	}
+}
+
+// TestOpen: an ENI that is here before the feed says so stays the same when it does, whatever epoch it gets.
+func TestOpen(t *testing.T) {
+	target := on(t, "host-b", nil, moving(t), false)
+	early := moved(t)
+	in := Input{Objects: early, Host: "host-b", Revision: 2, Previous: target.State, IDs: target.IDs, Open: map[string]bool{"web-0": true}}
+	open := mustCompile(t, in)
+	late := moved(t)
+	for _, name := range []string{"web-0", "db-0"} {
+		late.ENIs[name].Attachment.Epoch = 77
+	}
+	there := on(t, "host-b", open, late, false)
+	for name, same := range map[string]bool{"web-0": true, "db-0": false} {
+		before, now := eniOf(open.State, name), eniOf(there.State, name)
+		if (before.Incarnation == now.Incarnation) != same || now.Epoch != 77 {
+			t.Errorf("%s: %+v became %+v", name, before, now)
+		}
+	}
+}

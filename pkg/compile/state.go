@@ -85,6 +85,7 @@ type ENI struct {
 
 	Stage    Stage
 	MovingTo string // host where it is prepared, or went; "" = none
+	Told     bool   // Left: the feed says so, and will say when that is over
 
 	NoSource bool // sourceDestCheck: false
 	Keep     bool // onPolicyChange: keep
@@ -127,6 +128,7 @@ type Move struct {
 	NextHop  uint32
 	From, To netip.Addr // VTEPs
 	Pending  bool       // it is not there yet
+	Told     bool       // the feed says when it is over
 }
 
 // Endpoint is a private address of a VPC.

@@ -38,9 +38,28 @@ type MigrationReport struct {
 	TCP                TCPReport
 }
 
+// MigrateHooks are called in the middle of a migration; nil = nothing.
+type MigrateHooks struct {
+	Announced func() error // the feed says that the instance moves, and agents may not know it yet
+	Prepared  func() error // the other host is prepared and has the flows
+	Decided   func() error // the feed says that it is there, and agents may not know it yet
+}
+
+func call(hook func() error) error {
+	if hook == nil {
+		return nil
+	}
+	return hook()
+}
+
 // Migrate moves an instance to another host while streams between it and a peer run: the feed says
 // where it is from now on, and as soon as the target host is ready the wire is switched.
 func (l *Lab) Migrate(ctx context.Context, instance, to, peer string) (*MigrationReport, error) {
+	return l.MigrateWith(ctx, instance, to, peer, MigrateHooks{})
+}
+
+// MigrateWith is Migrate with something that happens meanwhile.
+func (l *Lab) MigrateWith(ctx context.Context, instance, to, peer string, hooks MigrateHooks) (*MigrationReport, error) {
 	unlock, err := lock(l.dir)
 	if err != nil {
 		return nil, err
@@ -56,7 +75,7 @@ func (l *Lab) Migrate(ctx context.Context, instance, to, peer string) (*Migratio
 		return nil, err
 	}
 	sleep(ctx, measureBefore)
-	err = l.move(ctx, inst, to, report)
+	err = l.move(ctx, inst, to, report, hooks)
 	if err == nil {
 		sleep(ctx, measureAfter)
 	}
@@ -103,44 +122,75 @@ func (l *Lab) startMeasuring(ctx context.Context, instance, peer string) (*UDPSt
 // What follows the switch of the wire, before the guest is deaf to its old host: packets that are under way there.
 const underWay = 100 * time.Millisecond
 
+// Move moves an instance to another host, and measures nothing.
+func (l *Lab) Move(ctx context.Context, instance, to string) error {
+	inst := l.Plan.Instance(instance)
+	if err := l.mayMigrate(inst, instance, to); err != nil {
+		return err
+	}
+	return l.move(ctx, inst, to, &MigrationReport{}, MigrateHooks{})
+}
+
 // move is the migration itself: the instance is prepared at the other host, with its flows, before the feed says
 // that it is there. Only then the guest is.
-func (l *Lab) move(ctx context.Context, inst *InstancePlan, to string, report *MigrationReport) error {
+func (l *Lab) move(ctx context.Context, inst *InstancePlan, to string, report *MigrationReport, hooks MigrateHooks) error {
 	start := time.Now()
-	if err := l.Prepare(ctx, inst.Name, to); err != nil {
+	if err := l.prepare(ctx, inst, to, hooks); err != nil {
 		return err
 	}
 	report.Prepare = time.Since(start)
 	start = time.Now()
-	edits := []Edit{{Kind: "Instance", Name: inst.Name, Change: func(spec *yaml.Node) error {
-		Remove(spec, "migration")
-		return Set(spec, "host", to)
-	}}}
-	for _, p := range inst.Ports {
-		edits = append(edits, Edit{Kind: "ENI", Name: p.ENI, Change: nextEpoch})
+	return l.moveBy(ctx, inst, to, func(arrived func() error) error {
+		edits := []Edit{{Kind: "Instance", Name: inst.Name, Change: func(spec *yaml.Node) error {
+			Remove(spec, "migration")
+			return Set(spec, "host", to)
+		}}}
+		for _, p := range inst.Ports {
+			edits = append(edits, Edit{Kind: "ENI", Name: p.ENI, Change: nextEpoch})
+		}
+		revision, err := l.EditFeed(edits...)
+		if err != nil {
+			return err
+		}
+		if err := call(hooks.Decided); err != nil {
+			return err
+		}
+		if l.Enid != "" {
+			if err := l.WaitRevisionAll(ctx, revision); err != nil {
+				return err
+			}
+		}
+		err = arrived()
+		report.Switch = time.Since(start)
+		return err
+	})
+}
+
+// MoveBy moves an instance by other means than an edit of the feed by the lab: whoever drives it calls arrived when the guest
+// shall be at the other host. Meanwhile the guest hears both.
+func (l *Lab) MoveBy(ctx context.Context, instance, to string, drive func(arrived func() error) error) error {
+	inst := l.Plan.Instance(instance)
+	if err := l.mayMigrate(inst, instance, to); err != nil {
+		return err
 	}
+	return l.moveBy(ctx, inst, to, drive)
+}
+
+func (l *Lab) moveBy(ctx context.Context, inst *InstancePlan, to string, drive func(arrived func() error) error) error {
 	if err := l.switchWire(inst, inst.Host, true); err != nil {
 		return err
 	}
-	revision, err := l.EditFeed(edits...)
-	if err != nil {
-		return err
-	}
-	if l.Enid != "" {
-		if err := l.WaitRevisionAll(ctx, revision); err != nil {
+	err := drive(func() error {
+		if err := l.switchWire(inst, to, true); err != nil {
 			return err
 		}
+		inst.Host = to
+		return errors.Join(l.announce(inst), l.save())
+	})
+	if err == nil {
+		sleep(ctx, underWay)
 	}
-	if err := l.switchWire(inst, to, true); err != nil {
-		return err
-	}
-	report.Switch = time.Since(start)
-	inst.Host = to
-	if err := errors.Join(l.announce(inst), l.save()); err != nil {
-		return err
-	}
-	sleep(ctx, underWay)
-	return l.switchWire(inst, to, false)
+	return errors.Join(err, l.switchWire(inst, inst.Host, false))
 }
 
 // Prepare lets the feed say that an instance moves to a host, and waits until that has its flows.
@@ -149,19 +199,30 @@ func (l *Lab) Prepare(ctx context.Context, instance, to string) error {
 	if err := l.mayMigrate(inst, instance, to); err != nil {
 		return err
 	}
-	revision, err := l.EditFeed(Edit{Kind: "Instance", Name: instance, Change: func(spec *yaml.Node) error {
+	return l.prepare(ctx, inst, to, MigrateHooks{})
+}
+
+func (l *Lab) prepare(ctx context.Context, inst *InstancePlan, to string, hooks MigrateHooks) error {
+	revision, err := l.EditFeed(Edit{Kind: "Instance", Name: inst.Name, Change: func(spec *yaml.Node) error {
 		return Set(spec, "migration", map[string]string{"to": to})
 	}})
-	if err != nil || l.Enid == "" {
+	if err != nil {
 		return err
 	}
-	if err := l.WaitRevisionAll(ctx, revision); err != nil {
+	if err := call(hooks.Announced); err != nil {
 		return err
 	}
-	if !l.Plan.Host(to).Peer.IsValid() {
-		return nil
+	if l.Enid != "" {
+		if err := l.WaitRevisionAll(ctx, revision); err != nil {
+			return err
+		}
+		if l.Plan.Host(to).Peer.IsValid() {
+			if err := l.waitCopies(ctx, inst); err != nil {
+				return err
+			}
+		}
 	}
-	return l.waitCopies(ctx, inst)
+	return call(hooks.Prepared)
 }
 
 // waitCopies waits until the flows of all ENIs of an instance have been copied once since now.
@@ -181,7 +242,7 @@ func (l *Lab) waitCopies(ctx context.Context, inst *InstancePlan) error {
 		done := 0
 		for _, c := range status.Copies {
 			last = c.Error
-			if c.Rounds >= copyRounds && slices.ContainsFunc(inst.Ports, func(p PortPlan) bool { return p.ENI == c.ENI }) {
+			if c.Whole && slices.ContainsFunc(inst.Ports, func(p PortPlan) bool { return p.ENI == c.ENI }) {
 				done++
 			}
 		}
@@ -195,9 +256,6 @@ func (l *Lab) waitCopies(ctx context.Context, inst *InstancePlan) error {
 		}
 	}
 }
-
-// copyRounds: what the first round did not see, the second one has.
-const copyRounds = 2
 
 // nextEpoch makes the attachment of an ENI a new one.
 func nextEpoch(spec *yaml.Node) error {

@@ -5,7 +5,7 @@
 // # How an instance moves
 //
 // The feed says `Instance.migration: {to: B}` while the instance is on A (epoch e), and later `host: B` (an epoch
-// E > e). Nothing else starts or ends a migration, and what a host does follows from what it has in force:
+// E > e). What a host does follows from what it has in force:
 //
 //	             A, source                          B, target                         others
 //	at rest      attached                           -                                 next hop: VTEP of A
@@ -23,19 +23,26 @@
 // they send. If B is, A delivers until it has heard, too. The guest is heard at A until all is settled, so that a
 // machine that is switched over later than the feed loses nothing; whether it is heard twice is up to whoever moves it.
 //
-// Settled is a time after the revision that moved something (agent: redirectFor), since a directory has no status.
+// Settled is a time after the revision that moved something (agent: redirectFor), unless the feed itself says when all hosts
+// know: then `migration: {to: B, from: A}` stays beside `host: B` until that is so, and A sends on until it is gone. That is
+// what enictl instance migrate does where agents tell which revision they have; from is filled in like epochs.
+//
+// B may be there before the feed says so, when its guest has been seen (agent: Arrived). Then B opens at once and says so
+// in its answers to rounds, with its epoch. A believes nobody else, and stops to deliver; what others still send to it, it
+// sends on. The feed has to follow.
 //
 // # What fails
 //
 //	no channel, wrong certificate,     the move goes on without flows: packets of connections that B does not know
 //	target's agent away                are dropped there, as those of a new host always are
-//	source's agent dies                its programs go on. Restarted before `host: B` it copies all again; after it,
-//	                                   it has forgotten that the ENI was here, and nothing is sent on
+//	source's agent dies                its programs go on. Restarted before it has `host: B` in force it copies all
+//	                                   again and knows what to send on; after it, it has forgotten that the ENI was
+//	                                   here, and nothing is sent on
 //	target's agent dies                what is in force stays; the source dials again and copies all again
 //	the migration is taken back        B forgets the ENI and its flows, A has never stopped
 //	moved back at once                 A prepares a new incarnation, which the flows of B belong to
-//	two hosts claim the ENI            each follows the revision that it has; the one with the higher epoch is told
-//	                                   by the feed, the other one sends on what comes
+//	two hosts claim the ENI            each follows the revision that it has; but the one from which it moves gives way
+//	                                   to the word of the one to which it moves, before its own feed says so
 //
 // # The channel
 //
@@ -46,7 +53,8 @@
 //	welcome  <-  JSON: empty, or why not
 //	flows    ->  binary, flows by name: wire.go
 //	round    ->  4 bytes: its number
-//	done     <-  JSON: round, how many flows are there, and how many not, by reason
+//	done     <-  JSON: round, how many flows are there, and how many not, by reason; the epoch of the attachment if
+//	             the ENI has arrived
 //
 // Nothing on the wire is a number of one host: flows name their next hop by ENI and UID, their rule by the name of its
 // object. A target takes only flows of an ENI that moves to it, with this UID and epoch, from the host that has it,

@@ -7,6 +7,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -39,9 +40,19 @@ type Status struct {
 	ENI     string         `json:"eni"`
 	To      string         `json:"to"`
 	Rounds  uint32         `json:"rounds"` // that the target has stored
+	Whole   bool           `json:"whole"`  // the target has all flows, but for what changed since the last round
 	Flows   int            `json:"flows"`  // that the last one saw
 	Refused map[string]int `json:"refused,omitempty"`
 	Error   string         `json:"error,omitempty"`
+}
+
+// wholeAfter: what the first round did not see while it went through the tables, the second one has.
+const wholeAfter = 2
+
+// Departure says that an ENI of this host is where it moves to: its new host has told.
+type Departure struct {
+	ENI, To string
+	Epoch   uint64 // of its attachment there
 }
 
 // Manager copies the flows of all ENIs that move from or to this host.
@@ -52,8 +63,11 @@ type Manager struct {
 	importer Importer
 	log      *slog.Logger
 
-	view    atomic.Pointer[View]
-	running sync.WaitGroup
+	view       atomic.Pointer[View]
+	running    sync.WaitGroup
+	changed    chan struct{}
+	departures chan Departure
+	address    chan netip.AddrPort // of Host.peer, when it has changed
 
 	mu      sync.Mutex
 	sources map[Outgoing]*source
@@ -65,14 +79,27 @@ func New(o Options) *Manager {
 	m := &Manager{
 		host: o.Host, security: o.Security, flows: o.Flows, importer: o.Importer, log: o.Log,
 		sources: map[Outgoing]*source{}, status: map[Outgoing]Status{},
+		changed: make(chan struct{}, 1), departures: make(chan Departure, 16), address: make(chan netip.AddrPort, 1),
 	}
 	m.view.Store(&View{Host: o.Host})
 	return m
 }
 
+// Changed has a value when Status says something new that others may wait for.
+func (m *Manager) Changed() <-chan struct{} { return m.changed }
+
+// Departures are the ENIs of this host that are elsewhere by now, by the word of their new hosts.
+func (m *Manager) Departures() <-chan Departure { return m.departures }
+
 // Update takes what is in force now: copies begin and end by it.
 func (m *Manager) Update(ctx context.Context, v *View) {
-	m.view.Store(v)
+	if last := m.view.Swap(v); last.Peer != v.Peer {
+		select {
+		case <-m.address: // that nobody has taken yet
+		default:
+		}
+		m.address <- v.Peer
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for out, s := range m.sources {
@@ -100,9 +127,19 @@ func (m *Manager) Wait() { m.running.Wait() }
 func (m *Manager) noteOut(out *Outgoing, change func(*Status)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s, ok := m.status[*out]; ok {
-		change(&s)
-		m.status[*out] = s
+	was, ok := m.status[*out]
+	if !ok {
+		return
+	}
+	now := was
+	change(&now)
+	now.Whole = now.Rounds >= wholeAfter && now.Error == ""
+	m.status[*out] = now
+	if now.Whole != was.Whole || now.Error != was.Error {
+		select {
+		case m.changed <- struct{}{}:
+		default: // it is there already
+		}
 	}
 }
 

@@ -274,3 +274,82 @@ func TestCertificates(t *testing.T) {
 		t.Error("a certificate without a key is enough")
 	}
 }
+
+// TestTargetTellsArrival: the source learns in the next round that the ENI is there, by its epoch.
+func TestTargetTellsArrival(t *testing.T) {
+	plain := &Security{Plaintext: true}
+	m, addr := serve(t, plain, &taker{})
+	conn, r, w, err := greet(t, plain, addr, good)
+	if err != nil || w.Refused != "" {
+		t.Fatal(err, w.Refused)
+	}
+	for round, want := range []uint64{0, 5, 0} {
+		v := incoming()
+		in := v.Incoming["web-0"]
+		in.Here = want != 0
+		if round == 2 { // another one by now
+			in.Here, in.Incarnation = true, in.Incarnation+1
+		}
+		v.Incoming["web-0"] = in
+		m.Update(t.Context(), v)
+		if err := writeFrame(conn, frameRound, binary.BigEndian.AppendUint32(nil, uint32(round))); err != nil {
+			t.Fatal(err)
+		}
+		var d done
+		if err := readJSON(r, frameDone, &d); err != nil {
+			t.Fatal(err)
+		}
+		if d.Here != want {
+			t.Errorf("round %d: arrived with epoch %d, want %d", round, d.Here, want)
+		}
+	}
+	s := &source{m: m, out: Outgoing{ENI: "web-0", To: "host-b", Epoch: 4}}
+	for _, epoch := range []uint64{0, 4, 5, 5} {
+		s.depart(epoch)
+	}
+	if len(m.departures) != 1 || <-m.departures != (Departure{ENI: "web-0", To: "host-b", Epoch: 5}) {
+		t.Error("that it has arrived is not told once")
+	}
+}
+
+// TestServeAsTold: the agent listens where the feed says, and elsewhere when that changes.
+func TestServeAsTold(t *testing.T) {
+	plain := &Security{Plaintext: true}
+	m := New(Options{Host: "host-b", Security: plain, Importer: &taker{}, Log: slog.New(slog.DiscardHandler)})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); m.ServeAsTold(ctx) }()
+	free := func() netip.AddrPort {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		return netip.MustParseAddrPort(ln.Addr().String())
+	}
+	reached := func(addr netip.AddrPort, want bool) {
+		t.Helper()
+		var err error
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			var w welcome
+			if _, _, w, err = greet(t, plain, addr, good); (err == nil && w.Refused == "") == want {
+				return
+			}
+		}
+		t.Fatalf("%s: %v, want it reached: %t", addr, err, want)
+	}
+	first, second := free(), free()
+	for _, tt := range []struct{ now, last netip.AddrPort }{{first, netip.AddrPort{}}, {second, first}, {netip.AddrPort{}, second}} {
+		v := incoming()
+		v.Peer = tt.now
+		m.Update(t.Context(), v)
+		if tt.now.IsValid() {
+			reached(tt.now, true)
+		}
+		if tt.last.IsValid() {
+			reached(tt.last, false)
+		}
+	}
+	stop()
+	<-ended
+}

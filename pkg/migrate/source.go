@@ -28,9 +28,10 @@ const (
 
 // source copies the flows of one ENI to its next host, until its context ends.
 type source struct {
-	m    *Manager
-	out  Outgoing
-	stop context.CancelFunc
+	m        *Manager
+	out      Outgoing
+	stop     context.CancelFunc
+	departed bool // that is told
 }
 
 func (s *source) run(ctx context.Context) {
@@ -226,6 +227,7 @@ func (s *source) finish(conn net.Conn, r *bufio.Reader, number uint32, live int)
 	if d.Round != number {
 		return errors.New("the target answers another round")
 	}
+	s.depart(d.Here)
 	s.m.noteOut(&s.out, func(st *Status) {
 		st.Rounds, st.Flows, st.Error = number, live, ""
 		for reason, n := range d.Refused {
@@ -236,4 +238,16 @@ func (s *source) finish(conn net.Conn, r *bufio.Reader, number uint32, live int)
 		}
 	})
 	return nil
+}
+
+// depart passes on that the ENI has arrived, once.
+func (s *source) depart(epoch uint64) {
+	if s.departed || epoch <= s.out.Epoch {
+		return
+	}
+	select {
+	case s.m.departures <- Departure{ENI: s.out.ENI, To: s.out.To, Epoch: epoch}:
+		s.departed = true
+	default: // with the next round
+	}
 }

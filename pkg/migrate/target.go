@@ -175,6 +175,9 @@ func (t *target) end(conn net.Conn, payload []byte) error {
 		return fmt.Errorf("receive: the number of a round has %d bytes", len(payload))
 	}
 	t.done.Round = binary.BigEndian.Uint32(payload)
+	if in, ok := t.m.view.Load().Incoming[t.hello.ENI]; ok && in.Here && in.Incarnation == t.inc {
+		t.done.Here = in.Epoch
+	}
 	if err := writeJSON(conn, frameDone, t.done); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 // View is what a host has in force, as far as flows that move depend on it. It is a value: nobody changes it.
 type View struct {
 	Host     string
+	Peer     netip.AddrPort // of this host, as the feed says; invalid = none
 	Outgoing []Outgoing
 	Incoming map[string]Incoming // by ENI
 
@@ -37,6 +38,7 @@ type Incoming struct {
 	UID, From          string
 	Epoch              uint64 // of its attachment here
 	Index, Incarnation uint32
+	Here               bool // it has arrived
 	VNI                uint32
 	IPs                map[netip.Addr]bool
 }
@@ -51,6 +53,9 @@ func NewView(host string, st *compile.State, objects *api.Objects) *View {
 	v := &View{
 		Host: host, Incoming: map[string]Incoming{}, hops: map[uint32]hop{}, hopOf: map[Peer]uint32{},
 		rules: map[uint32]string{}, ruleOf: map[string]uint32{}, address: map[string][]netip.Addr{},
+	}
+	if h := objects.Hosts[host]; h != nil {
+		v.Peer = h.Peer
 	}
 	internet := Peer{Internet: true}
 	v.hops[dataplane.NextHopInternet] = hop{peer: internet}
@@ -105,7 +110,7 @@ func (v *View) addENI(e *compile.ENI, st *compile.State, objects *api.Objects, f
 	}
 	in := Incoming{
 		UID: e.UID, From: st.Names.Hosts[vtep.String()], Epoch: e.Epoch,
-		Index: e.Index, Incarnation: e.Incarnation, VNI: e.VNI, IPs: map[netip.Addr]bool{},
+		Here: e.Stage == compile.Attached, Index: e.Index, Incarnation: e.Incarnation, VNI: e.VNI, IPs: map[netip.Addr]bool{},
 	}
 	for _, ip := range object.IPs {
 		in.IPs[ip] = true

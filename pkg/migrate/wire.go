@@ -51,6 +51,7 @@ type done struct {
 	Round   uint32
 	Stored  int
 	Refused map[string]int `json:",omitempty"` // by reason
+	Here    uint64         `json:",omitempty"` // the epoch of the attachment, once the ENI has arrived
 }
 
 // Peer names the next hop of a flow: an ENI, or the internet.
