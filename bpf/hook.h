@@ -153,6 +153,16 @@ static __always_inline bool pkt_resize(struct pkt *p, __u32 len, const bool xdp)
 	return true;
 }
 
+/* A sum of words as the 16 bits that a checksum is made of (RFC 1071). */
+static __always_inline __u16 csum_fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
 /* Adds a difference of the checksummed bytes to a checksum (RFC 1624, equation 3). */
 static __always_inline __u16 csum_apply(__u16 csum, __u32 diff)
 {

@@ -20,11 +20,7 @@ static __always_inline bool own_partial(const struct udphdr *udp, const __be32 *
 #pragma clang loop unroll(full)
 	for (__u32 i = 0; i < words; i++)
 		sum += addrs[i];
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum == udp->check;
+	return csum_fold(sum) == udp->check;
 }
 
 /* Is it UDP, as far as the IP header at `l3` says? */

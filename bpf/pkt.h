@@ -22,10 +22,10 @@
 enum out {
 	OUT_DEVICE = 0, /* as it is */
 	OUT_NEIGHBOUR = 1 << 0, /* the kernel writes the next hop's MAC */
+	OUT_LEFT = 1 << 1, /* XDP only asks whether it is dropped: TC takes it on (refuse.h) */
 	OUT_SHAPED = 1 << 2, /* by the sender's shaper (shape.h) */
 	OUT_SHAPED_EIPS = 1 << 3, /* if it goes to the internet */
 	OUT_CLASS = 1 << 4, /* in a class of the receiver's device */
-	OUT_LEFT = 1 << 1, /* XDP only asks whether it is dropped: TC takes it on (refuse.h) */
 };
 
 enum fragment {

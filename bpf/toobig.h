@@ -33,15 +33,6 @@ MAP(too_bigs, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct too_big, 1, 0);
 /* 2 * ENI + direction of what was too big -> the tick of the last answers, << 32 | how many. */
 MAP(answer_turns, BPF_MAP_TYPE_ARRAY, __u32, __u64, MAX_ENIS * 2, 0);
 
-static __always_inline __u16 csum_fold(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
-}
-
 /*
  * Sum of the quoted bytes as they will be on the wire. If the transport checksum is partial, the
  * device completes it after us; whatever it writes, the bytes from there on then sum up to the

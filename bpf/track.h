@@ -12,17 +12,15 @@
 
 /*
  * Blocked for a cause whose end no generation of the ENI tells: the peer was gone and may be back, it was
- * of another VPC and may be gone, or the groups denied it and the ENI keeps (its generation leaves the
- * groups out).
+ * of another VPC and may be gone, or the ENI keeps: its generation leaves the groups out, and they speak
+ * before routes and network ACLs do.
  */
 static __always_inline bool flow_may_revive(const struct work *w)
 {
 	__u8 reason = w->flow.reason;
 
-	if (reason == REASON_NO_ENDPOINT || reason == REASON_NO_NEXTHOP ||
-	    reason == REASON_NOT_PEERED)
-		return true;
-	return (w->flags & ENI_KEEP) && reason == REASON_SG_DENIED;
+	return reason == REASON_NO_ENDPOINT || reason == REASON_NO_NEXTHOP ||
+	       reason == REASON_NOT_PEERED || (w->flags & ENI_KEEP);
 }
 
 /* Has somebody got the address by now that was nobody's? Delivery is by address. */

@@ -115,11 +115,7 @@ static __always_inline void encap_headers(const struct pkt *p, struct encap *e,
 	e->ip[3] = *(const __u32 *)host->vtep;
 	e->ip[4] = *(const __u32 *)nh->vtep;
 	sum = (__u64)e->ip[0] + e->ip[1] + e->ip[2] + e->ip[3] + e->ip[4];
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	e->ip[2] |= (__u32)(__u16)~sum << 16;
+	e->ip[2] |= (__u32)(__u16)~csum_fold(sum) << 16;
 	e->udp[0] = bpf_htonl(encap_port(p, v6) << 16 | VXLAN_PORT);
 	e->udp[1] = bpf_htonl((8 + VXLAN_LEN + p->len) << 16); /* no checksum (RFC 7348) */
 	e->vxlan[0] = bpf_htonl(VXLAN_FLAGS);

@@ -154,17 +154,7 @@ func removeDevice(device *netlink.LinkAttrs) error {
 
 // removeShapers deletes all pairs of ours, for a teardown.
 func removeShapers(place) error {
-	all, err := listDevices()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, device := range all {
-		if isShaper(device) {
-			errs = append(errs, removeDevice(device))
-		}
-	}
-	return errors.Join(errs...)
+	return eachDevice(isShaper, removeDevice)
 }
 
 // removeTrees takes our queues off all devices, for a teardown.
@@ -173,14 +163,21 @@ func removeTrees(place) error {
 	if err != nil {
 		return err
 	}
+	return eachDevice(
+		func(device *netlink.LinkAttrs) bool { return queues.isOurs(device.Index) },
+		func(device *netlink.LinkAttrs) error { return removeTree(device.Index) })
+}
+
+// eachDevice does something with all devices that are meant, whatever becomes of the others.
+func eachDevice(meant func(*netlink.LinkAttrs) bool, do func(*netlink.LinkAttrs) error) error {
 	all, err := listDevices()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, device := range all {
-		if queues.isOurs(device.Index) {
-			errs = append(errs, removeTree(device.Index))
+		if meant(device) {
+			errs = append(errs, do(device))
 		}
 	}
 	return errors.Join(errs...)

@@ -140,17 +140,9 @@ func silenceUplinks(p place) error {
 	if err != nil {
 		return err
 	}
-	all, err := listDevices()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for name, device := range all {
-		if slices.Contains(linked, device.Index) {
-			errs = append(errs, ignoreGone(announce.Silence(name)))
-		}
-	}
-	return errors.Join(errs...)
+	return eachDevice(
+		func(device *netlink.LinkAttrs) bool { return slices.Contains(linked, device.Index) },
+		func(device *netlink.LinkAttrs) error { return ignoreGone(announce.Silence(device.Name)) })
 }
 
 // removePins ends the links, then the maps and programs that they used.

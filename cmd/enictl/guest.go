@@ -119,12 +119,18 @@ type routeChanges struct {
 	Notes   []string `json:"notes"`
 }
 
-func (g *guestCommand) routes(ctx context.Context, apply bool) error {
+// look reads what the machine should be, and what its kernel holds.
+func (g *guestCommand) look(ctx context.Context) (*guest.Machine, *guest.Kernel, error) {
 	m, err := g.machine(ctx)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	k, err := guest.Look()
+	return m, k, err
+}
+
+func (g *guestCommand) routes(ctx context.Context, apply bool) error {
+	m, k, err := g.look(ctx)
 	if err != nil {
 		return err
 	}
@@ -185,11 +191,7 @@ func (g *guestCommand) watch(ctx context.Context, every time.Duration) error {
 
 // again applies and says only what it changed.
 func (g *guestCommand) again(ctx context.Context) error {
-	m, err := g.machine(ctx)
-	if err != nil {
-		return err
-	}
-	k, err := guest.Look()
+	m, k, err := g.look(ctx)
 	if err != nil {
 		return err
 	}
@@ -212,11 +214,7 @@ func (g *guestCommand) checkCommand() *cobra.Command {
 }
 
 func (g *guestCommand) replies(ctx context.Context) error {
-	m, err := g.machine(ctx)
-	if err != nil {
-		return err
-	}
-	k, err := guest.Look()
+	m, k, err := g.look(ctx)
 	if err != nil {
 		return err
 	}

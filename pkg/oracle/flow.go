@@ -301,10 +301,10 @@ func (r *run) pass(e *api.ENI, key flowKey) (*flow, Reason) {
 }
 
 // block: a verdict that turned to denied is kept, so that a later allow revives the flow. One whose peer is gone is
-// kept as long as somebody asks for it, and so is one that the groups of an ENI deny that keeps.
+// kept as long as somebody asks for it, and so is one of an ENI that keeps.
 func (r *run) block(f *flow, reason Reason, fresh bool) {
 	asked := f.reason == NoEndpoint || f.reason == NoNextHop || f.reason == NotPeered ||
-		f.reason == SGDenied && r.objs.ENIs[f.eni].OnPolicyChange == api.Keep
+		r.objs.ENIs[f.eni].OnPolicyChange == api.Keep
 	f.reason = reason
 	switch {
 	case f.state != Blocked || asked:

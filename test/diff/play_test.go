@@ -95,8 +95,13 @@ func model(l limits) oracle.Host {
 				}
 			}
 			for _, p := range own {
-				// Its own addresses, and the ones that mean the link or the router of its subnet.
-				if p.Addr() == dst || p.Masked().Addr() == dst || p.Contains(dst) && dst.Is4() && dst == api.LastAddr(p.Masked()) {
+				// Its own addresses, the broadcast of an IPv4 subnet, any router of an IPv6 one (RFC 4291 section 2.6.1).
+				// The lowest address of an IPv4 subnet is a neighbour like others since Linux 5.14.
+				special := p.Masked().Addr()
+				if dst.Is4() {
+					special = api.LastAddr(p.Masked())
+				}
+				if p.Addr() == dst || p.Contains(dst) && dst == special {
 					return ""
 				}
 			}

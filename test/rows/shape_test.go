@@ -53,7 +53,11 @@ func shapeRows() []Row {
 	byGateway, behind := outward(away0, client).UDP(40000, 53).Only(V4), outward(web0, far9.eip).UDP(40000, 53).Only(V4)
 	host := Solicited | Override
 	in := capped(open0, 0, 5)
+	way := shaped(translated(internet.Only(V4), web0), 2, "uplink uplink0")
 	return []Row{
+		{Name: "out, internet, by a way that is remembered", Steps: []Step{
+			{At: web0.port(), In: internet.Only(V4), Revise: cap(web0), Want: way}, {At: web0.port(), In: internet.Only(V4), Want: way},
+		}},
 		one("out, same host", cap(open1), open1.port(), local, shaped(delivered(local, open1, open0), 1, "eni open-0")),
 		one("out, another host", cap(open1), open1.port(), remote, shaped(tunnelled(remote, open1, open9), 1, "overlay open-9")),
 		one("out, internet", cap(web0), web0.port(), internet.Only(V4), shaped(translated(internet.Only(V4), web0), 2, "uplink uplink0")),
