@@ -6,7 +6,7 @@
 #include "own.h"
 
 #define VXLAN_DMAC_LEN (VXLAN_LEN + 6) /* up to the destination of the frame inside */
-#define VXLAN_FLAGS_INTERNET 0x88000001 /* a group policy id too: GROUP_INTERNET */
+#define VXLAN_FLAGS_INTERNET (VXLAN_FLAGS | 0x80000000 | GROUP_INTERNET) /* with a group policy id */
 #define VXLAN_MARK 0xe41b0d01 /* + vtep_role: skb->mark of what passed overlay_outer */
 
 /* In which role the sender of the packet that overlay_outer has passed has sent it. */
@@ -26,10 +26,11 @@ static __always_inline enum reason overlay_vxlan(struct outer *o, const struct h
 
 	if (vni & bpf_htonl(0xff))
 		return REASON_VXLAN_HEADER;
-	/* Under GROUP_INTERNET: to the internet it is addressed to the gateway's MAC, from there to an ENI's. */
+	/* No ENI has the gateway's MAC: it is to leave here. Nobody sends from the internet to the internet. */
+	if (unlikely(mac_equal(dmac, host->gateway_mac)))
+		key.vni |= VTEP_BEHIND << VTEP_ROLE_SHIFT;
 	if (unlikely(flags == bpf_htonl(VXLAN_FLAGS_INTERNET)))
-		key.vni |= (mac_equal(dmac, host->gateway_mac) ? VTEP_BEHIND : VTEP_GATEWAY)
-			   << VTEP_ROLE_SHIFT;
+		key.vni |= VTEP_GATEWAY << VTEP_ROLE_SHIFT;
 	else if (flags != bpf_htonl(VXLAN_FLAGS))
 		return REASON_VXLAN_HEADER;
 	*(__be32 *)key.vtep = src;
