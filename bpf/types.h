@@ -21,6 +21,7 @@ enum limit {
 	MAX_ENIS = 1024, /* index 0 is the host itself: packets that belong to no ENI */
 	MAX_NEXTHOPS = 1 << 20,
 	MAX_ENDPOINTS = 1 << 20,
+	MAX_EIPS = 1 << 17, /* of each family: those of two revisions */
 	MAX_REASONS = 64, /* per ENI and direction, a power of two */
 	MAX_UPLINKS = 16,
 	WAY_BUCKETS = 4096, /* a power of two */
