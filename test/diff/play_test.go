@@ -250,6 +250,12 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 	if out.Reason == oracle.Answered && out.Tunnel != nil { // to another host
 		p.seen[seen{out.Reason, "far"}]++
 	}
+	if s.From.Public {
+		p.seen[seen{out.Reason, "public"}]++
+	}
+	if out.Tunnel != nil && out.Tunnel.Internet {
+		p.seen[seen{out.Reason, "by a gateway"}]++
+	}
 	return p.compareOutcome(s, out, got) + compareHits(&out, p.q.Hits()), out, nil
 }
 
@@ -313,12 +319,24 @@ func quickPacket(s *Step, now time.Duration) pkttest.QuickPacket {
 		GSO: uint32(s.From.GSO), Linear: s.Linear,
 	}
 	if s.From.Marked {
-		p.Mark = vxlanMark
+		p.Mark = vxlanMark + role(s)
 	}
 	if s.From.VNI != 0 {
 		p.Tunnel = &pkttest.Tunnel{VNI: s.From.VNI, Remote: s.From.Source.String()}
 	}
 	return p
+}
+
+// role is what the mark says of a packet under the group policy id of the internet: 1 = from a gateway, 2 = to this one.
+func role(s *Step) uint32 {
+	gateway := api.NewObjects().Region.GatewayMAC
+	switch {
+	case !s.From.Public:
+		return 0
+	case bytes.HasPrefix(s.Frame, gateway[:]):
+		return 2
+	}
+	return 1
 }
 
 func program(at oracle.Kind) string {
@@ -335,9 +353,9 @@ func program(at oracle.Kind) string {
 
 // outcome is what both sides say, in the same words.
 type outcome struct {
-	Verdict, Device   string
-	Tunnel            pkttest.Tunnel
-	Neighbour, Marked bool
+	Verdict, Device           string
+	Tunnel                    pkttest.Tunnel
+	Neighbour, Marked, Public bool
 }
 
 func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickResult) string {
@@ -349,6 +367,9 @@ func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickR
 		w.Device, w.Neighbour = want.Device, want.Neighbour
 		if want.Tunnel != nil {
 			w.Tunnel = pkttest.Tunnel{VNI: want.Tunnel.VNI, Remote: want.Tunnel.Remote.String()}
+			if want.Tunnel.Internet {
+				w.Tunnel.Policy = 1
+			}
 		}
 	}
 	if got.Verdict == pkttest.Redirect {
@@ -358,7 +379,8 @@ func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickR
 		}
 	}
 	if s.From.Kind == oracle.AtUplink {
-		w.Marked, g.Marked = want.Marked, got.Mark == vxlanMark
+		w.Marked, g.Marked = want.Marked, got.Mark-vxlanMark <= 2
+		w.Public, g.Public = want.Public, g.Marked && got.Mark != vxlanMark
 	}
 	text := ""
 	if counts := p.countsOf(want.Counts); w != g || !sameCounts(counts, got.Counts) {
