@@ -544,7 +544,7 @@ func (g *packets) fromUplink() (oracle.Port, []byte) {
 
 // public is what has to do with gateways: from one to an ENI here, or from an ENI of another host to this one.
 func (g *packets) public() (oracle.Port, []byte) {
-	from := oracle.Port{Kind: oracle.AtOverlay, Device: "eniplane0", Marked: true, Public: true, Source: pick(g.gen, vteps[1:])}
+	from := oracle.Port{Kind: oracle.AtOverlay, Device: "eniplane0", Marked: true, Source: pick(g.gen, vteps[1:])}
 	eip := g.objs.EIPs[pick(g.gen, g.eips)]
 	e, private := g.objs.ENIs[eip.ENI], eip.PrivateIP
 	if e == nil {
@@ -558,7 +558,7 @@ func (g *packets) public() (oracle.Port, []byte) {
 	}
 	if slices.Contains(g.local, e) {
 		src, dst, smac, dmac = dst, src, dmac, smac
-		from.Source = pick(g.gen, vteps[1:])
+		from.Source, from.Public = pick(g.gen, vteps[1:]), true
 	}
 	switch g.IntN(30) {
 	case 0:
@@ -573,6 +573,8 @@ func (g *packets) public() (oracle.Port, []byte) {
 		src = g.addr(dst.Is6())
 	case 5:
 		dst = g.addr(src.Is6())
+	case 6:
+		from.Public = !from.Public
 	}
 	return from, g.ip(smac, dmac, src, dst)
 }
@@ -590,11 +592,13 @@ func (g *packets) outer() []byte {
 	case 2:
 		vxlan = vxlan[:g.IntN(8)]
 		inner = nil
-	case 3, 4:
+	case 3:
 		vxlan[0], vxlan[3] = 0x88, 1
-		if g.oneIn(2) {
-			copy(inner, g.objs.Region.GatewayMAC[:])
-		}
+	case 4:
+		copy(inner, g.objs.Region.GatewayMAC[:])
+	case 5:
+		vxlan[0], vxlan[3] = 0x88, 1
+		copy(inner, g.objs.Region.GatewayMAC[:])
 	}
 	payload := append(vxlan, inner...)
 	udp := make([]byte, 8, 8+len(payload))

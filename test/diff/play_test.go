@@ -253,6 +253,9 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 	if s.From.Public {
 		p.seen[seen{out.Reason, "public"}]++
 	}
+	if leaves(s) {
+		p.seen[seen{out.Reason, "leaves"}]++
+	}
 	if out.Tunnel != nil && out.Tunnel.Internet {
 		p.seen[seen{out.Reason, "by a gateway"}]++
 	}
@@ -327,16 +330,21 @@ func quickPacket(s *Step, now time.Duration) pkttest.QuickPacket {
 	return p
 }
 
-// role is what the mark says of a packet under the group policy id of the internet: 1 = from a gateway, 2 = to this one.
+// role is what the mark says of a packet of the overlay: 1 = by a gateway from the internet, 2 = to it by this gateway.
 func role(s *Step) uint32 {
-	gateway := api.NewObjects().Region.GatewayMAC
 	switch {
-	case !s.From.Public:
-		return 0
-	case bytes.HasPrefix(s.Frame, gateway[:]):
+	case s.From.Public:
+		return 1
+	case leaves(s):
 		return 2
 	}
-	return 1
+	return 0
+}
+
+// leaves: to the internet by this gateway.
+func leaves(s *Step) bool {
+	gateway := api.NewObjects().Region.GatewayMAC
+	return s.From.Kind == oracle.AtOverlay && !s.From.Public && bytes.HasPrefix(s.Frame, gateway[:])
 }
 
 func program(at oracle.Kind) string {
@@ -353,9 +361,9 @@ func program(at oracle.Kind) string {
 
 // outcome is what both sides say, in the same words.
 type outcome struct {
-	Verdict, Device           string
-	Tunnel                    pkttest.Tunnel
-	Neighbour, Marked, Public bool
+	Verdict, Device                   string
+	Tunnel                            pkttest.Tunnel
+	Neighbour, Marked, Public, Leaves bool
 }
 
 func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickResult) string {
@@ -380,7 +388,8 @@ func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickR
 	}
 	if s.From.Kind == oracle.AtUplink {
 		w.Marked, g.Marked = want.Marked, got.Mark-vxlanMark <= 2
-		w.Public, g.Public = want.Public, g.Marked && got.Mark != vxlanMark
+		w.Public, g.Public = want.Public, got.Mark == vxlanMark+1
+		w.Leaves, g.Leaves = want.Leaves, got.Mark == vxlanMark+2
 	}
 	text := ""
 	if counts := p.countsOf(want.Counts); w != g || !sameCounts(counts, got.Counts) {

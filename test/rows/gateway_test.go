@@ -317,6 +317,8 @@ func behindRows() []Row {
 		drop("in, from a destination that is not routed to the internet", fromNetTo(blackhole, away0).TCP(40000, 443, SYN), hostB, away0, dataplane.ReasonEIPSource),
 		drop("in, from loopback", fromNetTo(IP("127.0.0.1", "::1"), away0).UDP(1, 53), hostB, away0, dataplane.ReasonAddress),
 		drop("in, another address than the ENI's", ins.To(web1.ip).UDP(40000, 53), hostB, away0, dataplane.ReasonVXLANSender),
+		drop("in, the address of another ENI with such an EIP", ins.To(away1.ip).UDP(40000, 53), hostB, away0, dataplane.ReasonVXLANSender),
+		drop("in, the address of an ENI of another host, behind this gateway", ins.To(far9.ip).UDP(40000, 53), hostB, away0, dataplane.ReasonVXLANSender),
 		drop("in, to an ENI whose EIP has no gateways", fromNetTo(client, web0).UDP(40000, 53), hostB, web0, dataplane.ReasonVXLANSender),
 		drop("in, to an ENI without an EIP", fromNetTo(client, open1).UDP(40000, 53), hostB, open1, dataplane.ReasonVXLANSender),
 		drop("in, an error about nothing", ins.Unreachable(outs.UDP(1, 2)), hostB, away0, dataplane.ReasonICMPUnrelated),
