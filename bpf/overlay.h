@@ -10,11 +10,9 @@
 #define VXLAN_MARK 0xe41b0d01 /* + vtep_role: skb->mark of what passed overlay_outer */
 
 /* In which role the sender of the packet that overlay_outer has passed has sent it. */
-static __always_inline __u32 overlay_role(void)
+static __always_inline __u32 overlay_role(const struct outer *o)
 {
-	struct scratch *s = scratch_get();
-
-	return s ? s->outer.source.vni >> VTEP_ROLE_SHIFT : VTEP_ENIS;
+	return o->source.vni >> VTEP_ROLE_SHIFT;
 }
 
 /* The VXLAN packet whose headers are `o`: are they as we send them, and from a host that has the VPC? */
@@ -42,17 +40,11 @@ static __always_inline enum reason overlay_vxlan(struct outer *o, const struct h
 
 /* Is this VXLAN to our VTEP, and from a host that has the VPC? CONTINUE = yes. */
 static __always_inline enum reason overlay_outer(struct pkt *p, const struct host_conf *host,
-						 const bool xdp)
+						 struct outer *o, const bool xdp)
 {
-	struct scratch *s = scratch_get();
-	const struct iphdr *ip;
-	struct outer *o;
+	const struct iphdr *ip = (const struct iphdr *)o->ip;
 	__u32 off;
 
-	if (!s)
-		return REASON_NOT_OURS;
-	o = &s->outer;
-	ip = (const struct iphdr *)o->ip;
 	if (!pkt_load_few(p, ETH_LEN, o->ip, sizeof(o->ip), xdp) || ip->protocol != PROTO_UDP ||
 	    ip->daddr != *(const __u32 *)host->vtep || ip->ihl < 5 ||
 	    (ip->frag_off & bpf_htons(0x1fff)))
@@ -78,14 +70,12 @@ static __always_inline void overlay_tunnel(struct __sk_buff *skb, struct scratch
 }
 
 static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_conf *host,
-					      __u32 eni, const bool v6, const bool xdp)
+					      struct scratch *s, __u32 eni, const bool v6,
+					      const bool xdp)
 {
 	enum origin from = FROM_OVERLAY;
-	struct scratch *s = scratch_get();
 	enum reason reason;
 
-	if (!s)
-		return REASON_HELPER;
 	s->arrival.vtep = s->came.vtep;
 	TRY(parse_ip(p, v6, xdp));
 	if (addr_multicast(p->dst, v6))
@@ -106,14 +96,13 @@ static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_c
 }
 
 /* A decapsulated packet. What is to leave through this gateway counts as sent by the host. */
-static __always_inline enum reason overlay_run(struct pkt *p, const bool xdp)
+static __always_inline enum reason overlay_run(struct pkt *p, struct scratch *s, const bool xdp)
 {
 	const struct host_conf *host = host_find(p);
-	const struct scratch *s = scratch_get();
 	__u32 eni = 0;
 
 	p->dir = DIR_IN;
-	if (!s || s->came.mark - VXLAN_MARK > VTEP_BEHIND || !host ||
+	if (s->came.mark - VXLAN_MARK > VTEP_BEHIND || !host ||
 	    parse_eth(p, xdp) != REASON_CONTINUE) {
 		arrival_enter(p, 0, xdp);
 		return REASON_VXLAN_UNMARKED;
@@ -128,9 +117,9 @@ static __always_inline enum reason overlay_run(struct pkt *p, const bool xdp)
 	}
 	switch (p->ethertype) {
 	case ETH_P_IP:
-		return overlay_ip(p, host, eni, false, xdp);
+		return overlay_ip(p, host, s, eni, false, xdp);
 	case ETH_P_IPV6:
-		return overlay_ip(p, host, eni, true, xdp);
+		return overlay_ip(p, host, s, eni, true, xdp);
 	}
 	return REASON_ETHERTYPE;
 }
@@ -170,7 +159,7 @@ static __always_inline enum reason overlay_outer_xdp(struct pkt *p, const struct
 	const struct plain *f = overlay_plain(p);
 
 	if (unlikely(!f))
-		return overlay_outer(p, host, true);
+		return overlay_outer(p, host, o, true);
 	if (f->ip.protocol != PROTO_UDP || (f->ip.frag_off & bpf_htons(IP4_OFFSET)) ||
 	    f->udp.dest != bpf_htons(VXLAN_PORT))
 		return REASON_NOT_OURS;
@@ -197,7 +186,7 @@ static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
 	const struct nexthop *nh;
 	bool congested, owned;
 
-	if (!f || !overlay_bare(p, f) || overlay_role() != VTEP_ENIS) /* needs what only TC has */
+	if (!f || !overlay_bare(p, f) || overlay_role(o) != VTEP_ENIS) /* needs what only TC has */
 		return false;
 	congested = (f->ip.tos & IP_ECN) == IP_ECN;
 	m = mac_find(p, o->source.vni, f->inside.h_dest);
@@ -217,14 +206,12 @@ static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
  * XDP's way: what it owns loses the outer headers here. What it only asks about gets them back: they lie where they
  * lay, unless metadata of another program was moved over them.
  */
-static __always_inline enum reason overlay_decap(struct pkt *p, const struct outer *o)
+static __always_inline enum reason overlay_decap(struct pkt *p, struct scratch *s)
 {
+	const struct outer *o = &s->outer;
 	const struct xdp_md *x = p->ctx;
-	struct scratch *s = scratch_get();
 	enum reason reason;
 
-	if (!s)
-		return REASON_NOT_OURS;
 	s->came.mark = VXLAN_MARK;
 	s->came.vni = o->source.vni;
 	s->came.vtep = *(const __u32 *)o->source.vtep;
@@ -233,7 +220,7 @@ static __always_inline enum reason overlay_decap(struct pkt *p, const struct out
 		return REASON_NOT_OURS;
 	p->len -= OUTER_LEN;
 	p->wire_bytes = p->len;
-	reason = overlay_run(p, true);
+	reason = overlay_run(p, s, true);
 	if (reason == REASON_NOT_OURS && bpf_xdp_adjust_head(p->ctx, -OUTER_LEN))
 		return REASON_HELPER;
 	return reason;

@@ -137,10 +137,14 @@ static __always_inline bool uplink_to_vtep(struct pkt *p, const struct host_conf
 /* VXLAN to our VTEP goes on to the kernel's decapsulation with a mark that vouches for it. */
 static __always_inline enum reason uplink_vxlan(struct pkt *p, const struct host_conf *host)
 {
-	enum reason reason = overlay_outer(p, host, false);
+	struct scratch *s = scratch_get();
+	enum reason reason;
 
+	if (!s)
+		return REASON_NOT_OURS;
+	reason = overlay_outer(p, host, &s->outer, false);
 	if (reason == REASON_CONTINUE) {
-		((struct __sk_buff *)p->ctx)->mark = VXLAN_MARK + overlay_role();
+		((struct __sk_buff *)p->ctx)->mark = VXLAN_MARK + overlay_role(&s->outer);
 		return REASON_NOT_OURS;
 	}
 	if (reason != REASON_NOT_OURS)
@@ -158,7 +162,7 @@ static __always_inline enum reason uplink_vxlan_xdp(struct pkt *p, const struct 
 		return REASON_NOT_OURS;
 	reason = overlay_outer_xdp(p, host, &s->outer);
 	if (reason == REASON_CONTINUE)
-		return overlay_decap(p, &s->outer);
+		return overlay_decap(p, s);
 	if (reason != REASON_NOT_OURS)
 		count_enter(p, 0, DIR_IN);
 	return reason;
