@@ -75,7 +75,8 @@ func (g *packets) listen(from oracle.Port, sent []byte, out oracle.Outcome) {
 	t := talk{from: from, sent: sent, seen: slices.Clone(out.Packet)}
 	switch {
 	case out.Tunnel != nil:
-		t.to = oracle.Port{Kind: oracle.AtOverlay, Device: out.Device, VNI: out.Tunnel.VNI, Source: out.Tunnel.Remote, Marked: true, Public: out.Tunnel.Internet}
+		t.to = oracle.Port{Kind: oracle.AtOverlay, Device: out.Device, VNI: out.Tunnel.VNI, Source: out.Tunnel.Remote, Marked: true}
+		t.to.Public = api.MAC(out.Packet[:6]) == g.objs.Region.GatewayMAC // what goes to a gateway is answered from the internet
 	case out.Neighbour:
 		t.to = oracle.Port{Kind: g.uplinkKind(), Device: out.Device}
 	default:
