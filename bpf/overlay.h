@@ -6,7 +6,7 @@
 #include "own.h"
 
 #define VXLAN_DMAC_LEN (VXLAN_LEN + 6) /* up to the destination of the frame inside */
-#define VXLAN_FLAGS_INTERNET (VXLAN_FLAGS | 0x80000000 | GROUP_INTERNET) /* with a group policy id */
+#define VXLAN_FLAGS_INTERNET (VXLAN_FLAGS | 0x80000000 | GROUP_INTERNET) /* a group policy id */
 #define VXLAN_MARK 0xe41b0d01 /* + vtep_role: skb->mark of what passed overlay_outer */
 
 /* In which role the sender of the packet that overlay_outer has passed has sent it. */

@@ -78,7 +78,7 @@ enum reason {
 	REASON_FLOW_RATE = 49, /* the ENI has more new flows in a second than it may have */
 	REASON_WRONG_ENI = 50, /* sent from an address that another ENI of the same instance has */
 
-	REASON_EIP_UNKNOWN = 51, /* an EIP that this host takes no packets to: nobody has it, or it has other gateways */
+	REASON_EIP_UNKNOWN = 51, /* an EIP that nobody has, or that only other gateways take */
 
 	REASON_LAST,
 };

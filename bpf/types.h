@@ -240,8 +240,8 @@ struct nexthop {
 /* vteps: what a host may send in a VNI; no entry = such packets from there are dropped. */
 enum vtep_role {
 	VTEP_ENIS = 0, /* from its ENIs of the VPC or of a peer */
-	VTEP_GATEWAY = 1, /* from the internet (the group policy id says so), to an ENI of the VPC here */
-	VTEP_BEHIND = 2, /* to the internet (to the gateway's MAC), from its ENIs: this host is their gateway */
+	VTEP_GATEWAY = 1, /* from the internet, to an ENI of the VPC here: GROUP_INTERNET */
+	VTEP_BEHIND = 2, /* to the internet by this host, from its ENIs: gateway's MAC */
 	VTEP_ROLE_SHIFT = 24,
 };
 

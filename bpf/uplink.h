@@ -107,7 +107,7 @@ static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_c
 	if (!e)
 		return uplink_unknown(p, host, v6);
 	if (!(e->flags & EIP_UPLINK))
-		return uplink_refused(p); /* its gateways are others: they bring it by the overlay */
+		return uplink_refused(p); /* its gateways bring it by the overlay */
 	if (e->flags & EIP_BEHIND) /* XDP cannot ask for a tunnel */
 		return xdp ? REASON_NOT_OURS : gateway_in(p, host, e->nexthop, s->private, v6);
 	eni = e->eni;
