@@ -251,25 +251,23 @@ static __always_inline enum reason to_vtep(struct pkt *p, const struct host_conf
 }
 
 /*
- * To an ENI of another host: by a way of our own, else by the kernel's. A gateway of the sender's EIP gets the
- * packet as it is, under the sender's VNI, by the kernel's way.
+ * To an ENI of another host: by a way of our own, else by the kernel's. Likewise to a gateway of the sender's EIP,
+ * which gets the packet as it is, at the region's gateway MAC under the sender's VNI.
  */
 static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
 					      const struct eni_conf *conf, const struct nexthop *nh,
 					      const bool v6)
 {
-	bool gateway = nh->kind == NH_GATEWAY;
 	struct scratch *s = scratch_get();
 
 	if (p->ip_len > host->overlay_mtu)
 		return too_big_for(p, host->overlay_mtu);
 	if (!s)
 		return REASON_HELPER;
-	if (!gateway)
-		TRY(encapsulate(p, &s->encap, host, conf, nh, v6));
+	TRY(encapsulate(p, &s->encap, host, conf, nh, v6));
 	if (!rewrite_macs(p, nh->mac, conf->mac, false))
 		return REASON_HELPER;
-	return to_vtep(p, host, nh, gateway ? GROUP_INTERNET : GROUP_NONE);
+	return to_vtep(p, host, nh, GROUP_NONE);
 }
 
 /*

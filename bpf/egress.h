@@ -94,3 +94,17 @@ static __always_inline void egress_learn(struct egress *e, const struct pkt *p, 
 	addr_copy(e->src, src, v6);
 	addr_copy(e->dst, p->dst, v6);
 }
+
+/* Out by the host's routes: as remembered if the way is known, else as they say now. The source becomes the EIP. */
+static __always_inline enum reason egress_leave(struct egress *e, struct pkt *p,
+						const struct host_conf *host, const __u8 *src,
+						bool known, const bool v6)
+{
+	enum reason reason = known ? egress_go(e, p) : to_internet(p, host, src, v6);
+
+	if (reason != REASON_DELIVERED)
+		return reason;
+	if (!known)
+		egress_learn(e, p, src, v6);
+	return rewrite_addr(p, p->src, src, true, v6, false) ? REASON_DELIVERED : REASON_HELPER;
+}

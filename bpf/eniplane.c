@@ -90,7 +90,7 @@ int vxlan(struct __sk_buff *skb)
 		return TCX_DROP;
 	begin_tc(&p, skb);
 	overlay_tunnel(skb, s);
-	reason = overlay_run(&p, false);
+	reason = overlay_run(&p, s, false);
 	count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
 		reason = too_big_in_tunnel(&p);

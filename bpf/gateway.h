@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "deliver.h"
+#include "egress.h"
 #include "eip.h"
 #include "neighbour.h"
 
@@ -91,18 +91,19 @@ static __always_inline enum reason gateway_out(struct pkt *p, const struct host_
 					       struct scratch *s, const bool v6)
 {
 	const struct eip_in4 *e;
-	enum reason reason;
+	struct egress *way;
+	bool known;
 
 	TRY(gateway_sender(p, s->came.vni, s->came.vtep, s->nat, v6));
 	TRY(gateway_error(p, p->src, false, v6));
+	way = egress_place(p, s->nat, v6);
+	if (!way)
+		return REASON_HELPER;
+	known = egress_known(way, p, s->nat, v6);
 	addr_copy(s->arrival.eip, p->dst, v6);
-	e = eip_find(p, p->dst, v6);
-	if (!e) {
-		reason = to_internet(p, host, s->nat, v6);
-		if (reason == REASON_DELIVERED && !rewrite_addr(p, p->src, s->nat, true, v6, false))
-			return REASON_HELPER;
-		return reason;
-	}
+	e = known ? NULL : eip_find(p, p->dst, v6);
+	if (!e)
+		return egress_leave(way, p, host, s->nat, known, v6);
 	if (!rewrite_addr(p, p->src, s->nat, true, v6, false))
 		return REASON_HELPER;
 	addr_copy(p->src, s->nat, v6);

@@ -296,7 +296,17 @@ static __always_inline enum reason judge_flow(struct judge *j, const bool v6)
 	return j->dir == DIR_OUT ? judge_out(j, conf, v6) : judge_in(j, conf, v6);
 }
 
-/* Could it be on the internet, seen from the ENI? A gateway sends what is for EIPs of its ranges. */
+/* May a gateway send to it? It is the ENI's, and has an EIP of a range with gateways. */
+static __always_inline bool judge_gatewayed(const struct judge *j, const struct eni_conf *conf,
+					    const bool v6)
+{
+	__u8 eip[16] __attribute__((aligned(8)));
+	const struct eip_out4 *e = eip_of_private(j->slot, conf->vni, j->local, eip, v6);
+
+	return e && (e->flags & EIP_GATEWAYED) && eni_owns(j->slot, conf, j->local, v6);
+}
+
+/* Could it be on the internet, seen from the ENI? */
 static __always_inline enum reason judge_source(const struct judge *j, const bool v6)
 {
 	const struct way answers = {j->local, j->remote, j->reply_port, j->protocol, {}};
@@ -305,13 +315,8 @@ static __always_inline enum reason judge_source(const struct judge *j, const boo
 
 	if (!conf)
 		return REASON_NOT_READY;
-	if (j->gateway) {
-		__u8 eip[16] __attribute__((aligned(8)));
-		const struct eip_out4 *e = eip_of_private(j->slot, conf->vni, j->local, eip, v6);
-
-		if (!e || !(e->flags & EIP_GATEWAYED))
-			return REASON_VXLAN_SENDER;
-	}
+	if (j->gateway && !judge_gatewayed(j, conf, v6))
+		return REASON_VXLAN_SENDER;
 	return internet_source(j->slot, route_of(conf, &answers, v6), j->remote, v6);
 }
 

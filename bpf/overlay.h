@@ -11,11 +11,9 @@
 #define VXLAN_MARK_POLICY 4 /* + vtep_role, or in this bit enum group_policy of what was sent on */
 
 /* In which role the sender of the packet that overlay_outer has passed has sent it. */
-static __always_inline __u32 overlay_role(void)
+static __always_inline __u32 overlay_role(const struct outer *o)
 {
-	struct scratch *s = scratch_get();
-
-	return s ? s->outer.source.vni >> VTEP_ROLE_SHIFT : VTEP_ENIS;
+	return o->source.vni >> VTEP_ROLE_SHIFT;
 }
 
 /* The VXLAN packet whose headers are `o`: are they as we send them, and from a host that has the VPC? */
@@ -28,10 +26,11 @@ static __always_inline enum reason overlay_vxlan(struct outer *o, const struct h
 	if (vni & bpf_htonl(0xff))
 		return REASON_VXLAN_HEADER;
 	o->policy = GROUP_NONE;
-	/* Under GROUP_INTERNET: to the internet it is addressed to the gateway's MAC, from there to an ENI's. */
+	/* No ENI has the gateway's MAC: it is to leave here. Nobody sends from the internet to the internet. */
+	if (unlikely(mac_equal(dmac, host->gateway_mac)))
+		key.vni |= VTEP_BEHIND << VTEP_ROLE_SHIFT;
 	if (unlikely(flags == bpf_htonl(VXLAN_FLAGS | VXLAN_GROUP | GROUP_INTERNET)))
-		key.vni |= (mac_equal(dmac, host->gateway_mac) ? VTEP_BEHIND : VTEP_GATEWAY)
-			   << VTEP_ROLE_SHIFT;
+		key.vni |= VTEP_GATEWAY << VTEP_ROLE_SHIFT;
 	else if (unlikely((flags & ~bpf_htonl(GROUP_INTERNET)) ==
 			  bpf_htonl(VXLAN_FLAGS | VXLAN_GROUP | GROUP_MOVED)))
 		o->policy = bpf_ntohl(flags) & (GROUP_MOVED | GROUP_INTERNET);
@@ -46,17 +45,11 @@ static __always_inline enum reason overlay_vxlan(struct outer *o, const struct h
 
 /* Is this VXLAN to our VTEP, and from a host that has the VPC? CONTINUE = yes. */
 static __always_inline enum reason overlay_outer(struct pkt *p, const struct host_conf *host,
-						 const bool xdp)
+						 struct outer *o, const bool xdp)
 {
-	struct scratch *s = scratch_get();
-	const struct iphdr *ip;
-	struct outer *o;
+	const struct iphdr *ip = (const struct iphdr *)o->ip;
 	__u32 off;
 
-	if (!s)
-		return REASON_NOT_OURS;
-	o = &s->outer;
-	ip = (const struct iphdr *)o->ip;
 	if (!pkt_load_few(p, ETH_LEN, o->ip, sizeof(o->ip), xdp) || ip->protocol != PROTO_UDP ||
 	    ip->daddr != *(const __u32 *)host->vtep || ip->ihl < 5 ||
 	    (ip->frag_off & bpf_htons(0x1fff)))
@@ -116,14 +109,12 @@ static __always_inline enum reason overlay_moved_internet(struct pkt *p, struct 
 }
 
 static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_conf *host,
-					      __u32 eni, const bool v6, const bool xdp)
+					      struct scratch *s, __u32 eni, const bool v6,
+					      const bool xdp)
 {
 	enum origin from = FROM_OVERLAY;
-	struct scratch *s = scratch_get();
 	enum reason reason;
 
-	if (!s)
-		return REASON_HELPER;
 	s->arrival.vtep = s->came.vtep;
 	TRY(parse_ip(p, v6, xdp));
 	if (addr_multicast(p->dst, v6))
@@ -149,14 +140,13 @@ static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_c
 }
 
 /* A decapsulated packet. What is to leave through this gateway counts as sent by the host. */
-static __always_inline enum reason overlay_run(struct pkt *p, const bool xdp)
+static __always_inline enum reason overlay_run(struct pkt *p, struct scratch *s, const bool xdp)
 {
 	const struct host_conf *host = host_find(p);
-	const struct scratch *s = scratch_get();
 	__s32 eni = 0;
 
 	p->dir = DIR_IN;
-	if (!s || !overlay_marked(s) || !host ||
+	if (!overlay_marked(s) || !host ||
 	    parse_eth(p, xdp) != REASON_CONTINUE) {
 		arrival_enter(p, 0, xdp);
 		return REASON_VXLAN_UNMARKED;
@@ -171,9 +161,9 @@ static __always_inline enum reason overlay_run(struct pkt *p, const bool xdp)
 	}
 	switch (p->ethertype) {
 	case ETH_P_IP:
-		return overlay_ip(p, host, eni, false, xdp);
+		return overlay_ip(p, host, s, eni, false, xdp);
 	case ETH_P_IPV6:
-		return overlay_ip(p, host, eni, true, xdp);
+		return overlay_ip(p, host, s, eni, true, xdp);
 	}
 	return REASON_ETHERTYPE;
 }
@@ -213,7 +203,7 @@ static __always_inline enum reason overlay_outer_xdp(struct pkt *p, const struct
 	const struct plain *f = overlay_plain(p);
 
 	if (unlikely(!f))
-		return overlay_outer(p, host, true);
+		return overlay_outer(p, host, o, true);
 	if (f->ip.protocol != PROTO_UDP || (f->ip.frag_off & bpf_htons(IP4_OFFSET)) ||
 	    f->udp.dest != bpf_htons(VXLAN_PORT))
 		return REASON_NOT_OURS;
@@ -240,7 +230,7 @@ static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
 	const struct nexthop *nh;
 	bool congested, owned;
 
-	if (!f || o->policy || !overlay_bare(p, f) || overlay_role() != VTEP_ENIS) /* needs what only TC has */
+	if (!f || o->policy || !overlay_bare(p, f) || overlay_role(o) != VTEP_ENIS) /* needs what only TC has */
 		return false;
 	congested = (f->ip.tos & IP_ECN) == IP_ECN;
 	m = mac_find(p, o->source.vni, f->inside.h_dest);
@@ -276,7 +266,7 @@ static __always_inline enum reason overlay_decap(struct pkt *p, struct scratch *
 		return REASON_NOT_OURS;
 	p->len -= OUTER_LEN;
 	p->wire_bytes = p->len;
-	reason = overlay_run(p, true);
+	reason = overlay_run(p, s, true);
 	if (reason == REASON_NOT_OURS && bpf_xdp_adjust_head(p->ctx, -OUTER_LEN))
 		return REASON_HELPER;
 	return reason;

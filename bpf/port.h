@@ -7,7 +7,6 @@
 #include "neighbour.h"
 #include "shape.h"
 #include "spoof.h"
-#include "egress.h"
 
 /* A later fragment goes where the first one went. */
 static __always_inline enum reason port_fragment(struct pkt *p, const struct eni_conf *conf,
@@ -142,16 +141,14 @@ static __always_inline enum reason port_eip(struct pkt *p, const struct host_con
 					    const struct nexthop *nh, const __u8 *nat,
 					    struct arrival *a, const bool v6)
 {
+	bool gateway = nh->kind == NH_GATEWAY, known;
 	struct egress *way = egress_place(p, nat, v6);
-	bool gateway = nh->kind == NH_GATEWAY;
 	const struct eip_in4 *e;
-	enum reason reason;
 
 	if (!way)
 		return REASON_HELPER;
-	if (!gateway && egress_known(way, p, nat, v6)) {
-		reason = egress_go(way, p);
-	} else {
+	known = !gateway && egress_known(way, p, nat, v6);
+	if (!known) {
 		e = port_neighbour(p, a, v6);
 		if (e && !(e->flags & EIP_BEHIND))
 			return port_hairpin(p, host, nat, e->eni, a, v6);
@@ -159,13 +156,8 @@ static __always_inline enum reason port_eip(struct pkt *p, const struct host_con
 			return port_behind(p, host, nat, e->nexthop, a, v6);
 		if (gateway)
 			return REASON_CONTINUE;
-		reason = to_internet(p, host, nat, v6);
-		if (reason == REASON_DELIVERED)
-			egress_learn(way, p, nat, v6);
 	}
-	if (reason == REASON_DELIVERED && !rewrite_addr(p, p->src, nat, true, v6, false))
-		return REASON_HELPER;
-	return reason;
+	return egress_leave(way, p, host, nat, known, v6);
 }
 
 static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf *host,

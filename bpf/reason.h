@@ -77,7 +77,8 @@ enum reason {
 	REASON_PACKET_RATE = 48, /* the ENI has more packets in a second than it may have */
 	REASON_FLOW_RATE = 49, /* the ENI has more new flows in a second than it may have */
 	REASON_WRONG_ENI = 50, /* sent from an address that another ENI of the same instance has */
-	REASON_EIP_UNKNOWN = 51, /* an EIP that nobody has, and this host is its gateway */
+
+	REASON_EIP_UNKNOWN = 51, /* an EIP that nobody has, or that only other gateways take */
 	REASON_STALE_EPOCH = 52, /* sent on by a host from which the ENI does not move */
 
 	REASON_LAST,

@@ -158,11 +158,8 @@ static __always_inline enum reason shape_to_overlay(struct pkt *p, __u32 to)
 	const struct nexthop *nh = nexthop_find(to >> 10 & 0xfffff);
 	const struct host_conf *host = host_find(p);
 
-	if (!host || !nh || (nh->since & 0x3ff) != (to & 0x3ff))
-		return REASON_NO_NEXTHOP;
-	if (nh->kind == NH_GATEWAY)
-		return to_vtep(p, host, nh, GROUP_INTERNET);
-	if (!nexthop_away(nh))
+	if (!host || !nh || (!nexthop_away(nh) && nh->kind != NH_GATEWAY) ||
+	    (nh->since & 0x3ff) != (to & 0x3ff))
 		return REASON_NO_NEXTHOP;
 	TRY(parse_eth(p, false));
 	/* By this MAC to an EIP that this host is the gateway of. */

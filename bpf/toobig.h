@@ -214,7 +214,8 @@ static __always_inline enum reason too_big_in_tunnel(struct pkt *p)
 	if (reason != REASON_ANSWERED)
 		return reason;
 	((struct __sk_buff *)p->ctx)->mark = 0;
-	if (!tunnel_set(p, host, s->came.vni, s->came.vtep, GROUP_INTERNET))
+	if (!tunnel_set(p, host, s->came.vni, s->came.vtep,
+			s->came.mark == VXLAN_MARK + VTEP_BEHIND ? GROUP_INTERNET : GROUP_NONE))
 		return REASON_TOO_BIG;
 	p->out_ifindex = host->vxlan_ifindex;
 	return too_big_count(p, reason);

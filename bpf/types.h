@@ -21,6 +21,7 @@ enum limit {
 	MAX_ENIS = 1024, /* index 0 is the host itself: packets that belong to no ENI */
 	MAX_NEXTHOPS = 1 << 20,
 	MAX_ENDPOINTS = 1 << 20,
+	MAX_EIPS = 1 << 17, /* of each family: those of two revisions */
 	MAX_REASONS = 64, /* per ENI and direction, a power of two */
 	MAX_UPLINKS = 16,
 	WAY_BUCKETS = 4096, /* a power of two */
@@ -251,15 +252,15 @@ struct move {
 /* The VXLAN group policy id (draft-smith-vxlan-group-policy). */
 enum group_policy {
 	GROUP_NONE = 0,
-	GROUP_INTERNET = 1 << 0, /* from the internet by a gateway, or to it by one */
+	GROUP_INTERNET = 1 << 0, /* from the internet, by a gateway */
 	GROUP_MOVED = 1 << 1, /* judged and sent on by the host that had the ENI before; with GROUP_INTERNET, from there */
 };
 
 /* vteps: what a host may send in a VNI; no entry = such packets from there are dropped. */
 enum vtep_role {
 	VTEP_ENIS = 0, /* from its ENIs of the VPC or of a peer */
-	VTEP_GATEWAY = 1, /* from the internet, to an ENI of the VPC here */
-	VTEP_BEHIND = 2, /* to the internet, from its ENIs: this host is their gateway */
+	VTEP_GATEWAY = 1, /* from the internet, to an ENI of the VPC here: GROUP_INTERNET */
+	VTEP_BEHIND = 2, /* to the internet by this host, from its ENIs: gateway's MAC */
 	VTEP_ROLE_SHIFT = 24,
 };
 

@@ -72,10 +72,14 @@ __noinline int gatewayed6(struct scratch *s, __u32 table)
 	return s && route_find(table, s->arrival.eip, true);
 }
 
-/*
- * To arrival.eip, which is no EIP taken here. In a range for which the host is a gateway there is nothing else: the
- * host's stack would send it back to where it came from.
- */
+/* Of an EIP's packets none reaches the host's stack, which would send it back to where it came from. */
+static __always_inline enum reason uplink_refused(struct pkt *p)
+{
+	count_enter(p, 0, DIR_IN);
+	return REASON_EIP_UNKNOWN;
+}
+
+/* To arrival.eip, which nobody has here. In a range for which the host is a gateway there is nothing but EIPs. */
 static __always_inline enum reason uplink_unknown(struct pkt *p, const struct host_conf *host,
 						  const bool v6)
 {
@@ -85,8 +89,7 @@ static __always_inline enum reason uplink_unknown(struct pkt *p, const struct ho
 		return REASON_NOT_OURS;
 	if (!(v6 ? gatewayed6(s, host->gatewayed) : gatewayed4(s, host->gatewayed)))
 		return REASON_NOT_OURS;
-	count_enter(p, 0, DIR_IN);
-	return REASON_EIP_UNKNOWN;
+	return uplink_refused(p);
 }
 
 /* An IP packet to an EIP held here; from now on nothing of it reaches the host's stack. */
@@ -102,8 +105,10 @@ static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_c
 		return REASON_NOT_OURS;
 	addr_copy(s->private, s->arrival.eip, v6);
 	e = eip_find(p, s->private, v6);
-	if (!e || !(e->flags & EIP_UPLINK))
+	if (!e)
 		return uplink_unknown(p, host, v6);
+	if (!(e->flags & EIP_UPLINK))
+		return uplink_refused(p); /* its gateways bring it by the overlay */
 	if (e->flags & EIP_BEHIND) /* XDP cannot ask for a tunnel */
 		return xdp ? REASON_NOT_OURS : gateway_in(p, host, e->nexthop, s->private, v6);
 	eni = e->eni;
@@ -133,12 +138,15 @@ static __always_inline bool uplink_to_vtep(struct pkt *p, const struct host_conf
 /* VXLAN to our VTEP goes on to the kernel's decapsulation with a mark that vouches for it. */
 static __always_inline enum reason uplink_vxlan(struct pkt *p, const struct host_conf *host)
 {
-	enum reason reason = overlay_outer(p, host, false);
-	const struct scratch *s = scratch_get();
+	struct scratch *s = scratch_get();
+	enum reason reason;
 
-	if (reason == REASON_CONTINUE && s) {
-		((struct __sk_buff *)p->ctx)->mark =
-			VXLAN_MARK + overlay_role() + (s->outer.policy << VXLAN_MARK_POLICY);
+	if (!s)
+		return REASON_NOT_OURS;
+	reason = overlay_outer(p, host, &s->outer, false);
+	if (reason == REASON_CONTINUE) {
+		((struct __sk_buff *)p->ctx)->mark = VXLAN_MARK + overlay_role(&s->outer) +
+						     (s->outer.policy << VXLAN_MARK_POLICY);
 		return REASON_NOT_OURS;
 	}
 	if (reason != REASON_NOT_OURS)

@@ -408,8 +408,8 @@ func (a *Agent) reconcile(ctx context.Context) {
 	}
 }
 
-// announce says which EIPs have a Ready ENI here, or one elsewhere to which this host is the gateway. Those of a restored revision may be somebody else's until the feed has
-// spoken: they are not announced.
+// announce says which EIPs have a Ready ENI here, or one elsewhere to which this host is the gateway. Those of a restored
+// revision may be somebody else's until the feed has spoken: they are not announced.
 func (a *Agent) announce(ctx context.Context, restored bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

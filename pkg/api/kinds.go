@@ -19,7 +19,7 @@ const (
 	MaxENIsPerHost     = 1000
 	MaxEIPRanges       = 256
 	MaxGateways        = 64    // of a range
-	MaxGatewayEIPs     = 65536 // bound ones in the ranges of a gateway, of each family
+	MaxEIPsPerHost     = 65536 // of its ENIs and behind it as a gateway, of each family
 	MaxVNI             = 1<<24 - 1
 )
 

@@ -20,6 +20,7 @@ func (r *revision) validate() {
 	r.checkEIPs()
 	r.checkRuleLimits()
 	r.checkHostLimits()
+	r.checkEIPLimits()
 }
 
 // each calls check for all objects of one kind, in the order of the text.

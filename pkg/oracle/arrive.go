@@ -32,7 +32,7 @@ func (r *run) toENI(e *api.ENI, a arrival) Reason {
 	if r.wire.size > r.host.PortMTU {
 		r.tooBig = r.host.PortMTU
 		if a.gateway {
-			r.out.Tunnel = &Tunnel{VNI: r.from.VNI, Remote: a.vtep, Internet: true}
+			r.out.Tunnel = &Tunnel{VNI: r.from.VNI, Remote: a.vtep}
 		}
 		return TooBig
 	}
@@ -117,7 +117,7 @@ func (r *run) overlay() Reason {
 	if !r.from.Marked || r.from.VNI == 0 || r.p.parseEthernet() != goOn {
 		return VXLANUnmarked
 	}
-	if r.from.Public && r.p.dmac == r.objs.Region.GatewayMAC {
+	if !r.from.Public && r.p.dmac == r.objs.Region.GatewayMAC {
 		r.enter("", Out)
 		return r.leave()
 	}
@@ -197,15 +197,15 @@ func (r *run) toEIP() Reason {
 	return r.toENI(e, arrival{eip: dst})
 }
 
-// toOthersEIP: of an ENI of another host, or in a range for which this host is a gateway nobody's. XDP leaves the former
-// to TC, which can use the tunnel.
+// toOthersEIP: of an ENI of another host, or in a range for which this host is a gateway nobody's, or of an ENI here to
+// which others are the gateways. XDP leaves the first to TC, which can use the tunnel.
 func (r *run) toOthersEIP(dst netip.Addr) Reason {
 	switch e, private := r.eipBehind(dst); {
 	case e != nil && r.from.Kind == AtUplinkXDP:
 		return notOurs
 	case e != nil:
 		return r.toBehind(e, dst, private)
-	case r.gatewayHere(dst):
+	case r.gatewayHere(dst), r.isEIPHere(dst):
 		r.enter("", In)
 		return EIPUnknown
 	}
@@ -230,27 +230,27 @@ func (r *run) outerVXLAN() Reason {
 		return VXLANHeader
 	}
 	source, vni := netip.AddrFrom4([4]byte(ip[12:16])), be.Uint32(vxlan[4:])>>8
-	ok, public, out := false, false, false
+	ok, public := false, false
+	leaves := api.MAC(vxlan[8:14]) == r.objs.Region.GatewayMAC
 	switch be.Uint32(vxlan) {
 	case 0x08000000:
-		ok = r.hasVPC(source, vni)
-	case 0x88000001: // with a group policy id: of the internet
+		ok = !leaves && r.hasVPC(source, vni) || leaves && r.isBehind(source, vni)
+	case 0x88000001: // with a group policy id: from the internet
 		public = true
-		out = api.MAC(vxlan[8:14]) == r.objs.Region.GatewayMAC
-		ok = !out && r.isGatewayOf(source, vni) || out && r.isBehind(source, vni)
+		ok = !leaves && r.isGatewayOf(source, vni)
 	default:
 		return VXLANHeader
 	}
 	if !ok {
 		return VXLANSource
 	}
-	if r.from.Kind == AtUplinkXDP && r.p.isPlainVXLAN() && !public && !r.handsDown(vni, packet{frame: vxlan[8:]}) {
+	if r.from.Kind == AtUplinkXDP && r.p.isPlainVXLAN() && !public && !leaves && !r.handsDown(vni, packet{frame: vxlan[8:]}) {
 		r.from.VNI, r.from.Source, r.from.Marked = vni, source, true
 		r.p, r.wire = packet{frame: vxlan[8:]}, segments(vxlan[8:], 0)
 		return r.overlay()
 	}
 	r.out.Marked = r.from.Kind == AtUplink
-	r.out.Public = r.out.Marked && public
+	r.out.Public, r.out.Leaves = r.out.Marked && public, r.out.Marked && leaves
 	return notOurs
 }
 

@@ -26,6 +26,12 @@ func (m *Model) gatewayed(a netip.Addr) bool {
 	return r != nil && len(r.Gateways) > 0
 }
 
+// isEIPHere tells whether an ENI of this host has an EIP.
+func (m *Model) isEIPHere(a netip.Addr) bool {
+	e, _ := m.eipHere(a)
+	return e != nil
+}
+
 // gatewayHere tells whether this host is a gateway for an address.
 func (m *Model) gatewayHere(a netip.Addr) bool {
 	r := m.rangeOf(a)

@@ -126,7 +126,7 @@ type Port struct {
 	VNI    uint32     // AtOverlay
 	Source netip.Addr // AtOverlay: VTEP of the sender
 	Marked bool       // AtOverlay: the uplink has vouched for it
-	Public bool       // AtOverlay: under the group policy id of the internet
+	Public bool       // AtOverlay: under the group policy id of the internet, from where a gateway has sent it
 	GSO    int        // bytes of payload of each of the wire packets that it stands for; 0 = it is one; not AtUplinkXDP
 }
 
@@ -134,7 +134,7 @@ type Port struct {
 type Tunnel struct {
 	VNI      uint32
 	Remote   netip.Addr
-	Internet bool // the group policy id says: from the internet, or to it
+	Internet bool // the group policy id says: from the internet
 }
 
 // Count is what became of a packet at an ENI, in a direction. The host itself is the ENI "".
@@ -156,6 +156,7 @@ type Outcome struct {
 	Outside   *Outside // what is sent in place of that
 	Marked    bool     // at the uplink: vouched for
 	Public    bool     // Marked: under the group policy id of the internet
+	Leaves    bool     // Marked: to the internet by this gateway
 	Packet    []byte   // as it leaves, unless dropped
 	Counts    []Count
 	Follows   string // what another packet vouches for: "fragment", "error"
@@ -254,7 +255,7 @@ func (m *Model) Packet(from Port, frame []byte, now time.Duration) Outcome {
 	case AtOverlay:
 		r.end(r.overlay())
 		if r.answersTooBig() {
-			if r.from.Public {
+			if r.out.Tunnel != nil { // the way that it came
 				r.answerTooBig(nil)
 			} else {
 				r.answerOverlay(m.objs.ENIs[r.eni])

@@ -173,13 +173,23 @@ func (r *run) continued(e *api.ENI) (*flow, Reason) {
 
 // toOverlay: to an ENI on another host.
 func (r *run) toOverlay(e, peer *api.ENI) Reason {
+	return r.tunnelled(e, peer.MAC, r.vpcOf(peer), r.vtepOf(peer))
+}
+
+// toGateway: as it is to the gateway of the sender's EIP.
+func (r *run) toGateway(e *api.ENI, host string) Reason {
+	return r.tunnelled(e, r.objs.Region.GatewayMAC, r.vpcOf(e), r.objs.Hosts[host].VTEP)
+}
+
+// tunnelled: to another host, at a MAC there.
+func (r *run) tunnelled(e *api.ENI, mac api.MAC, vpc *api.VPC, vtep netip.Addr) Reason {
 	if r.wire.size > r.host.OverlayMTU {
 		r.tooBig = r.host.OverlayMTU
 		return TooBig
 	}
-	r.p.setMACs(peer.MAC, e.MAC)
+	r.p.setMACs(mac, e.MAC)
 	r.out.Device = r.host.VXLAN
-	r.out.Tunnel = &Tunnel{VNI: r.vpcOf(peer).VNI, Remote: r.vtepOf(peer)}
+	r.out.Tunnel = &Tunnel{VNI: vpc.VNI, Remote: vtep}
 	r.out.Outside = r.outside(r.out.Tunnel.VNI, r.out.Tunnel.Remote)
 	return Delivered
 }
@@ -208,18 +218,6 @@ func (r *run) toInternet(e *api.ENI, nat netip.Addr) Reason {
 		return r.toGateway(e, host)
 	}
 	return r.toUplink(nat)
-}
-
-// toGateway: as it is to the gateway of the sender's EIP.
-func (r *run) toGateway(e *api.ENI, host string) Reason {
-	if r.wire.size > r.host.OverlayMTU {
-		r.tooBig = r.host.OverlayMTU
-		return TooBig
-	}
-	r.p.setMACs(r.objs.Region.GatewayMAC, e.MAC)
-	r.out.Device = r.host.VXLAN
-	r.out.Tunnel = &Tunnel{VNI: r.vpcOf(e).VNI, Remote: r.objs.Hosts[host].VTEP, Internet: true}
-	return Delivered
 }
 
 // toUplink: by the host's own routes, with an EIP as source.

@@ -15,7 +15,7 @@ func byGateway(packet Packet, from string, want Want) Step {
 
 // leaving is the same of a packet that an ENI of another host has sent to this gateway.
 func leaving(from party, packet Packet, want Want) Step {
-	return Step{At: fromOverlay, In: packet, Mark: toGatewayMark, Tunnel: &Tunnel{VNI: from.vni, Remote: from.host, Policy: 1}, Want: want}
+	return Step{At: fromOverlay, In: packet, Mark: toGatewayMark, Tunnel: &Tunnel{VNI: from.vni, Remote: from.host}, Want: want}
 }
 
 // fromNetTo is a packet of the internet on its way from a gateway to an ENI.
@@ -35,7 +35,7 @@ func carried(packet Packet, to party, counts ...Count) Want {
 // handed: as it is to the gateway of the sender's EIP.
 func handed(packet Packet, from party) Want {
 	return Want{
-		Verdict: Redirect, Device: VXLANDevice, Tunnel: &Tunnel{VNI: from.vni, Remote: hostB, Policy: 1},
+		Verdict: Redirect, Device: VXLANDevice, Tunnel: &Tunnel{VNI: from.vni, Remote: hostB},
 		Packet: packet.MACs(from.mac, gatewayMAC), Counts: []Count{out(from, dataplane.ReasonDelivered)},
 	}
 }
@@ -123,7 +123,8 @@ func carryRows() []Row {
 		left("tcp, by XDP", ins.TCP(40000, 443, SYN)),
 		row("an EIP of an ENI here", fromUplink, inward(client, gate0).TCP(40000, 443, SYN),
 			admitted(inward(client, gate0).TCP(40000, 443, SYN), gate0)),
-		row("an EIP of an ENI here, of a range of other gateways", fromUplink, inward(client, away0).TCP(40000, 443, SYN), untouched()),
+		row("an EIP of an ENI here, of a range of other gateways", fromUplink, inward(client, away0).TCP(40000, 443, SYN),
+			Want{Counts: []Count{onHost(dataplane.ReasonEIPUnknown)}}),
 		{Name: "an EIP is bound", Steps: []Step{
 			{At: fromUplink, In: ins.To(gateKept).UDP(1, 53), Want: Want{Counts: []Count{onHost(dataplane.ReasonEIPUnknown)}}},
 			after(bindReserved, Step{At: fromUplink, In: ins.To(gateKept).UDP(1, 53),
@@ -202,6 +203,14 @@ func gatewayRows() []Row {
 	}
 	over := toGateway(far9, green8.eip).TCP(40000, 443, SYN)
 	shut := toGateway(far9, web0.eip).TCP(40000, 25, SYN)
+	soon := toGateway(far9, gateKept).UDP(40000, 53)
+	big := outs.UDP(40000, 53).Payload(mtu)
+	told := leaving(far9, big, Want{
+		Verdict: Redirect, Device: VXLANDevice, Tunnel: &Tunnel{VNI: red, Remote: hostB, Policy: 1},
+		Packet: Eth(gatewayMAC, far9.mac).IP(client, far9.ip).Plain().TooBig(big, 96, mtu),
+		Counts: []Count{atHost(dataplane.Out, dataplane.ReasonTooBig), atHost(dataplane.Out, dataplane.ReasonAnswered)},
+	})
+	known := leaving(far9, outs.UDP(40000, 53), left(outs.UDP(40000, 53), far9))
 	return []Row{
 		fine("tcp", outs.TCP(40000, 443, SYN)),
 		fine("mid-stream: the gateway keeps no flows", outs.TCP(40000, 443, ACK).Payload(33)),
@@ -227,6 +236,13 @@ func gatewayRows() []Row {
 		outside(drop("under another VPC's VNI", blue9.with(), Eth(far9.mac, gatewayMAC).IP(far9.ip, client).UDP(1, 53), noEIP)),
 		drop("multicast", far9, outs.To(IP("224.0.0.9", "ff02::9")).UDP(1, 53), dataplane.ReasonMulticast),
 		drop("malformed", far9, outs.TCP(40000, 443, SYN).TCPWords(3), dataplane.ReasonMalformed),
+		one("more than the uplink carries", told),
+		{Name: "by a way that is remembered", Steps: []Step{known, known}, Hooks: TCOnly},
+		{Name: "more than the uplink carries, by a way that is remembered", Steps: []Step{known, told}, Hooks: TCOnly},
+		{Name: "by a way that is remembered, to what is an EIP by now", Steps: []Step{
+			leaving(far9, soon, left(soon, far9)),
+			after(bindReserved, leaving(far9, soon, carried(soon.From(far9.eip), open9, atHost(dataplane.Out, dataplane.ReasonDelivered)))),
+		}, Hooks: TCOnly},
 		drop("the host has no route", far9, toGateway(far9, unroutable).UDP(1, 53), dataplane.ReasonNoFIB),
 		turns("to the EIP of an ENI here", web0),
 		turns("to the EIP of an ENI here, of its own range", gate0),
@@ -279,7 +295,7 @@ func behindRows() []Row {
 	}
 	gone := outward(away0, web0.eip).UDP(53, 40000)
 	moved := handed(outs.TCP(40000, 443, ACK), away0)
-	moved.Tunnel = &Tunnel{VNI: red, Remote: hostC, Policy: 1}
+	moved.Tunnel = &Tunnel{VNI: red, Remote: hostC}
 	rows := []Row{
 		row("out", away0.port(), outs.TCP(40000, 443, SYN), opened),
 		fine("out, udp", outs.UDP(40000, 53).Payload(21)),
@@ -301,6 +317,8 @@ func behindRows() []Row {
 		drop("in, from a destination that is not routed to the internet", fromNetTo(blackhole, away0).TCP(40000, 443, SYN), hostB, away0, dataplane.ReasonEIPSource),
 		drop("in, from loopback", fromNetTo(IP("127.0.0.1", "::1"), away0).UDP(1, 53), hostB, away0, dataplane.ReasonAddress),
 		drop("in, another address than the ENI's", ins.To(web1.ip).UDP(40000, 53), hostB, away0, dataplane.ReasonVXLANSender),
+		drop("in, the address of another ENI with such an EIP", ins.To(away1.ip).UDP(40000, 53), hostB, away0, dataplane.ReasonVXLANSender),
+		drop("in, the address of an ENI of another host, behind this gateway", ins.To(far9.ip).UDP(40000, 53), hostB, away0, dataplane.ReasonVXLANSender),
 		drop("in, to an ENI whose EIP has no gateways", fromNetTo(client, web0).UDP(40000, 53), hostB, web0, dataplane.ReasonVXLANSender),
 		drop("in, to an ENI without an EIP", fromNetTo(client, open1).UDP(40000, 53), hostB, open1, dataplane.ReasonVXLANSender),
 		drop("in, an error about nothing", ins.Unreachable(outs.UDP(1, 2)), hostB, away0, dataplane.ReasonICMPUnrelated),
@@ -377,9 +395,11 @@ func behindRows() []Row {
 // toldByGateway: what is too big for the ENI's device is answered the way it came.
 func toldByGateway() Row {
 	packet := fromNetTo(client, away0).UDP(40000, 53).Payload(mtu)
-	return Row{Name: "in, more than the port carries", Steps: []Step{byGateway(packet, hostB, Want{
-		Verdict: Redirect, Device: VXLANDevice, Tunnel: &Tunnel{VNI: red, Remote: hostB, Policy: 1},
+	told := byGateway(packet, hostB, Want{
+		Verdict: Redirect, Device: VXLANDevice, Tunnel: &Tunnel{VNI: red, Remote: hostB},
 		Packet: Eth(away0.mac, gatewayMAC).IP(away0.ip, client).Plain().TooBig(packet, 96, mtu),
 		Counts: []Count{in(away0, dataplane.ReasonTooBig), atHost(dataplane.Out, dataplane.ReasonAnswered)},
-	})}}
+	})
+	told.ByKernel = true
+	return Row{Name: "in, more than the port carries", Steps: []Step{told}}
 }

@@ -186,11 +186,15 @@ func outerRows() []Row {
 	public := func(from Addr, vni uint32, p Packet) Packet {
 		return Eth(routerMAC, uplinkMAC).Underlay(from, vtepA).VXLAN(vni).VXLANFlags(0x88, 1, 0, 0).Inside(p.TCP(1, 443, SYN))
 	}
-	role := func(name string, from Addr, vni uint32, p Packet, mark uint32) Row {
-		r := pass(name, public(from, vni, p))
+	leaving := func(from Addr, vni uint32, p Packet) Packet {
+		return Eth(routerMAC, uplinkMAC).Underlay(from, vtepA).VXLAN(vni).Inside(p.TCP(1, 443, SYN))
+	}
+	role := func(name string, p Packet, mark uint32) Row {
+		r := pass(name, p)
 		r.Steps[0].Want.Mark = mark
 		return r
 	}
+	toLeave := inner(far9, web0).MACs(far9.mac, gatewayMAC)
 	rows := []Row{
 		pass("from a host that has the VPC", good),
 		pass("blue from a third host", around(vtepC, vtepA, blue, inner(blue8, blue0).TCP(1, 443, SYN))),
@@ -209,11 +213,12 @@ func outerRows() []Row {
 		header("a policy id and a flag beside it", 0xc8, 1, 0, 0),
 		header("a policy id, policy applied", 0x88, 0x0801, 0, 0),
 		header("a policy id and a reserved byte", 0x88, 1, 0, 1),
-		role("from a gateway", vtepB, red, inner(web9, web0).MACs(gatewayMAC, away0.mac), fromGatewayMark),
-		role("from another gateway", vtepC, red, inner(web9, web0).MACs(gatewayMAC, gate0.mac), fromGatewayMark),
-		role("to leave here", vtepB, red, inner(far9, web0).MACs(far9.mac, gatewayMAC), toGatewayMark),
-		role("to leave here, of a VPC that is not here", vtepC, green, inner(far9, web0).MACs(green8.mac, gatewayMAC), toGatewayMark),
-		drop("to leave here, from a host that has no such EIP", public(vtepC, red, inner(far9, web0).MACs(far9.mac, gatewayMAC)), source),
+		role("from a gateway", public(vtepB, red, inner(web9, web0).MACs(gatewayMAC, away0.mac)), fromGatewayMark),
+		role("from another gateway", public(vtepC, red, inner(web9, web0).MACs(gatewayMAC, gate0.mac)), fromGatewayMark),
+		role("to leave here", leaving(vtepB, red, toLeave), toGatewayMark),
+		role("to leave here, of a VPC that is not here", leaving(vtepC, green, inner(far9, web0).MACs(green8.mac, gatewayMAC)), toGatewayMark),
+		drop("to leave here, from a host that has no such EIP", leaving(vtepC, red, toLeave), source),
+		drop("from a gateway, to leave here", public(vtepB, red, toLeave), source),
 		drop("from a gateway, to a VPC whose EIPs have none", public(vtepB, blue, inner(blue9, blue1)), source),
 		drop("from a gateway, of a VPC that is not here", public(vtepC, green, inner(blue9, blue1)), source),
 		drop("from a gateway that does not exist", public(IP("192.168.100.77"), red, inner(web9, away0)), source),

@@ -63,7 +63,7 @@ func ownRows() []Row {
 		left("udp from the internet, by a gateway", Eth(routerMAC, uplinkMAC).Underlay(vtepB, vtepA).VXLAN(red).
 			VXLANFlags(0x88, 1, 0, 0).Inside(fromNetTo(client, away0).UDP(40000, 53))),
 		left("udp to the internet, to this gateway", Eth(routerMAC, uplinkMAC).Underlay(vtepB, vtepA).VXLAN(red).
-			VXLANFlags(0x88, 1, 0, 0).Inside(toGateway(far9, client).UDP(40000, 53))),
+			Inside(toGateway(far9, client).UDP(40000, 53))),
 		left("udp to an EIP behind this gateway", inward(client, far9).UDP(40000, 53)),
 		row("udp to an EIP that nobody has, at a gateway", fromUplink, Eth(routerMAC, uplinkMAC).IP(client, gateFree).UDP(40000, 53),
 			Want{Counts: []Count{onHost(dataplane.ReasonEIPUnknown)}}),

@@ -98,7 +98,7 @@ func inTurn() Setup {
 	s := setup(asksAll)
 	s.Refuses = func(step Step) bool {
 		counts := step.Want.Counts
-		if step.Tunnel != nil && step.Tunnel.Policy != 0 {
+		if step.Tunnel != nil && (step.Tunnel.Policy != 0 || step.Mark == toGatewayMark) {
 			return false // what has to do with gateways needs what only TC has
 		}
 		return len(counts) > 0 && !step.TCDrops && leftToTC[counts[len(counts)-1].Reason] == ""
@@ -142,7 +142,7 @@ func variants(rows []Row) []variant {
 func refusedOutside(r Row) bool {
 	return slices.ContainsFunc(r.Steps, func(s Step) bool {
 		t := s.Tunnel
-		return t != nil && t.Policy == 0 && (s.Mark != vxlanMark || t.VNI == red && t.Remote == hostC || t.VNI != red && t.VNI != blue)
+		return t != nil && t.Policy == 0 && s.Mark != toGatewayMark && (s.Mark != vxlanMark || t.VNI == red && t.Remote == hostC || t.VNI != red && t.VNI != blue)
 	})
 }
 
