@@ -56,10 +56,6 @@ func (c *compiler) addENI(e *api.ENI) {
 	if c.degraded[e.Name] != nil {
 		return
 	}
-	if c.left[e.Name] {
-		c.addLeft(e)
-		return
-	}
 	v, subnet := c.vpcOf[e.Name], c.Objects.Subnets[e.Subnet]
 	p := c.policiesOf(e, v, subnet)
 	eni := ENI{
@@ -103,13 +99,7 @@ func (c *compiler) addENI(e *api.ENI) {
 	slot.claimEIPs(c.eips[e.Name])
 	c.alloc.ids.ENIs[e.Name] = slot
 	eni.Generation, eni.Flows = slot.Generation, slot.Flows
-	eni.MovingTo = c.Objects.MovingTo(e)
-	if c.isPrepared(e) {
-		eni.Stage = Prepared
-		c.prepared[e.Name] = eni.Index
-	} else {
-		c.here[e.Name] = eni.Index
-	}
+	c.stand(e, &eni)
 	c.out.ENIs = append(c.out.ENIs, eni)
 }
 

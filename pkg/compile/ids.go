@@ -64,6 +64,7 @@ type ENISlot struct {
 	Groups      string `json:"groups,omitempty"`
 	Prepared    bool   `json:"prepared,omitempty"` // for the attachment that follows Epoch - 1, whatever epoch that gets
 	Open        bool   `json:"open,omitempty"`     // it is attached already, and has not got that epoch
+	Device      string `json:"device,omitempty"`
 
 	EIPs map[string]uint32 `json:"eips,omitempty"` // classes of its EIPs, by name
 }
@@ -263,6 +264,7 @@ func (a *allocator) claimENIs(enis []*api.ENI, prepared func(*api.ENI) bool, ope
 			continue
 		}
 		slot.Epoch, slot.Prepared, slot.Open = e.Attachment.Epoch, prepared(e), open[e.Name]
+		slot.Device = e.Attachment.Device
 		a.ids.ENIs[e.Name] = slot
 		owned.add(int(slot.Index))
 	}
@@ -276,6 +278,7 @@ func (a *allocator) claimENIs(enis []*api.ENI, prepared func(*api.ENI) bool, ope
 		a.ids.ENIs[e.Name] = ENISlot{
 			Index: index, Incarnation: a.next(&a.ids.Last.Incarnation, "incarnations"),
 			UID: identity(e), Epoch: e.Attachment.Epoch, Prepared: prepared(e), Open: open[e.Name],
+			Device: e.Attachment.Device,
 		}
 		owned.add(int(index))
 	}

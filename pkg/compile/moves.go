@@ -20,11 +20,26 @@ func (c *compiler) standing(e *api.ENI) *api.ENI {
 		c.prepared[e.Name] = 0
 		return attachedAs(e, migration.Device(e), e.Attachment.Epoch+1)
 	}
-	old, told := c.previousENIs[e.Name], c.Objects.MovedFrom(e) == c.Host
-	if old == nil || (c.Settled || old.Told) && !told || old.Stage == Prepared || old.MovingTo != host || host == "" || old.UID != e.UID {
+	was := c.leftAs(e)
+	if was == nil {
 		return nil
 	}
 	c.left[e.Name] = true
+	return was
+}
+
+// leftAs returns the attachment that an ENI had here and has left, as it was prepared to, until that is over; nil if
+// there is none. If the feed says from where it came, it is known by its slot, which outlives the agent.
+func (c *compiler) leftAs(e *api.ENI) *api.ENI {
+	old, told := c.previousENIs[e.Name], c.Objects.MovedFrom(e) == c.Host
+	if slot, ok := c.alloc.old.ENIs[e.Name]; told && e.Attachment != nil && ok && slot.Device != "" && slot.UID == identity(e) &&
+		!slot.Prepared && slot.Epoch < e.Attachment.Epoch {
+		return attachedAs(e, slot.Device, slot.Epoch)
+	}
+	host := c.Objects.HostOf(e)
+	if old == nil || (c.Settled || old.Told) && !told || old.Stage == Prepared || old.MovingTo != host || host == "" || old.UID != e.UID {
+		return nil
+	}
 	return attachedAs(e, old.Device, old.Epoch)
 }
 
@@ -43,12 +58,19 @@ func (c *compiler) isPrepared(e *api.ENI) bool {
 	return ok
 }
 
-// addLeft adds an ENI that has moved away, as it was: where it is now it is judged by what the feed says.
-func (c *compiler) addLeft(e *api.ENI) {
-	eni := *c.previousENIs[e.Name]
-	eni.Stage, eni.Told = Left, c.Objects.MovedFrom(e) == c.Host
+// stand says how an ENI of this host stands in a migration.
+func (c *compiler) stand(e *api.ENI, eni *ENI) {
+	eni.MovingTo = c.Objects.MovingTo(e)
+	switch {
+	case c.isPrepared(e):
+		eni.Stage = Prepared
+		c.prepared[e.Name] = eni.Index
+		return
+	case c.left[e.Name]:
+		there := c.Objects.ENIs[e.Name] // e is as it was attached here, which names the same instance
+		eni.Stage, eni.MovingTo, eni.Told = Left, c.Objects.HostOf(there), c.Objects.MovedFrom(there) == c.Host
+	}
 	c.here[e.Name] = eni.Index
-	c.out.ENIs = append(c.out.ENIs, eni)
 }
 
 // addMove notes between which hosts an ENI moves, from when it is prepared until all is settled: until the feed says so, or

@@ -176,6 +176,10 @@ func TestToldMove(t *testing.T) {
 	if e := eniOf(source.State, "web-0"); e == nil || e.Stage != Left || len(source.State.Moves) == 0 {
 		t.Fatalf("the source settles by itself: %+v", e)
 	}
+	again := mustCompile(t, Input{Objects: told(), Host: "host-a", Revision: source.State.Revision, IDs: source.IDs}) // after a restart
+	if d := cmp.Diff(eniOf(source.State, "web-0"), eniOf(again.State, "web-0"), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+		t.Errorf("the source that starts anew (-before +after):\n%s", d)
+	}
 	source = on(t, "host-a", source, moved(t), false)
 	if eniOf(source.State, "web-0") != nil || len(source.State.Moves) != 0 {
 		t.Errorf("it is over, but the source has %+v", source.State.Moves)

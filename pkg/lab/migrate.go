@@ -141,9 +141,9 @@ func (l *Lab) move(ctx context.Context, inst *InstancePlan, to string, report *M
 	report.Prepare = time.Since(start)
 	start = time.Now()
 	return l.moveBy(ctx, inst, to, func(arrived func() error) error {
+		from := inst.Host
 		edits := []Edit{{Kind: "Instance", Name: inst.Name, Change: func(spec *yaml.Node) error {
-			Remove(spec, "migration")
-			return Set(spec, "host", to)
+			return errors.Join(Set(spec, "migration", map[string]string{"to": to, "from": from}), Set(spec, "host", to))
 		}}}
 		for _, p := range inst.Ports {
 			edits = append(edits, Edit{Kind: "ENI", Name: p.ENI, Change: nextEpoch})
@@ -162,7 +162,18 @@ func (l *Lab) move(ctx context.Context, inst *InstancePlan, to string, report *M
 		}
 		err = arrived()
 		report.Switch = time.Since(start)
-		return err
+		if err != nil {
+			return err
+		}
+		sleep(ctx, underWay)
+		revision, err = l.EditFeed(Edit{Kind: "Instance", Name: inst.Name, Change: func(spec *yaml.Node) error {
+			Remove(spec, "migration")
+			return nil
+		}})
+		if err != nil || l.Enid == "" {
+			return err
+		}
+		return l.WaitRevisionAll(ctx, revision)
 	})
 }
 

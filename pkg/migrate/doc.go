@@ -35,9 +35,9 @@
 //
 //	no channel, wrong certificate,     the move goes on without flows: packets of connections that B does not know
 //	target's agent away                are dropped there, as those of a new host always are
-//	source's agent dies                its programs go on. Restarted before it has `host: B` in force it copies all
-//	                                   again and knows what to send on; after it, it has forgotten that the ENI was
-//	                                   here, and nothing is sent on
+//	source's agent dies                its programs go on. Restarted before `host: B` it copies all again; after it, it
+//	                                   knows by its numbers that the ENI was here if the feed says from where it came,
+//	                                   else it has forgotten it, and nothing is sent on
 //	target's agent dies                what is in force stays; the source dials again and copies all again
 //	the migration is taken back        B forgets the ENI and its flows, A has never stopped
 //	moved back at once                 A prepares a new incarnation, which the flows of B belong to
