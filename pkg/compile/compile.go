@@ -140,6 +140,7 @@ type compiler struct {
 
 	here     map[string]uint32       // index by name of the ENIs in out that are not only prepared
 	prepared map[string]uint32       // of those that are
+	leaving  bool                    // an ENI here was about to leave, or has left
 	left     map[string]bool         // ENIs that are elsewhere by now
 	senders  map[string][]netip.Addr // hosts that may send as an ENI although it is elsewhere
 	out      State
@@ -173,7 +174,9 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 		return c
 	}
 	for i := range in.Previous.ENIs {
-		c.previousENIs[in.Previous.ENIs[i].Name] = &in.Previous.ENIs[i]
+		e := &in.Previous.ENIs[i]
+		c.previousENIs[e.Name] = e
+		c.leaving = c.leaving || e.MovingTo != ""
 	}
 	for i := range in.Previous.Moves {
 		c.previousMoves[in.Previous.Moves[i].NextHop] = &in.Previous.Moves[i]

@@ -11,9 +11,17 @@ import (
 // standing returns an ENI as it is attached to this host, nil if it is not. One that moves here is prepared as the
 // attachment that follows; one that moved away from here as it was prepared to, stays as it was until all is settled.
 func (c *compiler) standing(e *api.ENI) *api.ENI {
-	host := c.Objects.HostOf(e)
-	if e.Attachment != nil && host == c.Host {
-		return e
+	if e.Attachment == nil && !c.leaving {
+		return nil // as nearly all of many
+	}
+	if e.Attachment != nil {
+		i := c.Objects.Instances[e.Attachment.Instance]
+		if i.Host == c.Host {
+			return e
+		}
+		if i.Migration == nil && !c.leaving {
+			return nil
+		}
 	}
 	if e.Attachment != nil && c.Objects.MovingTo(e) == c.Host {
 		migration := c.Objects.Instances[e.Attachment.Instance].Migration
