@@ -20,6 +20,7 @@ type LoadPlan struct {
 	Port        uint16 // of UDP and TCP, at both
 	Rate        int    // datagrams per second in each direction
 	Connections int    // in each direction
+	OneSide     bool   // the far end opens none
 }
 
 // The sizes of what a load sends, and its pace.
@@ -88,8 +89,10 @@ func (l *Lab) StartLoad(ctx context.Context, from, to Spot, plan LoadPlan) (_ *L
 	if err := load.connect(ctx, l, from, to, plan); err != nil {
 		return nil, err
 	}
-	if err := load.connect(ctx, l, to, from, plan); err != nil {
-		return nil, err
+	if !plan.OneSide {
+		if err := load.connect(ctx, l, to, from, plan); err != nil {
+			return nil, err
+		}
 	}
 	server, err := l.ListenUDP(to, plan.Port)
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/eniplane/eniplane/pkg/dataplane"
 	"github.com/eniplane/eniplane/pkg/lab"
 )
@@ -176,6 +178,47 @@ func TestMigrateUnderLoad(t *testing.T) {
 		if err := l.Move(context.Background(), "vm-m", "host-a"); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestMigrateState: what is let in by state alone goes on at the other host, also if the groups change in the middle; and
+// nothing else is let in.
+func TestMigrateState(t *testing.T) {
+	l := common(t)
+	groups := func(names ...string) {
+		t.Helper()
+		revision, err := l.EditFeed(lab.Edit{Kind: "ENI", Name: "m", Change: func(spec *yaml.Node) error { return lab.Set(spec, "securityGroups", names) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.WaitRevisionAll(context.Background(), revision); err != nil {
+			t.Fatal(err)
+		}
+	}
+	groups("outward")
+	defer groups("open")
+	from, to, err := l.Spots("m", "b1", lab.IPv4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	load, err := l.StartLoad(context.Background(), from, to, lab.LoadPlan{Port: 7300, Rate: 500, Connections: 20, OneSide: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, host := range []string{"host-b", "host-a"} {
+		if err := l.Prepare(context.Background(), "vm-m", host); err != nil {
+			t.Fatal(err)
+		}
+		groups([]string{"outward", "client"}[:2-i]...)
+		if err := l.Move(context.Background(), "vm-m", host); err != nil {
+			t.Fatal(err)
+		}
+		denied(t, l, probe{from: "a1", to: "m", protocol: "tcp", port: 80}, "m", dataplane.In, dataplane.ReasonSGDenied)
+	}
+	r := load.Stop()
+	t.Log(r)
+	if r.There.Arrived == 0 || r.There.Lost()+r.Back.Lost()+r.There.Repeated+r.Back.Repeated+len(r.Broken) != 0 || r.Blocks == 0 {
+		t.Errorf("%s %v", r, r.Broken)
 	}
 }
 
