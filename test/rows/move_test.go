@@ -136,3 +136,25 @@ func preparedRows() []Row {
 		}}},
 	}
 }
+
+// gatewayMoveRows: moves of ENIs whose EIPs have gateways, here and elsewhere.
+func gatewayMoveRows() []Row {
+	outs, ins := toGateway(far9, client).UDP(40000, 53), fromNetTo(client, away0)
+	left := Want{
+		Verdict: Redirect, Device: "uplink0", Packet: outs.From(far9.eip), Counts: []Count{atHost(dataplane.Out, dataplane.ReasonDelivered)},
+	}
+	carriedOn := sentOn(ins.TCP(40000, 443, ACK).MACs(gatewayMAC, away0.mac), away0, hostC, 3)
+	early := decapsulated(ins.TCP(40000, 443, SYN), red, hostC, entered(ins.TCP(40000, 443, SYN), away0))
+	early.Mark = internetMark
+	return []Row{
+		{Name: "who moves leaves by its gateway from both hosts", Steps: []Step{
+			after(moves(far9, "host-b", "host-c"), leaving(far9.on(hostC), outs, left)), leaving(far9, outs, left),
+			after(arrives(far9, "host-c"), leaving(far9, outs, left)),
+		}, Hooks: TCOnly},
+		{Name: "by a gateway to who has left", Steps: []Step{
+			after(moves(away0, "host-a", "host-c"), byGateway(ins.TCP(40000, 443, SYN), hostB, entered(ins.TCP(40000, 443, SYN), away0))),
+			after(arrives(away0, "host-c"), byGateway(ins.TCP(40000, 443, ACK), hostB, carriedOn)),
+		}, Hooks: TCOnly},
+		{Name: "sent on after a gateway has translated it", Steps: []Step{after(moves(away0, "host-c", "host-a"), early)}, Hooks: TCOnly},
+	}
+}
