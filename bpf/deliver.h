@@ -273,15 +273,19 @@ static __always_inline enum reason to_overlay(struct pkt *p, const struct host_c
 /*
  * The ENI is elsewhere by now, and another host or the internet does not know it yet. What its flows or
  * rules here let through is sent on with a mark, as it came. What is of no flow here may be of one that was
- * opened there: without a mark nothing else gets in. Only TC: XDP leaves such packets.
+ * opened there: without a mark nothing else gets in. Only TC: XDP leaves such packets. A function of its own, since
+ * the stack is near. CONTINUE = it is here after all.
  */
-static __always_inline enum reason to_moved(struct pkt *p, const struct host_conf *host,
-					    const struct eni_conf *conf, const struct nexthop *own,
-					    enum reason judged, enum origin from)
+static __noinline enum reason to_moved(struct pkt *p, const struct host_conf *host,
+				       const struct eni_conf *conf, enum reason judged,
+				       enum origin from)
 {
+	const struct nexthop *own = nexthop_find(conf->nexthop);
 	const bool internet = from_internet(from);
 	__u32 policy = GROUP_MOVED | (internet ? GROUP_INTERNET : 0);
 
+	if (!own || own->kind != NH_MOVED)
+		return judged;
 	if (judged == REASON_NO_FLOW || judged == REASON_SG_DENIED) {
 		if (internet)
 			return judged;
@@ -303,7 +307,7 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 					  struct arrival *a, enum origin from, const bool v6,
 					  const bool xdp)
 {
-	const struct nexthop *nh = NULL, *own;
+	const struct nexthop *nh = NULL;
 	enum reason reason = REASON_CONTINUE;
 	const struct eni_conf *conf;
 	const struct live *device;
@@ -330,11 +334,8 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 		nh = nexthop_find(p->quotes && !from_internet(from) ? a->sender_nexthop :
 								      w->flow.nexthop);
 	}
-	if (!xdp && unlikely(device->flags & LIVE_LEFT)) {
-		own = nexthop_find(conf->nexthop);
-		if (own && own->kind == NH_MOVED)
-			return to_moved(p, host, conf, own, reason, from);
-	}
+	if (!xdp && unlikely(device->flags & LIVE_LEFT))
+		reason = to_moved(p, host, conf, reason, from);
 	if (reason != REASON_CONTINUE)
 		return reason;
 	if (p->ip_len > device->mtu)
