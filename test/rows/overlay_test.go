@@ -208,8 +208,6 @@ func outerRows() []Row {
 		header("no VNI", 0x00, 0, 0, 0),
 		header("another flag", 0x18, 0, 0, 0),
 		header("OAM flag", 0x09, 0, 0, 0),
-		header("another policy id", 0x88, 2, 0, 0),
-		header("two policy ids", 0x88, 3, 0, 0),
 		header("a policy id and a flag beside it", 0xc8, 1, 0, 0),
 		header("a policy id, policy applied", 0x88, 0x0801, 0, 0),
 		header("a policy id and a reserved byte", 0x88, 1, 0, 1),
