@@ -9,7 +9,8 @@ const (
 	cMaxENIs      = 1024 // index 0 is the host itself: packets that belong to no ENI
 	cMaxNexthops  = 1 << 20
 	cMaxEndpoints = 1 << 20
-	cMaxReasons   = 64 // per ENI and direction, a power of two
+	cMaxEips      = 1 << 17 // of each family: those of two revisions
+	cMaxReasons   = 64      // per ENI and direction, a power of two
 	cMaxUplinks   = 16
 	cWayBuckets   = 4096    // a power of two
 	cWays         = 4       // of a bucket: one cache line
@@ -81,8 +82,8 @@ const (
 // enum vtep_role
 const (
 	cVTEPENIs      = 0 // from its ENIs of the VPC or of a peer
-	cVTEPGateway   = 1 // from the internet, to an ENI of the VPC here
-	cVTEPBehind    = 2 // to the internet, from its ENIs: this host is their gateway
+	cVTEPGateway   = 1 // from the internet, to an ENI of the VPC here: GROUP_INTERNET
+	cVTEPBehind    = 2 // to the internet by this host, from its ENIs: gateway's MAC
 	cVTEPRoleShift = 24
 )
 
