@@ -80,10 +80,14 @@ func TestLimits(t *testing.T) {
 
 // A gateway knows a bounded number of EIPs of each family; those of a range without gateways do not count for it.
 func TestTooManyEIPs(t *testing.T) {
-	var b strings.Builder
+	var b, eips strings.Builder // a file each, since one has a limit
 	object := func(kind, name, spec string, args ...any) {
-		fmt.Fprintf(&b, "---\napiVersion: eniplane.io/v1alpha1\nkind: %s\nmetadata: {name: %s}\nspec: ", kind, name)
-		fmt.Fprintf(&b, spec+"\n", args...)
+		to := &b
+		if kind == "EIP" {
+			to = &eips
+		}
+		fmt.Fprintf(to, "---\napiVersion: eniplane.io/v1alpha1\nkind: %s\nmetadata: {name: %s}\nspec: ", kind, name)
+		fmt.Fprintf(to, spec+"\n", args...)
 	}
 	object("Region", "here", "{eipRanges: [{cidr: 198.18.0.0/16, gateways: [h, g]}, {cidr: 198.19.0.0/16, gateways: [g]}, {cidr: 198.51.100.0/24}]}")
 	object("Host", "g", "{zone: z, vtep: 172.16.0.2, uplinks: [up]}")
@@ -103,7 +107,7 @@ func TestTooManyEIPs(t *testing.T) {
 		object("ENI", fmt.Sprintf("e%d", i), "{subnet: s, mac: \"02:00:00:%02x:%02x:%02x\", ips: [%s], securityGroups: [g]%s}", i>>16, i>>8&255, i&255, private, attachment)
 		object("EIP", fmt.Sprintf("x%d", i), "{address: %s, eni: e%d}", public, i)
 	}
-	_, errs := api.Decode([]api.File{{Name: "many.yaml", Data: []byte(b.String())}})
+	_, errs := api.Decode([]api.File{{Name: "many.yaml", Data: []byte(b.String())}, {Name: "eips.yaml", Data: []byte(eips.String())}})
 	const want = "Host/g: has to know 65538 EIPs of IPv4, those behind it as a gateway included (at most 65536: make smaller ranges with other gateways)"
 	if len(errs) != 1 || !strings.HasSuffix(errs[0].Error(), want) {
 		t.Errorf("errors %v, want one that ends with %s", api.Errors(errs), want)

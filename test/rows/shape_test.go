@@ -48,8 +48,6 @@ func shapeRows() []Row {
 	neighbour := frame(web0, web1).TCP(40000, 443, SYN)
 	far, fromNet := inner(open9, open0).UDP(40000, 53), inward(client, web0).TCP(40000, 443, SYN)
 	big := frame(open1, open9).UDP(40000, 53).Payload(1500)
-	stream := outward(web0, client).UDP(40000, 53).Only(V4)
-	known := send(web0, stream, shaped(translated(stream, web0), 2, "uplink uplink0"))
 	byGateway, behind := outward(away0, client).UDP(40000, 53).Only(V4), outward(web0, far9.eip).UDP(40000, 53).Only(V4)
 	host := Solicited | Override
 	in := capped(open0, 0, 5)
@@ -68,7 +66,6 @@ func shapeRows() []Row {
 		one("out, the VPC, cap of the EIP", cappedEIPs(web0), web0.port(), neighbour, delivered(neighbour, web0, web1)),
 		one("out, the neighbour's EIP has a cap", cappedEIPs(web0), web1.port(), hairpin, turned(hairpin, web1, web0)),
 		one("out, the receiver's cap out", cap(open0), open1.port(), local, delivered(local, open1, open0)),
-		{Name: "out, internet, by a way that is remembered", Steps: []Step{within(known, cap(web0)), known}},
 		one("out, internet, by a gateway", cap(away0), away0.port(), byGateway, shaped(handed(byGateway, away0), 2, "overlay gateway/host-b/red")),
 		one("out, internet, by a gateway, cap of the EIP", cappedEIPs(away0), away0.port(), byGateway,
 			shaped(handed(byGateway, away0), 2, "overlay gateway/host-b/red")),
