@@ -123,12 +123,16 @@ func (l *Loader) settle(report *Report, p *plan, ports []*port, fresh []uint32, 
 	return nil
 }
 
-// moveOn follows the flip at once: where ENIs are, and who of them is heard here.
+// moveOn follows the flip at once: where ENIs are, and who of them is heard here. Who is here is open before neighbours
+// are told, and who has left is so after they are: packets to it have a way at any moment.
 func (l *Loader) moveOn(p *plan) error {
+	if err := l.restate(l.state, compile.Attached); err != nil {
+		return err
+	}
 	if err := l.engine.move(p); err != nil {
 		return err
 	}
-	return l.restate(l.state)
+	return l.restate(l.state, compile.Prepared, compile.Left)
 }
 
 // openPorts makes what may be READY so and reports on every ENI.

@@ -44,9 +44,9 @@ func standAs(live *dataplane.Live, eni *compile.ENI) {
 	live.XDP = live.XDP && eni.Stage == compile.Attached
 }
 
-// restate marks ENIs that stay and now stand otherwise: who has moved here is heard, who has left gets nothing any
-// more. What devices are and can do stays as it was seen.
-func (l *Loader) restate(st *compile.State) error {
+// restate marks ENIs that stay and now stand otherwise, those that stand so: who has moved here is heard, who has left gets
+// nothing any more. What devices are and can do stays as it was seen.
+func (l *Loader) restate(st *compile.State, stages ...compile.Stage) error {
 	now, err := l.content(dataplane.MapLive)
 	if err != nil {
 		return err
@@ -54,7 +54,7 @@ func (l *Loader) restate(st *compile.State) error {
 	s := step{table: dataplane.MapLive}
 	for i := range st.ENIs {
 		key := dataplane.Index(st.ENIs[i].Index)
-		if now[key] == nil {
+		if now[key] == nil || !slices.Contains(stages, st.ENIs[i].Stage) {
 			continue
 		}
 		live, err := dataplane.DecodeLive(now[key])
