@@ -126,6 +126,11 @@ func (l *Loader) settle(report *Report, p *plan, ports []*port, fresh []uint32, 
 // moveOn follows the flip at once: where ENIs are, and who of them is heard here. Who is here is open before neighbours
 // are told, and who has left is so after they are: packets to it have a way at any moment.
 func (l *Loader) moveOn(p *plan) error {
+	moved := l.moving
+	l.moving = slices.ContainsFunc(l.state.ENIs, func(e compile.ENI) bool { return e.Stage != compile.Attached })
+	if !moved && !l.moving {
+		return l.engine.move(p)
+	}
 	if err := l.restate(l.state, compile.Attached); err != nil {
 		return err
 	}

@@ -60,6 +60,7 @@ type Loader struct {
 	seen    map[int]hookSeen    // by ifindex
 	// capsKept has the indexes of ENIs whose caps were asked for last, and whether they are kept; nil = unknown.
 	capsKept map[uint32]bool
+	moving   bool // the state before the last one had ENIs that move; true = unknown
 	looked   bool // the last look at devices found or made all as state needs it
 	report   Report
 }
@@ -75,7 +76,7 @@ func Open(ctx context.Context, opts Options) (*Loader, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	l := &Loader{place: p, log: log, guard: newGuard(opts.Host), seen: map[int]hookSeen{}}
+	l := &Loader{place: p, log: log, guard: newGuard(opts.Host), seen: map[int]hookSeen{}, moving: true}
 	if err := l.guard.alone(); err != nil {
 		return nil, fmt.Errorf("open host %s: %w", opts.Host, err)
 	}

@@ -49,10 +49,27 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
+// logDrops says at the end of a test that has failed what was dropped meanwhile.
+func logDrops(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	before := counters(t, l)
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		for key, n := range counters(t, l) {
+			if n > before[key] && key.Reason != dataplane.ReasonContinue && key.Reason != dataplane.ReasonDelivered {
+				t.Logf("+%d %s", n-before[key], key)
+			}
+		}
+	})
+}
+
 // TestMigrateFaults: an agent dies at each step of a migration and comes back later, and the instance goes back at once. No
 // connection ends and nothing is lost: what is in force does not need agents, and what was not told is told again.
 func TestMigrateFaults(t *testing.T) {
 	l := common(t)
+	logDrops(t, l)
 	here, there := "host-a", "host-b"
 	for _, tt := range []struct {
 		name string
@@ -136,6 +153,7 @@ func deafToTheEnd(h *lab.MigrateHooks, kill, start func() error) {
 // sides. Nothing is lost or repeated, and no connection ends. ENIPLANE_MOVES says how often, for make soak.
 func TestMigrateUnderLoad(t *testing.T) {
 	l := common(t)
+	logDrops(t, l)
 	moves := 4
 	if text := os.Getenv("ENIPLANE_MOVES"); text != "" {
 		var err error
@@ -185,6 +203,7 @@ func TestMigrateUnderLoad(t *testing.T) {
 // nothing else is let in.
 func TestMigrateState(t *testing.T) {
 	l := common(t)
+	logDrops(t, l)
 	groups := func(names ...string) {
 		t.Helper()
 		revision, err := l.EditFeed(lab.Edit{Kind: "ENI", Name: "m", Change: func(spec *yaml.Node) error { return lab.Set(spec, "securityGroups", names) }})
@@ -225,6 +244,7 @@ func TestMigrateState(t *testing.T) {
 // TestMigrateVerb: one command moves an instance, on a feed in a directory.
 func TestMigrateVerb(t *testing.T) {
 	l := common(t)
+	logDrops(t, l)
 	enictl := labs.binary(t, "enictl")
 	for _, to := range []string{"host-b", "host-a"} {
 		moveByVerb(t, l, to, func(args ...string) *exec.Cmd {
