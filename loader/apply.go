@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/dataplane"
