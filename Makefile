@@ -77,7 +77,7 @@ soak: root ## run the end-to-end tests N=10 times, then 100 migrations under loa
 	@$(MAKE) --no-print-directory build
 	@go build -o bin/ ./test/run
 	bin/run -p 1 -timeout 10h -count $(N) ./loader/... ./test/e2e/...
-	ENIPLANE_MOVES=100 bin/run -p 1 -timeout 2h -count 1 -run TestMigrateUnderLoad ./test/e2e
+	ENIPLANE_MOVES=100 bin/run -p 1 -timeout 2h -count 1 -run 'TestMigrateUnderLoad|TestMigrateFaults' ./test/e2e
 	@$(MAKE) --no-print-directory test-kernel
 
 lint: ## run the checks of test/arch and golangci-lint
