@@ -40,6 +40,7 @@ func TestRouting(t *testing.T) {
 		t.Run("internet/"+f.String(), func(t *testing.T) { throughToInternet(t, l, f) })
 		t.Run("peers/"+f.String(), func(t *testing.T) { peers(t, l, f) })
 	}
+	t.Run("iperf3", func(t *testing.T) { fastWays(t, l) })
 	t.Run("chain", func(t *testing.T) { chain(t, l, string(feed)) })
 	t.Run("chain to the internet", func(t *testing.T) { chainToInternet(t, l, string(feed)) })
 	t.Run("one-sided", func(t *testing.T) { oneSided(t, l, string(feed)) })

@@ -177,3 +177,23 @@ func prefixListRoute(t *testing.T, l *lab.Lab, feed string) {
 	others := detour{"other entries", []string{`[198.51.100.200/32, "2001:db8:51::200/128"]`, `[198.51.100.0/28, "2001:db8:51::/124"]`}, near, far}
 	t.Run(others.name, func(t *testing.T) { others.proves(t, l, text) })
 }
+
+// fastWays: iperf3 through the appliance, there and back, through it to the internet, and to a peer.
+func fastWays(t *testing.T, l *lab.Lab) {
+	serveIperf(t, l, "app-a", "data-a", "data-b", "lime-b", internetNode)
+	devices := map[string][]string{}
+	for _, node := range []string{"vm-app-a", "vm-app-b", "vm-data-a", "vm-data-b", "vm-lime-b", "vm-fw"} {
+		devices[node] = []string{guestDevice}
+	}
+	withAndWithoutOffloads(t, l, devices, func(t *testing.T, f lab.Family) {
+		for _, ends := range [][2]string{
+			{"app-a", "data-a"}, {"app-a", "data-b"}, {"app-b", "data-a"}, {"data-b", "app-a"},
+			{"app-a", internetNode}, {"app-b", internetNode}, {"app-b", "lime-b"}, {"lime-b", "app-a"},
+		} {
+			t.Run(ends[0]+" from "+ends[1], func(t *testing.T) {
+				src, dst := spots(t, l, ends[0], ends[1], f)
+				iperf(t, l, src, dst)
+			})
+		}
+	})
+}
