@@ -62,7 +62,7 @@ func routeLines(next bool, beside int) string {
 		if i%2 == 0 {
 			add(fmt.Sprintf("%d.%d.%d.0/24", 20+i>>16, i>>8&255, i&255), target)
 		} else {
-			add(fmt.Sprintf("2a00:%x::/32", i), target)
+			add(fmt.Sprintf("2a%02x:%x::/32", i>>16, i&0xffff), target)
 		}
 	}
 	return b.String()
