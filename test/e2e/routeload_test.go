@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	routeEdits     = 10
+	routeEdits     = 4
 	routeLoadPause = 4 * time.Millisecond // the agents need the CPU, too
 	routeEditWait  = time.Minute
 	mostRoutes     = 100_000
