@@ -355,6 +355,14 @@ func behindRows() []Row {
 			after(other, send(away0, outs.TCP(40000, 443, ACK), moved)),
 			byGateway(ins.TCP(443, 40000, ACK).Payload(9), hostC, entered(ins.TCP(443, 40000, ACK).Payload(9), away0)),
 		}},
+		{Name: "another gateway, of an ENI that keeps, without rules", Steps: []Step{
+			after(func(o *api.Objects) { o.ENIs["away-0"].OnPolicyChange = api.Keep }, send(away0, outs.TCP(40000, 443, SYN), opened)),
+			gets(ins.TCP(443, 40000, SYN|ACK)),
+			after(func(o *api.Objects) {
+				other(o)
+				o.SecurityGroups["web"].Egress = nil
+			}, send(away0, outs.TCP(40000, 443, ACK), moved)),
+		}},
 		{Name: "the EIP is unbound: nothing goes out or comes in", Steps: []Step{
 			send(away0, outs.TCP(40000, 443, SYN), opened),
 			after(func(o *api.Objects) {
