@@ -293,6 +293,7 @@ func behindRows() []Row {
 			}
 		}
 	}
+	keeps := func(o *api.Objects) { o.ENIs["away-0"].OnPolicyChange = api.Keep }
 	gone := outward(away0, web0.eip).UDP(53, 40000)
 	moved := handed(outs.TCP(40000, 443, ACK), away0)
 	moved.Tunnel = &Tunnel{VNI: red, Remote: hostC}
@@ -356,9 +357,10 @@ func behindRows() []Row {
 			byGateway(ins.TCP(443, 40000, ACK).Payload(9), hostC, entered(ins.TCP(443, 40000, ACK).Payload(9), away0)),
 		}},
 		{Name: "another gateway, of an ENI that keeps, without rules", Steps: []Step{
-			after(func(o *api.Objects) { o.ENIs["away-0"].OnPolicyChange = api.Keep }, send(away0, outs.TCP(40000, 443, SYN), opened)),
+			after(keeps, send(away0, outs.TCP(40000, 443, SYN), opened)),
 			gets(ins.TCP(443, 40000, SYN|ACK)),
 			after(func(o *api.Objects) {
+				keeps(o)
 				other(o)
 				o.SecurityGroups["web"].Egress = nil
 			}, send(away0, outs.TCP(40000, 443, ACK), moved)),
