@@ -189,7 +189,7 @@ type hot struct {
 }
 
 // plugOrders are orders of attaching (F+) and detaching (F-) in the feed and of the device's coming (D+) and going (D-).
-// They begin and end without both.
+// They begin and end without both. All of them are for a soak.
 var plugOrders = []string{
 	"F+ D+ D- F-",
 	"D+ F+ F- D-",
@@ -210,13 +210,17 @@ func everyOrder(t *testing.T, l *lab.Lab) {
 		},
 		[]steadyWay{{farSpot(lab.IPv6), manySpot(5, 1, lab.IPv6)}, {manySpot(6, 0, lab.IPv4), nearSpot(lab.IPv4)}},
 		steadyWay{farSpot(lab.IPv4), manySpot(0, 0, lab.IPv4)})
-	for _, order := range plugOrders {
+	orders, hurried := plugOrders[:3], 15
+	if soak() {
+		orders, hurried = plugOrders, 200
+	}
+	for _, order := range orders {
 		for _, step := range strings.Fields(order) {
 			h.do(step)
 			h.check(order + " at " + step)
 		}
 	}
-	h.hurry(30)
+	h.hurry(hurried)
 	load.stop(t, l, "m0")
 }
 

@@ -35,8 +35,6 @@ func kindOf(n *notification) string {
 		return "send " + message(pointer(pointer(a[1]+16))) // msg_iov, iov_base
 	case unix.SYS_RECVFROM, unix.SYS_RECVMSG:
 		return "receive"
-	case unix.SYS_BIND:
-		return "bind"
 	case unix.SYS_OPENAT, unix.SYS_UNLINKAT, unix.SYS_MKDIRAT:
 		return name(n.number) + " " + general(text(a[1]))
 	case unix.SYS_MOUNT, unix.SYS_STATFS:
