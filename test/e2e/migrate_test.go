@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -67,7 +66,7 @@ func logDrops(t *testing.T, l *lab.Lab) {
 
 // TestMigrateFaults: an agent dies at each step of a migration and comes back later, and the instance goes back at once. No
 // connection ends and nothing is lost: what is in force does not need agents, and what was not told is told again. Half of
-// the steps, since agents start slowly; with ENIPLANE_MOVES all.
+// the steps, since agents start slowly; in make soak all.
 func TestMigrateFaults(t *testing.T) {
 	l := common(t)
 	logDrops(t, l)
@@ -88,7 +87,7 @@ func TestMigrateFaults(t *testing.T) {
 		{"target at the end", func() string { return there }, restartDecided, true},
 	} {
 		host := tt.who()
-		if tt.long && os.Getenv("ENIPLANE_MOVES") == "" {
+		if tt.long && !soak() {
 			continue
 		}
 		var hooks lab.MigrateHooks
@@ -155,16 +154,13 @@ func deafToTheEnd(h *lab.MigrateHooks, kill, start func() error) {
 }
 
 // TestMigrateUnderLoad: an instance moves to and fro under 20,000 datagrams a second and 200 connections, opened by both
-// sides. Nothing is lost or repeated, and no connection ends. ENIPLANE_MOVES says how often, for make soak.
+// sides. Nothing is lost or repeated, and no connection ends. In make soak it moves 100 times.
 func TestMigrateUnderLoad(t *testing.T) {
 	l := common(t)
 	logDrops(t, l)
 	moves := 4
-	if text := os.Getenv("ENIPLANE_MOVES"); text != "" {
-		var err error
-		if moves, err = strconv.Atoi(text); err != nil {
-			t.Fatalf("ENIPLANE_MOVES: %v", err)
-		}
+	if soak() {
+		moves = 100
 	}
 	from, to, err := l.Spots("m", "b1", lab.IPv4)
 	if err != nil {
