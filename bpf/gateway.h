@@ -77,8 +77,7 @@ static __always_inline enum reason gateway_sender(const struct pkt *p, __u32 vni
 	if (!e || !(e->flags & EIP_BEHIND))
 		return REASON_NO_EIP;
 	nh = nexthop_find(e->nexthop);
-	if (!nh || !nexthop_behind(p, e->nexthop, vtep) ||
-	    !mac_equal(nh->mac, p->smac))
+	if (!nh || !nexthop_behind(p, e->nexthop, vtep) || !mac_equal(nh->mac, p->smac))
 		return REASON_VXLAN_SENDER;
 	return REASON_CONTINUE;
 }

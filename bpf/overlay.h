@@ -146,8 +146,7 @@ static __always_inline enum reason overlay_run(struct pkt *p, struct scratch *s,
 	__s32 eni = 0;
 
 	p->dir = DIR_IN;
-	if (!overlay_marked(s) || !host ||
-	    parse_eth(p, xdp) != REASON_CONTINUE) {
+	if (!overlay_marked(s) || !host || parse_eth(p, xdp) != REASON_CONTINUE) {
 		arrival_enter(p, 0, xdp);
 		return REASON_VXLAN_UNMARKED;
 	}
@@ -230,7 +229,8 @@ static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
 	const struct nexthop *nh;
 	bool congested, owned;
 
-	if (!f || o->policy || !overlay_bare(p, f) || overlay_role(o) != VTEP_ENIS) /* needs what only TC has */
+	if (!f || o->policy || !overlay_bare(p, f) ||
+	    overlay_role(o) != VTEP_ENIS) /* needs what only TC has */
 		return false;
 	congested = (f->ip.tos & IP_ECN) == IP_ECN;
 	m = mac_find(p, o->source.vni, f->inside.h_dest);

@@ -253,7 +253,7 @@ struct move {
 enum group_policy {
 	GROUP_NONE = 0,
 	GROUP_INTERNET = 1 << 0, /* from the internet, by a gateway */
-	GROUP_MOVED = 1 << 1, /* judged and sent on by the host that had the ENI before; with GROUP_INTERNET, from there */
+	GROUP_MOVED = 1 << 1, /* judged and sent on by the host that had the ENI before */
 };
 
 /* vteps: what a host may send in a VNI; no entry = such packets from there are dropped. */

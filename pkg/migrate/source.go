@@ -86,7 +86,7 @@ func (s *source) session(ctx context.Context) error {
 
 func (s *source) dial(ctx context.Context) (net.Conn, error) {
 	if !s.out.Addr.IsValid() {
-		return nil, fmt.Errorf("Host/%s has no peer in the feed: give it the address of its agent", s.out.To)
+		return nil, fmt.Errorf("the feed has no peer of Host/%s: give it the address of its agent", s.out.To)
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
