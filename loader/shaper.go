@@ -99,9 +99,11 @@ func calmShaper(ends []*netlink.LinkAttrs) (changed bool, err error) {
 	return changed, nil
 }
 
-// raiseShaper lets the pair carry packets; tree and program must be in place.
+// raiseShaper lets the pair carry packets; tree and program must be in place. The near end comes last: it has a carrier then,
+// and queues at once. As the first it would get them when the kernel has heard of its carrier, which on a busy host takes
+// a while, and lose all that is sent before.
 func raiseShaper(index uint32) error {
-	for _, name := range shaperNames(index) {
+	for _, name := range slices.Backward(shaperNames(index)) {
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("look up %s: %w", name, err)
