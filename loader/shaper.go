@@ -126,12 +126,18 @@ func findShaper(eni *compile.ENI, all devices) (*netlink.LinkAttrs, error) {
 	switch {
 	case near != nil && far != nil && near.Alias == shaperAlias(eni) && near.ParentIndex == far.Index:
 		return near, nil
-	case near != nil && isShaper(near):
+	case near != nil && (isShaper(near) || far != nil && isHalfMade(near, far)):
 		return nil, removeDevice(near)
 	case near == nil && far == nil:
 		return nil, nil
 	}
 	return nil, fmt.Errorf("devices %s exist and are not as we make them: remove them", strings.Join(names, ", "))
+}
+
+// isHalfMade tells whether two devices are a pair as makeShaper leaves it if it does not come to the end: of our names, and
+// never used.
+func isHalfMade(near, far *netlink.LinkAttrs) bool {
+	return near.ParentIndex == far.Index && near.Alias == "" && !isUp(near) && !isUp(far)
 }
 
 func makeShaper(eni *compile.ENI, names []string) error {
