@@ -86,7 +86,7 @@ const (
 const (
 	cGroupNone     = 0
 	cGroupInternet = 1 << 0 // from the internet, by a gateway
-	cGroupMoved    = 1 << 1 // judged and sent on by the host that had the ENI before; with GROUP_INTERNET, from there
+	cGroupMoved    = 1 << 1 // judged and sent on by the host that had the ENI before
 )
 
 // enum vtep_role
