@@ -82,7 +82,7 @@ __noinline int gatewayed6(struct scratch *s, __u32 table)
 static __always_inline enum reason uplink_refused(struct pkt *p, const bool v6, const bool xdp)
 {
 	if (v6 && xdp && !(xdp_owns & XDP_OWNS_ALL) && uplink_solicits(p, true))
-		return REASON_NOT_OURS; /* TC may answer it */
+		return REASON_NOT_OURS; /* which TC answers if it is about an EIP taken here */
 	count_enter(p, 0, DIR_IN);
 	return REASON_EIP_UNKNOWN;
 }

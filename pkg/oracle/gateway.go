@@ -216,6 +216,9 @@ func (r *run) leaveAs(eip netip.Addr) Reason {
 		return reason
 	}
 	if e, private := r.eipBehind(dst); e != nil {
+		if reason := r.quotesOf(func(q *packet) netip.Addr { return q.src }, dst); reason != goOn {
+			return reason
+		}
 		p.setSource(eip)
 		return r.carry(e, dst, private)
 	}
