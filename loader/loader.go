@@ -108,11 +108,14 @@ func (l *Loader) open(ctx context.Context, maxFlows uint32) error {
 	if err := prepareFlows(l.maps, maxFlows); err != nil {
 		return err
 	}
-	if l.slots, err = loadPrograms(spec, l.maps); err != nil {
+	if l.slots, err = openPrograms(l.place, spec, l.maps, l.log); err != nil {
 		return err
 	}
 	l.stubs = l.slots.Programs
 	if _, err := fillSlots(l.slots, l.maps); err != nil {
+		return err
+	}
+	if err := l.place.forgetPrograms(l.maps); err != nil {
 		return err
 	}
 	if err := l.openTables(); err != nil {

@@ -3,6 +3,8 @@
 package dataplane
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 
 	"github.com/cilium/ebpf"
@@ -96,6 +98,12 @@ func LoadSpec() (*ebpf.CollectionSpec, error) {
 		return nil, fmt.Errorf("read the embedded BPF object: %w", err)
 	}
 	return spec, nil
+}
+
+// ObjectHash tells the object of this binary from those of other builds.
+func ObjectHash() string {
+	sum := sha256.Sum256(_BpfBytes)
+	return hex.EncodeToString(sum[:8])
 }
 
 // Index encodes the key of an array.
