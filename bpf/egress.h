@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Ways to the internet that the host's FIB has named in this tick of the flow clock (0.27 s): to look one up
- * costs as much as all the rest (IPv6: thrice). What is remembered is the uplink, its MTU, and that the
- * destination is no EIP of this host in the revision in force; so a change of the host's routes
- * counts within a tick, one of EIPs at once. The next hop and its MAC are the kernel's business with each packet
- * (bpf_redirect_neigh). Per CPU, so that nobody reads what another writes.
+ * costs as much as all the rest (IPv6: thrice), and so does the kernel when it is left to find the neighbour's MAC
+ * (bpf_redirect_neigh). What is remembered is the uplink, its MTU, both MACs, and that the destination is no EIP of this
+ * host in the revision in force; so a change of the host's routes or of a neighbour's MAC counts within a tick, one
+ * of EIPs at once. The packet that learns a way leaves by the kernel's: so the neighbour is used, and probed, as
+ * neighbours are (RFC 4861 section 7.3), and a way whose neighbour is not known yet is not remembered. Per CPU, so
+ * that nobody reads what another writes.
  */
 #pragma once
 
@@ -16,9 +18,10 @@ struct egress {
 	__u64 active; /* the host word under which it was found */
 	__u32 now; /* tick of the flow clock */
 	__u32 ifindex; /* the uplink; 0 = nothing is remembered */
-	__u32 mtu; /* the largest IP packet */
-	__u32 protocol; /* of the transport, and 1 << 8 for IPv6: routes may differ by it */
-	__u64 pad;
+	__u16 mtu; /* the largest IP packet */
+	__u16 protocol; /* of the transport, and 1 << 8 for IPv6: routes may differ by it */
+	__u8 smac[6]; /* of the uplink */
+	__u8 dmac[6]; /* of the neighbour */
 };
 _Static_assert(sizeof(struct egress) == 64, "one line");
 
@@ -68,13 +71,16 @@ static __always_inline bool egress_known(const struct egress *e, const struct pk
 	       addr_equal(e->src, src, v6);
 }
 
-/* What to_internet would say. */
+/* What to_internet would say, with the MACs written. What waits for its turn finds its neighbour when it goes. */
 static __always_inline enum reason egress_go(const struct egress *e, struct pkt *p)
 {
 	if (p->ip_len > e->mtu)
 		return too_big_for(p, e->mtu);
 	p->out_ifindex = e->ifindex;
-	p->out |= OUT_NEIGHBOUR;
+	if (unlikely(p->out))
+		p->out |= OUT_NEIGHBOUR;
+	else if (!rewrite_macs(p, e->dmac, e->smac, false))
+		return REASON_HELPER;
 	return REASON_DELIVERED;
 }
 
@@ -83,14 +89,18 @@ static __always_inline void egress_learn(struct egress *e, const struct pkt *p, 
 					 const bool v6)
 {
 	const struct scratch *s = scratch_get();
+	const struct bpf_fib_lookup *fib;
 
 	if (!s)
 		return;
+	fib = (const struct bpf_fib_lookup *)s->fib;
 	e->active = egress_active(p);
 	e->now = p->now;
-	e->ifindex = p->out_ifindex;
-	e->mtu = ((const struct bpf_fib_lookup *)s->fib)->mtu_result;
+	e->ifindex = s->next_known ? p->out_ifindex : 0;
+	e->mtu = fib->mtu_result;
 	e->protocol = egress_protocol(p, v6);
+	mac_copy(e->smac, fib->smac);
+	mac_copy(e->dmac, fib->dmac);
 	addr_copy(e->src, src, v6);
 	addr_copy(e->dst, p->dst, v6);
 }

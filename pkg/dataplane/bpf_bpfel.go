@@ -57,9 +57,10 @@ type bpfEgress struct {
 	Active   uint64
 	Now      uint32
 	Ifindex  uint32
-	Mtu      uint32
-	Protocol uint32
-	Pad      uint64
+	Mtu      uint16
+	Protocol uint16
+	Smac     [6]uint8
+	Dmac     [6]uint8
 }
 
 type bpfEipKey4 struct {
@@ -530,8 +531,10 @@ type bpfScratch struct {
 		Vtep          uint32
 		Eip           [16]uint8
 	}
-	Nat [16]uint8
-	Fib [64]uint8
+	Nat       [16]uint8
+	Fib       [64]uint8
+	NextKnown uint32
+	_         [4]byte
 }
 
 type bpfServiceBlock struct {

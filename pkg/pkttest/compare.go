@@ -49,6 +49,9 @@ func (w *World) wanted(step Step, family Family, got result) (Want, []byte) {
 	if want.Verdict == Drop {
 		return want, nil
 	}
+	if want.Tunnel == nil && step.At.Program == PortProgram && slices.Contains(w.base.Host.Uplinks, want.Device) && got.asked.Neighbour == 0 {
+		return want, w.byNeighbour(packet.Bytes(family))
+	}
 	if want.Tunnel == nil || step.GSO > 0 || step.ByKernel {
 		return want, packet.Bytes(family)
 	}
@@ -60,6 +63,13 @@ func (w *World) wanted(step Step, family Family, got result) (Want, []byte) {
 	want.Device, want.Tunnel = w.base.Host.Uplinks[0], nil
 	w.ports.fill(frame, got.frame)
 	return want, frame
+}
+
+// byNeighbour is a frame with the MACs that the kernel would write: what is not left to it must have them.
+func (w *World) byNeighbour(frame []byte) []byte {
+	copy(frame, w.setup.Underlay.Neighbour[:])
+	copy(frame[6:], w.setup.Uplink[:])
+	return frame
 }
 
 // compareWay compares where a redirect goes.
