@@ -111,6 +111,7 @@ var (
 	greenMAC   = ParseMAC("02:00:00:00:04:80") // of green-8
 
 	client      = IP("198.51.100.7", "2001:db8:c::7")
+	besideUs    = IP("192.168.100.77", "2001:db8:64::77") // in the uplink's subnet, where nobody is
 	office      = IP("192.0.2.70", "2001:db8:ff1::7")
 	unroutable  = IP("198.51.100.200", "2001:db8:c:bad::7") // the host's own routes refuse it
 	blackhole   = IP("198.18.0.7", "2001:db8:dead::7")
