@@ -76,8 +76,9 @@ enum reason {
 
 	REASON_PACKET_RATE = 48, /* the ENI has more packets in a second than it may have */
 	REASON_FLOW_RATE = 49, /* the ENI has more new flows in a second than it may have */
-
 	REASON_WRONG_ENI = 50, /* sent from an address that another ENI of the same instance has */
+
+	REASON_EIP_UNKNOWN = 51, /* an EIP that nobody has, or that only other gateways take */
 
 	REASON_LAST,
 };

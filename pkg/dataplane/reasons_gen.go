@@ -57,6 +57,7 @@ const (
 	ReasonPacketRate     Reason = 48 // the ENI has more packets in a second than it may have
 	ReasonFlowRate       Reason = 49 // the ENI has more new flows in a second than it may have
 	ReasonWrongENI       Reason = 50 // sent from an address that another ENI of the same instance has
+	ReasonEIPUnknown     Reason = 51 // an EIP that nobody has, or that only other gateways take
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -111,4 +112,5 @@ var reasonTable = [...]struct{ name, help string }{
 	{"PACKET_RATE", "the ENI has more packets in a second than it may have"},
 	{"FLOW_RATE", "the ENI has more new flows in a second than it may have"},
 	{"WRONG_ENI", "sent from an address that another ENI of the same instance has"},
+	{"EIP_UNKNOWN", "an EIP that nobody has, or that only other gateways take"},
 }
