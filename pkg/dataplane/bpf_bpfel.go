@@ -327,6 +327,12 @@ type bpfGroupKey struct {
 	GroupSet uint32
 }
 
+type bpfHopUse struct {
+	_   structs.HostLayout
+	Now uint32
+	Via uint32
+}
+
 type bpfHostConfs struct {
 	_ structs.HostLayout
 	V [2]struct {
@@ -795,6 +801,7 @@ const (
 	bpfMapFragments      = "fragments"
 	bpfMapGroups         = "groups"
 	bpfMapHalfOpen       = "half_open"
+	bpfMapHopUses        = "hop_uses"
 	bpfMapHostConf       = "host_conf"
 	bpfMapJudgeTurns     = "judge_turns"
 	bpfMapLive           = "live"
@@ -931,6 +938,7 @@ type bpfMapSpecs struct {
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Groups        *ebpf.MapSpec `ebpf:"groups"`
 	HalfOpen      *ebpf.MapSpec `ebpf:"half_open"`
+	HopUses       *ebpf.MapSpec `ebpf:"hop_uses"`
 	HostConf      *ebpf.MapSpec `ebpf:"host_conf"`
 	JudgeTurns    *ebpf.MapSpec `ebpf:"judge_turns"`
 	Live          *ebpf.MapSpec `ebpf:"live"`
@@ -1021,6 +1029,7 @@ type bpfMaps struct {
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Groups        *ebpf.Map `ebpf:"groups"`
 	HalfOpen      *ebpf.Map `ebpf:"half_open"`
+	HopUses       *ebpf.Map `ebpf:"hop_uses"`
 	HostConf      *ebpf.Map `ebpf:"host_conf"`
 	JudgeTurns    *ebpf.Map `ebpf:"judge_turns"`
 	Live          *ebpf.Map `ebpf:"live"`
@@ -1084,6 +1093,7 @@ func (m *bpfMaps) Close() error {
 		m.Fragments,
 		m.Groups,
 		m.HalfOpen,
+		m.HopUses,
 		m.HostConf,
 		m.JudgeTurns,
 		m.Live,

@@ -92,6 +92,9 @@ func (w *World) compareWay(b *strings.Builder, want Want, family Family, got res
 	case tunnel != nil && *tunnel != *want.Tunnel:
 		fmt.Fprintf(b, "tunnel %+v, want %+v\n", *tunnel, *want.Tunnel)
 	}
+	if want.ByNeighbour && got.asked.Neighbour == 0 {
+		fmt.Fprintf(b, "redirect past the kernel's neighbours, want by them\n")
+	}
 	if via := want.Via.In(family); via.IsValid() && via != viaOf(got.asked) {
 		fmt.Fprintf(b, "by neighbour %v, want %v\n", viaOf(got.asked), via)
 	}

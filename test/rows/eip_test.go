@@ -54,6 +54,10 @@ func eipRows() []Row {
 	opened.Flows = fromNet(web0, opening, dataplane.Out)
 	known := opened
 	known.Packet = opened.Packet.MACs(uplinkMAC, routerMAC)
+	another := translated(to(besideClient).UDP(40000, 53), web0)
+	probing := another
+	probing.ByNeighbour = true
+	another.Packet = another.Packet.MACs(uplinkMAC, routerMAC)
 	return []Row{
 		row("tcp", web0.port(), ask, opened),
 		fine("tcp with an odd payload", to(client).TCP(40000, 443, SYN).Payload(7)),
@@ -115,6 +119,11 @@ func eipRows() []Row {
 		{Name: "a way that is known, with the neighbour's MAC", Steps: []Step{
 			send(web0, ask, opened),
 			send(web0, ask, known),
+		}},
+		{Name: "another way by a next hop that is known, with its MAC", Steps: []Step{
+			send(web0, ask, opened),
+			send(web0, to(besideClient).UDP(40000, 53), another),
+			later(send(web0, to(besideClient).UDP(40000, 53), probing), time.Second),
 		}},
 		{Name: "an address on the internet becomes a neighbour's EIP", Steps: []Step{
 			send(web1, taken, translated(taken, web1)),
