@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/eniplane/eniplane/pkg/dataplane"
@@ -10,16 +11,22 @@ import (
 )
 
 // EnsureTwins pins the trace twins of the programs in force, with which `enictl trace` asks what becomes of a packet.
-// No packet needs them: it may run at any time between Open and Close.
-func (l *Loader) EnsureTwins() error {
+// No packet needs them: it may run beside everything after Open, also beyond Close, and be cut short by the end of the
+// process.
+func (l *Loader) EnsureTwins() (err error) {
 	spec, err := dataplane.LoadSpec()
 	if err != nil {
 		return err
 	}
-	if err := dataplane.SetRings(spec, l.maps.Map(dataplane.MapHalfOpen)); err != nil {
+	maps, err := dataplane.OpenPinned(l.place.pins, false)
+	if err != nil {
+		return fmt.Errorf("pin the trace twins: %w", err)
+	}
+	defer func() { err = errors.Join(err, maps.Close()) }()
+	if err := dataplane.SetRings(spec, maps.Map(dataplane.MapHalfOpen)); err != nil {
 		return err
 	}
-	if err := trace.Ensure(l.place.pins, spec, l.maps); err != nil {
+	if err := trace.Ensure(l.place.pins, spec, maps); err != nil {
 		return fmt.Errorf("pin the trace twins: %w", err)
 	}
 	return nil

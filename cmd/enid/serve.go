@@ -69,12 +69,11 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return agent.Serve(ctx, listener, a.Handler(metricsHandler(kernel, a, build))) })
 	group.Go(func() error { a.Run(ctx); return nil })
-	group.Go(func() error { // beside the work: packets do not need them
+	go func() { // beside the work: packets do not need them, and nobody waits for them at the end
 		if err := kernel.EnsureTwins(); err != nil {
 			log.Warn("enictl trace will not work on this host", "err", err)
 		}
-		return nil
-	})
+	}()
 	err = group.Wait()
 	log.Info("enid ends, what is in force stays in force")
 	return err

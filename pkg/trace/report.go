@@ -141,7 +141,7 @@ func (t *Tracer) stages(r *Report, c Crossing, out *Outcome) error {
 			add(stage, "pass", t.nextHop(j.NextHop))
 		}
 	}
-	r.Rule = t.names.Rule(after.Rule)
+	r.Rule = t.rule(after.Rule)
 	if r.hop, err = t.look.NextHop(after.Nexthop); err != nil {
 		return err
 	}
