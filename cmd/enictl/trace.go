@@ -256,6 +256,9 @@ func (a *app) tellTrace(w io.Writer, r *trace.Report) {
 	} else {
 		fmt.Fprintln(w)
 	}
+	if r.Next != "" {
+		fmt.Fprintf(w, "  %s\n", r.Next)
+	}
 	if r.Reply != nil {
 		fmt.Fprint(w, "\nthe answer: ")
 		a.tellTrace(w, r.Reply)

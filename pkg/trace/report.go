@@ -27,6 +27,7 @@ type Report struct {
 	NAT      []string              `json:"nat,omitempty"`
 	Leaves   string                `json:"leaves,omitempty"` // the packet as it leaves
 	Bytes    string                `json:"bytes,omitempty"`  // of it, in hex
+	Next     string                `json:"next,omitempty"`   // who judges it after this host, and how to ask there
 	Reply    *Report               `json:"reply,omitempty"`
 	outcome  *Outcome
 	hop      *dataplane.NextHopFacts // of the flow that the packet belongs to; nil = none
@@ -70,11 +71,22 @@ func (t *Tracer) report(from string, frame []byte, out *Outcome) (*Report, error
 	if len(out.Crossings) > 0 {
 		r.At = t.place(last)
 	}
+	if r.Reason.Reason == dataplane.ReasonDelivered && r.hop != nil && r.hop.VTEP.IsValid() && last.Direction == dataplane.Out {
+		r.Next = fmt.Sprintf("host %s judges it, too; there: enictl trace --eni %s --in %q",
+			t.hostName(r.hop.VTEP), t.names.NextHops[r.hop.Index], plain(frame))
+	}
 	if r.Allowed() || out.Action == Redirect {
 		r.Leaves, r.Bytes = Describe(out.Frame), hex.EncodeToString(out.Frame)
 		r.NAT = nat(frame, out.Frame)
 	}
 	return r, nil
+}
+
+// plain is a frame as a question.
+func plain(frame []byte) string {
+	text, _, _ := strings.Cut(Describe(frame), " [")
+	text, _, _ = strings.Cut(text, " type ")
+	return text
 }
 
 func verdict(r dataplane.Reason) string {

@@ -194,7 +194,7 @@ func Open(pinDir string, maps *dataplane.Maps) (*Twin, error) {
 func (t *Twin) lock(dir string) error {
 	f, err := os.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: %s does not exist; restart enid, its log says why if it cannot make them", ErrStale, dir)
+		return fmt.Errorf("%w: %s does not exist; enid makes it some seconds after its start, or its log says why it cannot", ErrStale, dir)
 	}
 	if err != nil {
 		return fmt.Errorf("open the trace twins: %w", err)
