@@ -12,7 +12,7 @@ func Scenarios() []bench.Scenario {
 		{Name: "forwarding/overlay-in", Help: "B4: small UDP from another host by VXLAN to ENIs, established", Quick: true, Run: forwardingIn(true)},
 		{Name: "forwarding/overlay-out", Help: "B4: small UDP from ENIs to another host by VXLAN, established", Quick: true, Run: forwardingOut(true)},
 		{Name: "bulk/tcp", Help: "B5: TCP streams on one host, across two, and into a tap, by iperf3", Quick: true, Run: bulk},
-		{Name: "caps/tcp", Help: "caps in Mbit/s: what TCP gets of one, and the slowest of four streams of its share, across two hosts", Quick: true, Run: caps},
+		{Name: "caps/tcp", Help: "caps in Mbit/s: what TCP gets of one, and the slowest of four streams of its share, across two hosts", Run: caps},
 		{Name: "latency/request-response", Help: "B6, B7: requests of a byte by TCP and UDP, and connections for one", Quick: true, Run: latency},
 		{Name: "connections/first-packets", Help: "B7: packets that open a connection each", Quick: true, Run: newConnections},
 		{Name: "flood/unwanted", Help: "B8: unknown VNI, denied packets, addresses of nobody at the uplink, beside live flows", Quick: true, Run: floods},

@@ -119,7 +119,10 @@ func dial(kind int, addr netip.AddrPort) (int, error) {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	}
 	if err == nil {
-		err = unix.Connect(fd, sockaddr(addr))
+		err = again(func() error { return unix.Connect(fd, sockaddr(addr)) })
+		if errors.Is(err, unix.EISCONN) { // it went on while a signal was handled
+			err = nil
+		}
 	}
 	if err != nil {
 		return 0, errors.Join(fmt.Errorf("connect to %s: %w", addr, err), unix.Close(fd))
@@ -127,13 +130,23 @@ func dial(kind int, addr netip.AddrPort) (int, error) {
 	return fd, nil
 }
 
+// again repeats a system call that a signal has ended: with a time limit on the socket the kernel does not, and the Go
+// runtime sends itself signals.
+func again(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
 // exchange sends a byte and waits for the answer.
 func exchange(fd int) error {
-	b := []byte{1}
-	if _, err := unix.Write(fd, b); err != nil {
+	b, n := []byte{1}, 0
+	if err := again(func() error { _, err := unix.Write(fd, b); return err }); err != nil {
 		return fmt.Errorf("ask: %w", err)
 	}
-	n, err := unix.Read(fd, b)
+	err := again(func() (err error) { n, err = unix.Read(fd, b); return err })
 	if err != nil {
 		return fmt.Errorf("wait for the answer: %w", err)
 	}

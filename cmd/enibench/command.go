@@ -120,7 +120,7 @@ func newRunCommand(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&size, "size", string(bench.Quick), "tiny (only shows that it works), quick or full")
-	c.Flags().IntVar(&settings.Repeats, "repeats", 7, "rounds of each measurement")
+	c.Flags().IntVar(&settings.Repeats, "repeats", 5, "rounds of each measurement")
 	c.Flags().Uint64Var(&settings.Seed, "seed", 1, "of everything that is drawn at random")
 	c.Flags().IntVar(&settings.CPU, "cpu", 0, "CPU for what is measured on one")
 	c.Flags().StringVar(&out, "out", "", "file for the results, as JSON")

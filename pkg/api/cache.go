@@ -8,21 +8,22 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Decoder is Decode for a reader of many revisions: a file that holds one object and is the same as the last time is not
-// read again, only judged with the others. Revisions share such objects, which nobody changes.
+// Decoder is Decode for a reader of many revisions: a file in which nothing is wrong and that is the same as the last time
+// is not read again, only judged with the others. Revisions share its objects, which nobody changes.
 type Decoder struct {
-	known map[string]parsed // by file
+	known map[string]*parsed // by file
 }
 
-// parsed is an object that could be read without an error.
+// parsed is a file that could be read without an error.
 type parsed struct {
-	data []byte
-	doc  document
+	data  []byte
+	docs  []document   // in the order of the text, without their nodes, which take many times the memory of the text
+	nodes []*yaml.Node // of docs, after an error of one of them
 }
 
 // Decode reads the objects of one revision as the function Decode does.
 func (c *Decoder) Decode(files []File) (*Objects, []*Error) {
-	r := &revision{objects: NewObjects(), byName: map[string]*document{}, known: c.known, read: map[string]parsed{}}
+	r := &revision{objects: NewObjects(), byName: map[string]*document{}, known: c.known, read: map[string]*parsed{}}
 	objects, errs := r.decode(files)
 	c.known = r.read
 	return objects, errs
@@ -30,47 +31,61 @@ func (c *Decoder) Decode(files []File) (*Objects, []*Error) {
 
 // remembered takes a file that is as it was. It tells whether it could.
 func (r *revision) remembered(f File) bool {
-	p, ok := r.known[f.Name]
-	if !ok || !bytes.Equal(p.data, f.Data) {
+	p := r.known[f.Name]
+	if p == nil || !bytes.Equal(p.data, f.Data) {
 		return false
 	}
 	r.read[f.Name] = p
-	d := p.doc
-	d.errs = &r.errs
-	if e, ok := d.Object.(*EIP); ok { // the whole revision fills in its private IP
-		own := *e
-		d.Object = &own
+	for i := range p.docs {
+		d := p.docs[i]
+		d.errs, d.from, d.place = &r.errs, p, i
+		d.Object = ownEIP(d.Object)
+		r.keep(&d)
 	}
-	r.keep(&d)
 	return true
 }
 
-// remember keeps what the file of one object made, if nothing was wrong with it.
+// remember keeps what a file made, if nothing was wrong with it. docs and errs are how many there were before.
 func (r *revision) remember(f File, docs, errs int) {
-	if r.read == nil || len(r.docs) != docs+1 || len(r.errs.list)+r.errs.dropped != errs {
+	if r.read == nil || r.errs.len() != errs {
 		return
 	}
-	d := *r.docs[docs]
-	if e, ok := d.Object.(*EIP); ok {
-		own := *e
-		d.Object = &own
+	p := &parsed{data: f.Data, docs: make([]document, 0, len(r.docs)-docs)}
+	for _, d := range r.docs[docs:] {
+		p.docs = append(p.docs, document{Object: ownEIP(d.Object), file: d.file, kind: d.kind, name: d.name})
 	}
-	r.read[f.Name] = parsed{f.Data, d}
+	r.read[f.Name] = p
+}
+
+// ownEIP copies an EIP, whose private IP the whole revision fills in; other objects stay as they are.
+func ownEIP(o Object) Object {
+	e, ok := o.(*EIP)
+	if !ok {
+		return o
+	}
+	own := *e
+	return &own
+}
+
+// nodeOf finds the text of a document again: an error says in which line it is.
+func (p *parsed) nodeOf(place int, file string) *yaml.Node {
+	if p.nodes == nil {
+		r := &revision{objects: NewObjects(), byName: map[string]*document{}}
+		r.decodeNew(File{file, p.data})
+		for _, d := range r.docs {
+			p.nodes = append(p.nodes, d.node)
+		}
+	}
+	return p.nodes[place]
 }
 
 // decodeNew reads a file that is not remembered.
 func (r *revision) decodeNew(f File) {
-	docs, errs := len(r.docs), len(r.errs.list)+r.errs.dropped
-	var n *yaml.Node
-	if n = jsonNode(f.Data); n == nil {
+	docs, errs := len(r.docs), r.errs.len()
+	if n := jsonNode(f.Data); n != nil {
+		r.decodeDocument(f.Name, n)
+	} else {
 		r.decodeYAML(f)
-		if !r.opaque {
-			r.remember(f, docs, errs)
-		}
-		return
 	}
-	r.decodeDocument(f.Name, n)
-	if n.Kind == yaml.MappingNode && !r.opaque {
-		r.remember(f, docs, errs)
-	}
+	r.remember(f, docs, errs)
 }

@@ -26,16 +26,11 @@ func TestDecoder(t *testing.T) {
 		t.Fatal(Errors(errs))
 	}
 	var files []File
-	for _, o := range objects.All()[1:] { // the region is the default
-		text, err := MarshalJSON(o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		data := strings.Replace(string(text), `,"privateIP":"10.0.1.10"`, "", 1)
-		if len(files)%2 == 1 {
-			data = "# YAML\n" + data + "\n---\n# and nothing\n"
-		}
-		files = append(files, File{Name: ReferenceTo(o).String(), Data: []byte(data)})
+	all := objects.All()[1:] // the region is the default
+	for len(all) > 0 {
+		n := min(len(files)%3+1, len(all))
+		files = append(files, fileOf(t, len(files), all[:n]))
+		all = all[n:]
 	}
 	random := rand.New(rand.NewPCG(5, 6))
 	edits := [][2]string{
@@ -43,7 +38,7 @@ func TestDecoder(t *testing.T) {
 	}
 	var decoder Decoder
 	if decoder.Decode(files); len(decoder.known) != len(files) {
-		t.Errorf("of %d files of one object %d are remembered", len(files), len(decoder.known))
+		t.Errorf("of %d files %d are remembered", len(files), len(decoder.known))
 	}
 	var given []*Objects
 	var as []*Objects
@@ -77,6 +72,27 @@ func TestDecoder(t *testing.T) {
 	if valid < 15 || valid > 110 {
 		t.Errorf("%d of 120 revisions are valid: the test tests little", valid)
 	}
+}
+
+// fileOf writes objects in one of the ways that there are.
+func fileOf(t *testing.T, way int, objects []Object) File {
+	t.Helper()
+	var texts []string
+	for _, o := range objects {
+		text, err := MarshalJSON(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, strings.Replace(string(text), `,"privateIP":"10.0.1.10"`, "", 1))
+	}
+	data := "# YAML\n" + strings.Join(texts, "\n---\n") + "\n---\n# and nothing\n"
+	switch {
+	case way%2 == 0 && len(texts) == 1:
+		data = texts[0]
+	case way%2 == 0:
+		data = `{"apiVersion":"v1","kind":"List","items":[` + strings.Join(texts, ",\n") + `]}`
+	}
+	return File{Name: ReferenceTo(objects[0]).String(), Data: []byte(data)}
 }
 
 func BenchmarkDecoder(b *testing.B) {

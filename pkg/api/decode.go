@@ -35,7 +35,7 @@ type revision struct {
 	opaque  bool                 // some text could not be read: a name that is missing may be in it
 	errs    errorList
 
-	known, read map[string]parsed // of the last revision and of this one; nil = not remembered
+	known, read map[string]*parsed // of the last revision and of this one; nil = not remembered
 }
 
 // Decode reads the objects of one revision, and judges each and all together. It returns either the
@@ -262,7 +262,7 @@ func (r *revision) keep(d *document) {
 		key = d.kind // at most one, whatever it is called
 	}
 	if first := r.byName[key]; first != nil {
-		where := fmt.Sprintf("%s:%d", first.file, lineOf(first.node, "metadata.name"))
+		where := fmt.Sprintf("%s:%d", first.file, first.line("metadata.name"))
 		if d.kind == "Region" {
 			d.errorf("kind", "there is a Region already (at most one; the first is at %s)", where)
 			return

@@ -69,6 +69,8 @@ func (l *errorList) add(e *Error) {
 	l.list = append(l.list, e)
 }
 
+func (l *errorList) len() int { return len(l.list) + l.dropped }
+
 // sorted returns the errors by file, line, path and message, each once.
 func (l *errorList) sorted() []*Error {
 	slices.SortFunc(l.list, func(a, b *Error) int {

@@ -16,11 +16,14 @@ import (
 type document struct {
 	Object
 	file string
-	node *yaml.Node
+	node *yaml.Node // nil = of a remembered file, from which it can be had again
 	kind string
 	name string
 	errs *errorList
 	bad  bool // some of it could not be read: what refers to it must not be judged by it
+
+	from  *parsed // the remembered file, and which of its documents this is
+	place int
 }
 
 func (d *document) report(line int, path, format string, args ...any) {
@@ -32,7 +35,15 @@ func (d *document) report(line int, path, format string, args ...any) {
 
 // errorf reports at a path what is wrong with a document that could be read.
 func (d *document) errorf(path, format string, args ...any) {
-	d.report(lineOf(d.node, path), path, format, args...)
+	d.report(d.line(path), path, format, args...)
+}
+
+// line returns in which line of its file a path of the document is.
+func (d *document) line(path string) int {
+	if d.node == nil {
+		d.node = d.from.nodeOf(d.place, d.file)
+	}
+	return lineOf(d.node, path)
 }
 
 // lineOf follows a path such as `spec.ips[3]` as far as it goes and returns the line it gets to.

@@ -29,7 +29,11 @@ type vpcMAC struct {
 
 // checkENIs: the addresses of each are its own and of its subnet, its groups of its VPC.
 func (r *revision) checkENIs() {
-	addrs, macs := claims[vpcAddr]{}, claims[vpcMAC]{}
+	ips := 0
+	for _, e := range r.objects.ENIs {
+		ips += len(e.IPs)
+	}
+	addrs, macs := make(claims[vpcAddr], ips), make(claims[vpcMAC], len(r.objects.ENIs))
 	ranges := map[string]*prefixSet{} // by subnet
 	each(r, func(d *document, e *ENI) {
 		if !e.MAC.IsZero() && e.MAC == r.objects.Region.GatewayMAC {
@@ -60,25 +64,26 @@ func (r *revision) checkENIs() {
 			if !a.IsValid() {
 				continue
 			}
-			path := fmt.Sprintf("spec.ips[%d]", i)
 			if owner := addrs.claim(vpcAddr{vpc, a}, d); owner != nil && vpc != "" {
-				d.errorf(path, "%s is a private IP of %s too (give one another)", a, owner.label())
+				d.errorf(fmt.Sprintf("spec.ips[%d]", i), "%s is a private IP of %s too (give one another)", a, owner.label())
 			}
 			if !to.bad {
-				checkIPInSubnet(d, path, a, ranges[e.Subnet], to)
+				checkIPInSubnet(d, i, a, ranges[e.Subnet], to)
 			}
 		}
 	})
 }
 
-func checkIPInSubnet(d *document, path string, a netip.Addr, cidrs *prefixSet, subnet *document) {
+// checkIPInSubnet judges spec.ips[i], which is a.
+func checkIPInSubnet(d *document, i int, a netip.Addr, cidrs *prefixSet, subnet *document) {
+	path := func() string { return fmt.Sprintf("spec.ips[%d]", i) }
 	cidr, _, ok := cidrs.cover(hostPrefix(a))
 	if !ok {
-		d.errorf(path, "%s is not in %s (choose an address of its CIDRs)", a, subnet.label())
+		d.errorf(path(), "%s is not in %s (choose an address of its CIDRs)", a, subnet.label())
 		return
 	}
 	if what := reservedAs(cidr, a); what != "" {
-		d.errorf(path, "%s is %s of %s (choose another address)", a, what, cidr)
+		d.errorf(path(), "%s is %s of %s (choose another address)", a, what, cidr)
 	}
 }
 

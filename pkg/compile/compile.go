@@ -163,7 +163,8 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 func (c *compiler) survey() {
 	obj := c.Objects
 	c.infra = obj.InfraCIDRs()
-	for _, e := range sorted(obj.ENIs) {
+	enis := sorted(obj.ENIs)
+	for _, e := range enis {
 		if e.Attachment == nil || obj.HostOf(e) != c.Host {
 			continue
 		}
@@ -182,7 +183,7 @@ func (c *compiler) survey() {
 			v.subnets = append(v.subnets, s)
 		}
 	}
-	for _, e := range sorted(obj.ENIs) {
+	for _, e := range enis {
 		v := c.vpcByName[obj.VPCOf(e).Name]
 		if v == nil {
 			continue
@@ -275,6 +276,13 @@ func (c *compiler) addVPC(v *vpc) {
 			c.out.Endpoints = append(c.out.Endpoints, Endpoint{VNI: vni, Addr: api.Gateway(p), Gateway: true})
 		}
 	}
+	ips := 0
+	for _, e := range v.enis {
+		ips += len(e.IPs)
+	}
+	c.out.Endpoints = slices.Grow(c.out.Endpoints, ips)
+	c.out.NextHops = slices.Grow(c.out.NextHops, len(v.enis))
+	c.out.MACs = slices.Grow(c.out.MACs, len(v.enis))
 	vteps := map[netip.Addr]bool{}
 	for _, e := range v.enis {
 		slot, ok := c.alloc.ids.NextHops[e.Name]

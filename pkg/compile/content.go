@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"net/netip"
+	"slices"
 )
 
 // content collects what a hash covers. Every field carries its length or has a fixed one, so that
@@ -57,6 +58,7 @@ func (c *content) addrs(list []netip.Addr) {
 
 func (c *content) prefixes(list []netip.Prefix) {
 	c.num(uint64(len(list)))
+	*c = slices.Grow(*c, 18*len(list)) // there may be 100,000
 	for _, p := range list {
 		c.addr(p.Addr())
 		*c = append(*c, byte(p.Bits()))

@@ -38,6 +38,8 @@ type IDs struct {
 	// Indexes that the maps may still hold although nobody owns them.
 	CoolingENIs     []uint32 `json:"coolingENIs,omitempty"`
 	CoolingNextHops []uint32 `json:"coolingNextHops,omitempty"`
+
+	made bool // by Compile, not read from a file: nothing in it needs a check
 }
 
 // Last holds the highest number that each counter has given out. But for rules they only grow.
@@ -89,10 +91,13 @@ func newAllocator(revision uint64, old *IDs, previous *State) (*allocator, error
 	if old == nil {
 		old = &IDs{}
 	}
-	if err := old.check(); err != nil {
-		return nil, err
+	if !old.made {
+		if err := old.check(); err != nil {
+			return nil, err
+		}
 	}
 	a := &allocator{old: old, previous: previous, rules: newRuleIDs(revision, old, previous), ids: &IDs{
+		made:      true,
 		Last:      old.Last,
 		ENIs:      map[string]ENISlot{},
 		NextHops:  map[string]NextHopSlot{},
@@ -298,7 +303,8 @@ func (s *ENISlot) claimEIPs(eips []*api.EIP) {
 // hands; not with where it is, nor with the epoch of its attachment: those who talk to it go on
 // when it moves.
 func (a *allocator) claimNextHops(enis []*api.ENI, vni func(*api.ENI) uint32) (failed []*api.ENI) {
-	owned, blocked := newBitset(MaxNextHops), newBitset(MaxNextHops)
+	limit := a.hopLimit(len(enis))
+	owned, blocked := newBitset(limit), newBitset(limit)
 	for _, slot := range a.old.NextHops {
 		blocked.add(int(slot.Index))
 	}
@@ -326,7 +332,7 @@ func (a *allocator) claimNextHops(enis []*api.ENI, vni func(*api.ENI) uint32) (f
 		a.ids.NextHops[e.Name] = slot
 		owned.add(int(slot.Index))
 	}
-	free := indexes{taken: blocked, next: firstNextHop, limit: MaxNextHops}
+	free := indexes{taken: blocked, next: firstNextHop, limit: uint32(limit)}
 	for _, e := range fresh {
 		index, ok := free.lowest()
 		if !ok {
@@ -342,6 +348,24 @@ func (a *allocator) claimNextHops(enis []*api.ENI, vni func(*api.ENI) uint32) (f
 	}
 	a.ids.CoolingNextHops = difference(blocked, owned)
 	return failed
+}
+
+// hopLimit is above all indexes that are in use, were until now, or can be given to fresh ENIs. There may be a million,
+// most hosts need few.
+func (a *allocator) hopLimit(fresh int) int {
+	most := uint32(firstNextHop)
+	for _, slot := range a.old.NextHops {
+		most = max(most, slot.Index)
+	}
+	for _, index := range a.old.CoolingNextHops {
+		most = max(most, index)
+	}
+	if a.previous != nil {
+		for i := range a.previous.NextHops {
+			most = max(most, a.previous.NextHops[i].Index)
+		}
+	}
+	return min(int(most)+1+fresh, MaxNextHops)
 }
 
 // indexes hands out the numbers below limit that are not taken, the lowest first.

@@ -85,10 +85,12 @@ func readStable(path string, want stamp) ([]byte, error) {
 	if info.Size() > api.MaxFileSize {
 		return nil, fmt.Errorf("%s has more than %d MiB (split it)", path, api.MaxFileSize>>20)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, api.MaxFileSize+1))
-	if err != nil {
+	data := make([]byte, info.Size()+1) // one more: it may have grown
+	n, err := io.ReadFull(f, data)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
+	data = data[:n]
 	if hasWriter(f) {
 		return nil, changing(want.name + " is open for writing")
 	}
