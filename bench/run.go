@@ -57,6 +57,17 @@ func (r *Run) Ratio(name string, of, to *Result, goal *Goal) Ratio {
 	return ratio
 }
 
+// Added records by how much one result is above another, round by round, since those of a round share much of the noise.
+// It has the parameters of the first.
+func (r *Run) Added(of, to *Result) *Result {
+	more := Result{Subject: of.Subject, Params: of.Params, Metric: of.Metric}
+	more.Name = "added " + of.Name
+	for i := range min(len(of.Values), len(to.Values)) {
+		more.Values = append(more.Values, of.Values[i]-to.Values[i])
+	}
+	return r.Record(more)
+}
+
 // Check keeps whether a single figure keeps a promise.
 func (r *Run) Check(name string, of *Result, goal *Goal) {
 	r.report.Checks = append(r.report.Checks, Check{Scenario: r.Scenario, Name: name, Of: of.Key(), Value: of.Median(), Goal: goal})

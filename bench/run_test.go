@@ -50,6 +50,21 @@ func TestInTurn(t *testing.T) {
 	}
 }
 
+// What one figure is above another is held round by round, under the parameters of the first.
+func TestAdded(t *testing.T) {
+	r := testRun(3)
+	metric := Metric{Name: "cost", Unit: "ns", Better: Lower}
+	of := r.Record(Result{Subject: Ours, Params: Params{"peer": "internet"}, Metric: metric, Values: []float64{70, 90, 65}})
+	to := r.Record(Result{Subject: Ours, Params: Params{"peer": "overlay"}, Metric: metric, Values: []float64{60, 85, 70}})
+	added := r.Added(of, to)
+	if diff := cmp.Diff([]float64{10, 5, -5}, added.Values); diff != "" || added.Median() != 5 {
+		t.Errorf("values (-want +got):\n%s", diff)
+	}
+	if added.Key() != "a/b|eniplane|added cost|peer=internet" || len(r.report.Results) != 3 {
+		t.Errorf("key %q of %d results", added.Key(), len(r.report.Results))
+	}
+}
+
 func TestInTurnFails(t *testing.T) {
 	_, err := testRun(1).InTurn(context.Background(), Metric{}, nil, []Contender{
 		{Subject: "x", Params: Params{"flows": "1"}, Measure: func(context.Context) (float64, error) { return 0, errors.New("broken") }},

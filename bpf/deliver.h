@@ -14,6 +14,18 @@ enum origin {
 	FROM_LOCAL = 0, /* an ENI of this host, checked at its own port */
 	FROM_OVERLAY = 1, /* another host */
 	FROM_INTERNET = 2,
+	FROM_GATEWAY = 3, /* the internet, translated by a gateway */
+};
+
+static __always_inline bool from_internet(enum origin from)
+{
+	return from >= FROM_INTERNET;
+}
+
+/* The group policy id of the overlay. */
+enum group_policy {
+	GROUP_NONE = 0,
+	GROUP_INTERNET = 1 << 0, /* from the internet, by a gateway */
 };
 
 /* What is known of a packet on its way to a local ENI. */
@@ -21,6 +33,8 @@ struct arrival {
 	__u32 sender_nexthop; /* FROM_LOCAL */
 	__u32 vtep; /* FROM_OVERLAY: the host that sent it, network order */
 	__u8 eip[16]; /* FROM_INTERNET: the destination before translation */
+	__u32 uplink; /* FROM_INTERNET: it came by an uplink here, where its EIP is taken: the answers leave here */
+	__u32 pad;
 };
 
 /* The outer headers of a VXLAN packet, and who sent it. */
@@ -28,7 +42,16 @@ struct outer {
 	__u8 ip[20] __attribute__((aligned(4))); /* struct iphdr */
 	__be32 udp[2];
 	__be32 vxlan[2];
+	__u8 dmac[6]; /* of the frame inside */
+	__u8 pad[2];
 	struct vtep_key source;
+};
+
+/* What was in front of a decapsulated packet. */
+struct tunnel {
+	__u32 vni;
+	__u32 vtep; /* of the sender, network order */
+	__u32 mark;
 };
 
 /* What would crowd the stack; per CPU. */
@@ -36,10 +59,13 @@ struct scratch {
 	__u8 tunnel[64] __attribute__((aligned(8))); /* struct bpf_tunnel_key */
 	struct encap encap;
 	struct outer outer;
-	__u32 group_policy; /* the VXLAN header's, always 0 in this version */
+	struct tunnel came;
+	__u32 group_policy; /* enum group_policy */
+	__u32 turned; /* by gateway_out: the local ENI to which a packet turns */
 	__u32 class; /* of the sender's EIP, 0 = it leaves by none */
 	struct arrival arrival;
 	__u8 nat[16]; /* the sender's EIP */
+	__u8 private[16]; /* what eip_find makes of an EIP */
 	__u8 fib[64] __attribute__((aligned(8))); /* struct bpf_fib_lookup */
 };
 _Static_assert(sizeof(struct bpf_tunnel_key) <= 64 && sizeof(struct bpf_fib_lookup) <= 64, "fits");
@@ -88,12 +114,13 @@ static __always_inline enum reason overlay_sender(const struct pkt *p, const str
  * have no ports.
  */
 static __always_inline enum reason arrival_internet(const struct pkt *p, struct work *w,
-						    const bool v6)
+						    bool gateway, const bool v6)
 {
 	struct judge *j = &w->judge;
 
 	j->slot = p->slot;
 	j->eni = p->eni;
+	j->gateway = gateway;
 	j->protocol = p->protocol;
 	j->reply_port = is_icmp(p, v6) ? 0 : p->sport;
 	addr_copy(j->local, p->dst, v6);
@@ -118,10 +145,10 @@ static __always_inline enum reason arrival_sender(const struct pkt *p, const str
 						  struct work *w, struct arrival *a,
 						  enum origin from, const bool v6)
 {
+	if (from_internet(from))
+		return arrival_internet(p, w, from == FROM_GATEWAY, v6);
 	if (from == FROM_OVERLAY)
 		return overlay_sender(p, conf, a, v6);
-	if (from == FROM_INTERNET)
-		return arrival_internet(p, w, v6);
 	return REASON_CONTINUE;
 }
 
@@ -137,7 +164,7 @@ static __always_inline enum reason arrival_opens(const struct pkt *p, const stru
 		TRY(arrival_sender(p, conf, w, a, from, v6));
 		return track_may_open(p, v6);
 	}
-	w->judge.arrives = 1;
+	w->judge.arrives = a->uplink;
 	addr_copy(w->judge.eip, a->eip, v6);
 	return REASON_CONTINUE;
 }
@@ -153,12 +180,12 @@ static __always_inline struct arrival_key
 arrival_key_of(const struct pkt *p, const struct eni_conf *conf, enum origin from, const bool v6)
 {
 	bool transit =
-		from != FROM_INTERNET && eni_forwards(conf) && !eni_owns(p->slot, conf, p->dst, v6);
+		!from_internet(from) && eni_forwards(conf) && !eni_owns(p->slot, conf, p->dst, v6);
 	struct arrival_key key = {
 		.scope = transit ? p->eni : conf->vni,
-		.class = from == FROM_INTERNET ? CLASS_INTERNET :
-			 transit	       ? CLASS_TRANSIT :
-						 0,
+		.class = from_internet(from) ? CLASS_INTERNET :
+			 transit	     ? CLASS_TRANSIT :
+					       0,
 	};
 
 	return key;
@@ -175,7 +202,7 @@ static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_
 	if (p->fragment == FRAGMENT_LATER || icmp_error(p, v6)) {
 		TRY(arrival_sender(p, conf, w, a, from, v6));
 		if (p->fragment == FRAGMENT_LATER)
-			return fragment_later(p, w, from == FROM_INTERNET, v6);
+			return fragment_later(p, w, from_internet(from), v6);
 		return related(p, w, from == FROM_INTERNET ? a->eip : NULL, key.class, v6, xdp);
 	}
 	reason = track_flow(p, w, key.scope, key.class, v6);
@@ -199,17 +226,17 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	if (!conf)
 		return REASON_NOT_READY;
 	if (!eni_forwards(conf))
-		nh = quick_in(p, conf, from == FROM_INTERNET ? CLASS_INTERNET : 0, v6);
+		nh = quick_in(p, conf, from_internet(from) ? CLASS_INTERNET : 0, v6);
 	if (!nh) {
 		w = work_of(p, conf);
 		if (!w)
 			return REASON_HELPER;
 		TRY(arrival_flow(p, conf, w, a, from, v6, xdp));
 		if (p->fragment == FRAGMENT_FIRST)
-			fragment_first(p, w, from == FROM_INTERNET, v6);
+			fragment_first(p, w, from_internet(from), v6);
 		/* An error may come from a third party; all else comes from the flow's peer. */
-		nh = nexthop_find(p->quotes && from != FROM_INTERNET ? a->sender_nexthop :
-								       w->flow.nexthop);
+		nh = nexthop_find(p->quotes && !from_internet(from) ? a->sender_nexthop :
+								      w->flow.nexthop);
 	}
 	if (p->ip_len > device->mtu)
 		return too_big_for(p, device->mtu);
@@ -225,32 +252,42 @@ static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf 
 	return REASON_DELIVERED;
 }
 
-/* To where another host's ENI is: the kernel's VXLAN device writes the outer headers and finds the way. */
-static __always_inline enum reason to_vtep(struct pkt *p, const struct host_conf *host,
-					   const struct nexthop *nh)
+/* What the kernel's VXLAN device is to write in front of the packet. */
+static __always_inline bool tunnel_set(struct pkt *p, const struct host_conf *host, __u32 vni,
+				       __u32 vtep, enum group_policy policy)
 {
 	struct scratch *s = scratch_get();
 	struct bpf_tunnel_key *key;
 
 	if (!s)
-		return REASON_HELPER;
+		return false;
 	key = (struct bpf_tunnel_key *)s->tunnel;
 	__builtin_memset(key, 0, sizeof(*key));
-	key->tunnel_id = nh->vni;
+	key->tunnel_id = vni;
 	key->tunnel_ttl = OUTER_TTL;
-	key->remote_ipv4 = bpf_ntohl(*(const __u32 *)nh->vtep);
+	key->remote_ipv4 = bpf_ntohl(vtep);
 	key->local_ipv4 = bpf_ntohl(*(const __u32 *)host->vtep);
 	/* Options too, or those of whoever used a tunnel last on this CPU would be sent. */
-	s->group_policy = 0;
-	if (bpf_skb_set_tunnel_key(p->ctx, key, sizeof(*key),
-				   BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT) ||
-	    bpf_skb_set_tunnel_opt(p->ctx, &s->group_policy, sizeof(s->group_policy)))
+	s->group_policy = policy;
+	return !bpf_skb_set_tunnel_key(p->ctx, key, sizeof(*key),
+				       BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT) &&
+	       !bpf_skb_set_tunnel_opt(p->ctx, &s->group_policy, sizeof(s->group_policy));
+}
+
+/* To another host: the kernel's VXLAN device writes the outer headers and finds the way. */
+static __always_inline enum reason to_vtep(struct pkt *p, const struct host_conf *host,
+					   const struct nexthop *nh, enum group_policy policy)
+{
+	if (!tunnel_set(p, host, nh->vni, *(const __u32 *)nh->vtep, policy))
 		return REASON_HELPER;
 	p->out_ifindex = host->vxlan_ifindex;
 	return REASON_DELIVERED;
 }
 
-/* To an ENI of another host: by a way of our own, else by the kernel's. */
+/*
+ * To an ENI of another host: by a way of our own, else by the kernel's. Likewise to a gateway of the sender's EIP,
+ * which gets the packet as it is, at the region's gateway MAC under the sender's VNI.
+ */
 static __always_inline enum reason to_overlay(struct pkt *p, const struct host_conf *host,
 					      const struct eni_conf *conf, const struct nexthop *nh,
 					      const bool v6)
@@ -264,7 +301,7 @@ static __always_inline enum reason to_overlay(struct pkt *p, const struct host_c
 	TRY(encapsulate(p, &s->encap, host, conf, nh, v6));
 	if (!rewrite_macs(p, nh->mac, conf->mac, false))
 		return REASON_HELPER;
-	return to_vtep(p, host, nh);
+	return to_vtep(p, host, nh, GROUP_NONE);
 }
 
 /*

@@ -2,7 +2,7 @@
 /*
  * Ways to the internet that the host's FIB has named in this tick of the flow clock (0.27 s): to look one up
  * costs as much as all the rest (IPv6: thrice). What is remembered is the uplink, its MTU, and that the
- * destination is no EIP of this host in the revision in force; so a change of the host's routes
+ * destination is no EIP that this host knows in the revision in force; so a change of the host's routes
  * counts within a tick, one of EIPs at once. The next hop and its MAC are the kernel's business with each packet
  * (bpf_redirect_neigh). Per CPU, so that nobody reads what another writes.
  */
@@ -93,4 +93,18 @@ static __always_inline void egress_learn(struct egress *e, const struct pkt *p, 
 	e->protocol = egress_protocol(p, v6);
 	addr_copy(e->src, src, v6);
 	addr_copy(e->dst, p->dst, v6);
+}
+
+/* Out by the host's routes: as remembered if the way is known, else as they say now. The source becomes the EIP. */
+static __always_inline enum reason egress_leave(struct egress *e, struct pkt *p,
+						const struct host_conf *host, const __u8 *src,
+						bool known, const bool v6)
+{
+	enum reason reason = known ? egress_go(e, p) : to_internet(p, host, src, v6);
+
+	if (reason != REASON_DELIVERED)
+		return reason;
+	if (!known)
+		egress_learn(e, p, src, v6);
+	return rewrite_addr(p, p->src, src, true, v6, false) ? REASON_DELIVERED : REASON_HELPER;
 }

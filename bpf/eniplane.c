@@ -80,17 +80,18 @@ int port(struct __sk_buff *skb)
 SEC("tcx/ingress")
 int vxlan(struct __sk_buff *skb)
 {
-	struct tunnel t = {};
+	struct scratch *s = scratch_get();
 	struct pkt p = {};
 	enum reason reason;
 
+	if (!s)
+		return TCX_DROP;
 	begin_tc(&p, skb);
-	if (!overlay_tunnel(skb, &t))
-		t.mark = 0;
-	reason = overlay_run(&p, &t, false);
+	overlay_tunnel(skb, s);
+	reason = overlay_run(&p, s, false);
 	count(&p, reason);
 	if (reason == REASON_TOO_BIG && p.mtu)
-		reason = too_big_in_overlay(&p, &t);
+		reason = too_big_in_tunnel(&p);
 	if (unlikely(p.out & OUT_CLASS) && reason == REASON_DELIVERED)
 		shape_in(&p);
 	return tc_action(&p, reason, TCX_DROP);

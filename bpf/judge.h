@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include "eip.h"
 #include "route.h"
 #include "spoof.h"
 
@@ -21,8 +22,9 @@ struct judge {
 	__u8 internet; /* DIR_IN: the packet came from the internet */
 	__u8 transit; /* the local address is not the ENI's own */
 	__u8 packet; /* one of a flow that may differ from its others: only network ACLs judge it */
+	__u8 gateway; /* asked of judge_source: the packet came by a gateway */
 	__u8 arrives; /* DIR_IN from the internet, by the EIP in `eip`, whose private address is `local` */
-	__u8 pad[2];
+	__u8 pad;
 	__u8 local[16];
 	__u8 remote[16];
 	/* what is answered */
@@ -36,27 +38,14 @@ struct judge {
 	__u8 eip[16]; /* of the local address, if the remote side is on the internet */
 };
 
+/* The EIP of the local address, and the way to the internet with it. */
 static __always_inline bool eip_of(struct judge *j, __u32 vni, const bool v6)
 {
-	if (v6) {
-		struct addr_key6 key = {.vni = vni};
-		struct eips_out6 *e;
+	const struct eip_out4 *e = eip_of_private(j->slot, vni, j->local, j->eip, v6);
 
-		addr_copy(key.addr, j->local, true);
-		e = bpf_map_lookup_elem(&eip_out6, &key);
-		if (!e || !e->v[j->slot & 1].flags)
-			return false;
-		addr_copy(j->eip, e->v[j->slot & 1].addr, true);
-	} else {
-		struct addr_key4 key = {.vni = vni};
-		struct eips_out4 *e;
-
-		addr_copy(key.addr, j->local, false);
-		e = bpf_map_lookup_elem(&eip_out4, &key);
-		if (!e || !e->v[j->slot & 1].flags)
-			return false;
-		addr_copy(j->eip, e->v[j->slot & 1].addr, false);
-	}
+	if (!e || (e->flags & EIP_BEHIND))
+		return false;
+	j->nexthop = e->nexthop;
 	return true;
 }
 
@@ -161,7 +150,6 @@ static __always_inline enum reason judge_route(struct judge *j, const struct eni
 			return REASON_INFRA;
 		if (j->transit || !eip_of(j, conf->vni, v6))
 			return REASON_NO_EIP;
-		j->nexthop = NEXTHOP_INTERNET;
 		return judge_self(j, conf, v6);
 	case ROUTE_BLACKHOLE:
 		return REASON_BLACKHOLE;
@@ -204,9 +192,10 @@ static __always_inline enum reason judge_in_internet(struct judge *j, const stru
 						     const struct route *r, const bool v6)
 {
 	TRY(internet_source(j->slot, r, j->remote, v6));
-	if (!j->arrives && !eip_of(j, conf->vni, v6))
+	if (j->arrives)
+		j->nexthop = NEXTHOP_INTERNET;
+	else if (!eip_of(j, conf->vni, v6))
 		return REASON_NO_EIP;
-	j->nexthop = NEXTHOP_INTERNET;
 	TRY(judge_nacl(j, conf, v6));
 	return judge_sg(j, conf, NULL, v6);
 }
@@ -307,6 +296,16 @@ static __always_inline enum reason judge_flow(struct judge *j, const bool v6)
 	return j->dir == DIR_OUT ? judge_out(j, conf, v6) : judge_in(j, conf, v6);
 }
 
+/* May a gateway send to it? It is the ENI's, and has an EIP of a range with gateways. */
+static __always_inline bool judge_gatewayed(const struct judge *j, const struct eni_conf *conf,
+					    const bool v6)
+{
+	__u8 eip[16] __attribute__((aligned(8)));
+	const struct eip_out4 *e = eip_of_private(j->slot, conf->vni, j->local, eip, v6);
+
+	return e && (e->flags & EIP_GATEWAYED) && eni_owns(j->slot, conf, j->local, v6);
+}
+
 /* Could it be on the internet, seen from the ENI? */
 static __always_inline enum reason judge_source(const struct judge *j, const bool v6)
 {
@@ -316,6 +315,8 @@ static __always_inline enum reason judge_source(const struct judge *j, const boo
 
 	if (!conf)
 		return REASON_NOT_READY;
+	if (j->gateway && !judge_gatewayed(j, conf, v6))
+		return REASON_VXLAN_SENDER;
 	return internet_source(j->slot, route_of(conf, &answers, v6), j->remote, v6);
 }
 

@@ -81,28 +81,29 @@ MAP(macs, BPF_MAP_TYPE_HASH, struct mac_key, struct macs, MAX_NEXTHOPS, BPF_F_NO
 /* Index -> where an ENI is; edited in place through a mapping. NH_NONE = NO_NEXTHOP. */
 MAP(nexthops, BPF_MAP_TYPE_ARRAY, __u32, struct nexthop, MAX_NEXTHOPS, BPF_F_MMAPABLE);
 
-/* (VNI, VTEP) -> 1. Miss = VXLAN_SOURCE: that host has nothing to send to this VPC. */
+/* (VNI and role, VTEP) -> 1. Miss = VXLAN_SOURCE: that host has nothing of this kind to send to this VPC. */
 MAP(vteps, BPF_MAP_TYPE_HASH, struct vtep_key, __u32, MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
 
-/* Slotted. EIP -> private IP and local ENI. Miss = not ours: the packet is left to the host. */
+/* Slotted. EIP -> private IP and ENI. Miss = not ours: the packet is left to the host; EIP_UNKNOWN in a range
+ * for which the host is a gateway. Two revisions may have as many as a host can have, each other ones. */
 struct eips_in4 {
 	struct eip_in4 v[2];
 };
 struct eips_in6 {
 	struct eip_in6 v[2];
 };
-MAP(eip_in4, BPF_MAP_TYPE_HASH, struct eip_key4, struct eips_in4, 65536, BPF_F_NO_PREALLOC);
-MAP(eip_in6, BPF_MAP_TYPE_HASH, struct eip_key6, struct eips_in6, 65536, BPF_F_NO_PREALLOC);
+MAP(eip_in4, BPF_MAP_TYPE_HASH, struct eip_key4, struct eips_in4, MAX_EIPS, BPF_F_NO_PREALLOC);
+MAP(eip_in6, BPF_MAP_TYPE_HASH, struct eip_key6, struct eips_in6, MAX_EIPS, BPF_F_NO_PREALLOC);
 
-/* Slotted. (VNI, private IP) of a local ENI -> EIP. Miss = NO_EIP. */
+/* Slotted. (VNI, private IP) -> EIP. Miss = NO_EIP. */
 struct eips_out4 {
 	struct eip_out4 v[2];
 };
 struct eips_out6 {
 	struct eip_out6 v[2];
 };
-MAP(eip_out4, BPF_MAP_TYPE_HASH, struct addr_key4, struct eips_out4, 65536, BPF_F_NO_PREALLOC);
-MAP(eip_out6, BPF_MAP_TYPE_HASH, struct addr_key6, struct eips_out6, 65536, BPF_F_NO_PREALLOC);
+MAP(eip_out4, BPF_MAP_TYPE_HASH, struct addr_key4, struct eips_out4, MAX_EIPS, BPF_F_NO_PREALLOC);
+MAP(eip_out6, BPF_MAP_TYPE_HASH, struct addr_key6, struct eips_out6, MAX_EIPS, BPF_F_NO_PREALLOC);
 
 /* (table, prefix) -> route, longest first. Tables are never changed. Miss = NO_ROUTE. */
 MAP(routes4, BPF_MAP_TYPE_LPM_TRIE, struct lpm_key4, struct route, 1 << 22, BPF_F_NO_PREALLOC);

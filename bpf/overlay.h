@@ -2,19 +2,34 @@
 /* The overlay (VXLAN, RFC 7348): what the uplink checks outside, and the way of what is inside. */
 #pragma once
 
-#include "deliver.h"
-#include "neighbour.h"
+#include "gateway.h"
 #include "own.h"
 
-#define VXLAN_MARK 0xe41b0d01 /* skb->mark of a packet that passed overlay_outer */
+#define VXLAN_DMAC_LEN (VXLAN_LEN + 6) /* up to the destination of the frame inside */
+#define VXLAN_FLAGS_INTERNET (VXLAN_FLAGS | 0x80000000 | GROUP_INTERNET) /* a group policy id */
+#define VXLAN_MARK 0xe41b0d01 /* + vtep_role: skb->mark of what passed overlay_outer */
+
+/* In which role the sender of the packet that overlay_outer has passed has sent it. */
+static __always_inline __u32 overlay_role(const struct outer *o)
+{
+	return o->source.vni >> VTEP_ROLE_SHIFT;
+}
 
 /* The VXLAN packet whose headers are `o`: are they as we send them, and from a host that has the VPC? */
-static __always_inline enum reason overlay_vxlan(struct outer *o, __be32 src, __be32 flags,
+static __always_inline enum reason overlay_vxlan(struct outer *o, const struct host_conf *host,
+						 const __u8 *dmac, __be32 src, __be32 flags,
 						 __be32 vni)
 {
 	struct vtep_key key = {.vni = bpf_ntohl(vni) >> 8};
 
-	if (flags != bpf_htonl(VXLAN_FLAGS) || (vni & bpf_htonl(0xff)))
+	if (vni & bpf_htonl(0xff))
+		return REASON_VXLAN_HEADER;
+	/* No ENI has the gateway's MAC: it is to leave here. Nobody sends from the internet to the internet. */
+	if (unlikely(mac_equal(dmac, host->gateway_mac)))
+		key.vni |= VTEP_BEHIND << VTEP_ROLE_SHIFT;
+	if (unlikely(flags == bpf_htonl(VXLAN_FLAGS_INTERNET)))
+		key.vni |= VTEP_GATEWAY << VTEP_ROLE_SHIFT;
+	else if (flags != bpf_htonl(VXLAN_FLAGS))
 		return REASON_VXLAN_HEADER;
 	*(__be32 *)key.vtep = src;
 	if (!bpf_map_lookup_elem(&vteps, &key))
@@ -25,17 +40,11 @@ static __always_inline enum reason overlay_vxlan(struct outer *o, __be32 src, __
 
 /* Is this VXLAN to our VTEP, and from a host that has the VPC? CONTINUE = yes. */
 static __always_inline enum reason overlay_outer(struct pkt *p, const struct host_conf *host,
-						 const bool xdp)
+						 struct outer *o, const bool xdp)
 {
-	struct scratch *s = scratch_get();
-	const struct iphdr *ip;
-	struct outer *o;
+	const struct iphdr *ip = (const struct iphdr *)o->ip;
 	__u32 off;
 
-	if (!s)
-		return REASON_NOT_OURS;
-	o = &s->outer;
-	ip = (const struct iphdr *)o->ip;
 	if (!pkt_load_few(p, ETH_LEN, o->ip, sizeof(o->ip), xdp) || ip->protocol != PROTO_UDP ||
 	    ip->daddr != *(const __u32 *)host->vtep || ip->ihl < 5 ||
 	    (ip->frag_off & bpf_htons(0x1fff)))
@@ -44,67 +53,73 @@ static __always_inline enum reason overlay_outer(struct pkt *p, const struct hos
 	if (!pkt_load_few(p, off, o->udp, 8, xdp) || (bpf_ntohl(o->udp[0]) & 0xffff) != VXLAN_PORT)
 		return REASON_NOT_OURS;
 	if ((ip->frag_off & bpf_htons(IP4_FRAGMENT)) ||
-	    !pkt_load_few(p, off + 8, o->vxlan, VXLAN_LEN, xdp))
+	    !pkt_load_few(p, off + 8, o->vxlan, VXLAN_DMAC_LEN, xdp))
 		return REASON_VXLAN_HEADER;
-	return overlay_vxlan(o, ip->saddr, o->vxlan[0], o->vxlan[1]);
+	return overlay_vxlan(o, host, o->dmac, ip->saddr, o->vxlan[0], o->vxlan[1]);
 }
 
 /* What the kernel's VXLAN device took off. */
-struct tunnel {
-	__u32 vni;
-	__u32 vtep; /* of the sender, network order */
-	__u32 mark;
-};
-
-static __always_inline bool overlay_tunnel(struct __sk_buff *skb, struct tunnel *t)
+static __always_inline void overlay_tunnel(struct __sk_buff *skb, struct scratch *s)
 {
-	struct bpf_tunnel_key key = {};
+	struct bpf_tunnel_key *key = (struct bpf_tunnel_key *)s->tunnel;
 
-	t->mark = skb->mark;
-	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
-		return false;
-	t->vni = key.tunnel_id;
-	t->vtep = bpf_htonl(key.remote_ipv4);
-	return true;
+	__builtin_memset(key, 0, sizeof(*key));
+	s->came.mark = bpf_skb_get_tunnel_key(skb, key, sizeof(*key), 0) ? 0 : skb->mark;
+	s->came.vni = key->tunnel_id;
+	s->came.vtep = bpf_htonl(key->remote_ipv4);
 }
 
 static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_conf *host,
-					      __u32 eni, __u32 vtep, const bool v6, const bool xdp)
+					      struct scratch *s, __u32 eni, const bool v6,
+					      const bool xdp)
 {
-	struct scratch *s = scratch_get();
+	enum origin from = FROM_OVERLAY;
+	enum reason reason;
 
-	if (!s)
-		return REASON_HELPER;
-	s->arrival.vtep = vtep;
+	s->arrival.vtep = s->came.vtep;
 	TRY(parse_ip(p, v6, xdp));
 	if (addr_multicast(p->dst, v6))
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
 	TRY(nd_stray(p, v6));
-	return arrive(p, host, eni, &s->arrival, FROM_OVERLAY, v6, xdp);
+	if (!xdp && s->came.mark == VXLAN_MARK + VTEP_GATEWAY)
+		from = FROM_GATEWAY;
+	if (!xdp && s->came.mark == VXLAN_MARK + VTEP_BEHIND) {
+		TRY(gateway_out(p, host, s, v6));
+		eni = s->turned;
+		from = FROM_INTERNET;
+	}
+	reason = arrive(p, host, eni, &s->arrival, from, v6, xdp);
+	if (from == FROM_INTERNET)
+		p->mtu = 0; /* the quote would show the EIP: no answer */
+	return reason;
 }
 
-/* A decapsulated packet: the ENI is found by VNI and destination MAC. */
-static __always_inline enum reason overlay_run(struct pkt *p, const struct tunnel *t,
-					       const bool xdp)
+/* A decapsulated packet. What is to leave through this gateway counts as sent by the host. */
+static __always_inline enum reason overlay_run(struct pkt *p, struct scratch *s, const bool xdp)
 {
 	const struct host_conf *host = host_find(p);
-	__u32 eni;
+	__u32 eni = 0;
 
 	p->dir = DIR_IN;
-	if (t->mark != VXLAN_MARK || !host || parse_eth(p, xdp) != REASON_CONTINUE) {
+	if (s->came.mark - VXLAN_MARK > VTEP_BEHIND || !host ||
+	    parse_eth(p, xdp) != REASON_CONTINUE) {
 		arrival_enter(p, 0, xdp);
 		return REASON_VXLAN_UNMARKED;
 	}
-	eni = eni_of_mac(p, t->vni);
-	arrival_enter(p, eni, xdp);
-	if (!eni)
-		return REASON_VXLAN_NO_ENI;
+	if (s->came.mark == VXLAN_MARK + VTEP_BEHIND) {
+		count_enter(p, 0, DIR_OUT);
+	} else {
+		eni = eni_of_mac(p, s->came.vni);
+		arrival_enter(p, eni, xdp);
+		if (!eni)
+			return REASON_VXLAN_NO_ENI;
+	}
 	switch (p->ethertype) {
 	case ETH_P_IP:
-		return overlay_ip(p, host, eni, t->vtep, false, xdp);
+		return overlay_ip(p, host, s, eni, false, xdp);
 	case ETH_P_IPV6:
-		return overlay_ip(p, host, eni, t->vtep, true, xdp);
+		return overlay_ip(p, host, s, eni, true, xdp);
 	}
 	return REASON_ETHERTYPE;
 }
@@ -144,13 +159,13 @@ static __always_inline enum reason overlay_outer_xdp(struct pkt *p, const struct
 	const struct plain *f = overlay_plain(p);
 
 	if (unlikely(!f))
-		return overlay_outer(p, host, true);
+		return overlay_outer(p, host, o, true);
 	if (f->ip.protocol != PROTO_UDP || (f->ip.frag_off & bpf_htons(IP4_OFFSET)) ||
 	    f->udp.dest != bpf_htons(VXLAN_PORT))
 		return REASON_NOT_OURS;
 	if (f->ip.frag_off & bpf_htons(IP4_FRAGMENT))
 		return REASON_VXLAN_HEADER;
-	return overlay_vxlan(o, f->ip.saddr, f->vxlan[0], f->vxlan[1]);
+	return overlay_vxlan(o, host, f->inside.h_dest, f->ip.saddr, f->vxlan[0], f->vxlan[1]);
 }
 
 /* Is there something inside that XDP may finish or refuse? Asked before the overlay's tables are. */
@@ -171,7 +186,7 @@ static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
 	const struct nexthop *nh;
 	bool congested, owned;
 
-	if (!f || !overlay_bare(p, f))
+	if (!f || !overlay_bare(p, f) || overlay_role(o) != VTEP_ENIS) /* needs what only TC has */
 		return false;
 	congested = (f->ip.tos & IP_ECN) == IP_ECN;
 	m = mac_find(p, o->source.vni, f->inside.h_dest);
@@ -191,19 +206,21 @@ static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
  * XDP's way: what it owns loses the outer headers here. What it only asks about gets them back: they lie where they
  * lay, unless metadata of another program was moved over them.
  */
-static __always_inline enum reason overlay_decap(struct pkt *p, const struct outer *o)
+static __always_inline enum reason overlay_decap(struct pkt *p, struct scratch *s)
 {
-	struct tunnel t = {.vni = o->source.vni, .mark = VXLAN_MARK};
+	const struct outer *o = &s->outer;
 	const struct xdp_md *x = p->ctx;
 	enum reason reason;
 
-	t.vtep = *(const __u32 *)o->source.vtep;
+	s->came.mark = VXLAN_MARK;
+	s->came.vni = o->source.vni;
+	s->came.vtep = *(const __u32 *)o->source.vtep;
 	if (!overlay_owned(p, o) || (p->out == OUT_LEFT && (long)x->data_meta != (long)x->data) ||
 	    bpf_xdp_adjust_head(p->ctx, OUTER_LEN))
 		return REASON_NOT_OURS;
 	p->len -= OUTER_LEN;
 	p->wire_bytes = p->len;
-	reason = overlay_run(p, &t, true);
+	reason = overlay_run(p, s, true);
 	if (reason == REASON_NOT_OURS && bpf_xdp_adjust_head(p->ctx, -OUTER_LEN))
 		return REASON_HELPER;
 	return reason;

@@ -3,11 +3,10 @@
 #pragma once
 
 #include "deliver.h"
-#include "eip.h"
+#include "gateway.h"
 #include "neighbour.h"
 #include "shape.h"
 #include "spoof.h"
-#include "egress.h"
 
 /* A later fragment goes where the first one went. */
 static __always_inline enum reason port_fragment(struct pkt *p, const struct eni_conf *conf,
@@ -24,7 +23,7 @@ static __always_inline enum reason port_abroad(const struct pkt *p, const struct
 {
 	const struct nexthop *nh = nexthop_find(w->flow.nexthop);
 
-	if (!nh || nh->kind == NH_INTERNET || nh->vni == conf->vni)
+	if (!nh || nexthop_public(nh) || nh->vni == conf->vni)
 		return REASON_CONTINUE;
 	addr_copy(w->judge.local, p->src, v6);
 	return (v6 ? inside6(&w->judge) : inside4(&w->judge)) ? REASON_CONTINUE : REASON_NOT_PEERED;
@@ -98,34 +97,47 @@ static __always_inline enum reason port_hairpin(struct pkt *p, const struct host
 	addr_copy(p->src, nat, v6);
 	count(p, REASON_DELIVERED);
 	count_enter(p, eni, DIR_IN);
+	a->uplink = 0;
 	reason = to_eni(p, host, eni, a, FROM_INTERNET, v6, false);
 	p->mtu = 0; /* the quote would show the EIP: no answer */
 	return reason;
 }
 
-/* Out through the sender's EIP. */
-static __always_inline enum reason port_eip(struct pkt *p, const struct host_conf *host,
-					    const __u8 *nat, struct arrival *a, const bool v6)
+/* To an EIP for which this host is a gateway: to the host that has it. */
+static __always_inline enum reason port_behind(struct pkt *p, const struct host_conf *host,
+					       const __u8 *nat, __u32 nexthop,
+					       const struct arrival *a, const bool v6)
 {
-	struct egress *e = egress_place(p, nat, v6);
-	enum reason reason;
-	__u32 eni;
+	if (p->ip_len > host->overlay_mtu)
+		return too_big_for(p, host->overlay_mtu);
+	if (!rewrite_addr(p, p->src, nat, true, v6, false))
+		return REASON_HELPER;
+	return gateway_deliver(p, host, nexthop, a->eip, p->dst, v6);
+}
 
-	if (!e)
+/* Out through the sender's EIP. CONTINUE = as it is to a gateway. */
+static __always_inline enum reason port_eip(struct pkt *p, const struct host_conf *host,
+					    const struct nexthop *nh, const __u8 *nat,
+					    struct arrival *a, const bool v6)
+{
+	bool gateway = nh->kind == NH_GATEWAY, known;
+	struct egress *way = egress_place(p, nat, v6);
+	const struct eip_in4 *e;
+
+	if (!way)
 		return REASON_HELPER;
-	if (egress_known(e, p, nat, v6)) {
-		reason = egress_go(e, p);
-	} else {
+	known = !gateway && egress_known(way, p, nat, v6);
+	if (!known) {
 		addr_copy(a->eip, p->dst, v6);
-		if (eip_find(p, p->dst, &eni, v6))
-			return port_hairpin(p, host, nat, eni, a, v6);
-		reason = to_internet(p, host, nat, v6);
-		if (reason == REASON_DELIVERED)
-			egress_learn(e, p, nat, v6);
+		e = eip_find(p, p->dst, v6);
+		if (e && !(e->flags & EIP_BEHIND))
+			return port_hairpin(p, host, nat, e->eni, a, v6);
+		if (e)
+			return port_behind(p, host, nat, e->nexthop, a, v6);
+		if (gateway)
+			return REASON_CONTINUE;
 	}
-	if (reason == REASON_DELIVERED && !rewrite_addr(p, p->src, nat, true, v6, false))
-		return REASON_HELPER;
-	return reason;
+	return egress_leave(way, p, host, nat, known, v6);
 }
 
 static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf *host,
@@ -161,6 +173,11 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 		if (!nh)
 			return REASON_NO_NEXTHOP;
 	}
+	if (nexthop_public(nh)) {
+		if (unlikely(p->out))
+			shape_internet(p, conf->vni, s, v6);
+		TRY(port_eip(p, host, nh, s->nat, &s->arrival, v6));
+	}
 	switch (nh->kind) {
 	case NH_LOCAL:
 		s->arrival.sender_nexthop = conf->nexthop;
@@ -168,13 +185,10 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 		count_enter(p, nh->eni, DIR_IN);
 		return to_eni(p, host, nh->eni, &s->arrival, FROM_LOCAL, v6, false);
 	case NH_VTEP:
+	case NH_GATEWAY:
 		if (unlikely(p->out & OUT_SHAPED) && w)
 			return shape_overlay(p, host, conf, nh, w->flow.nexthop);
 		return to_overlay(p, host, conf, nh, v6);
-	case NH_INTERNET:
-		if (unlikely(p->out))
-			shape_internet(p, conf->vni, s, v6);
-		return port_eip(p, host, s->nat, &s->arrival, v6);
 	}
 	return REASON_NO_NEXTHOP;
 }

@@ -389,5 +389,13 @@ enum reason {
 	 * do: `enictl guest check` in the instance; `enictl guest routes --apply` mends it.
 	 */
 
+	REASON_EIP_UNKNOWN = 51, /* an EIP that nobody has, or that only other gateways take */
+	/*
+	 * policy, EIP
+	 * why: The address lies in a range for which this host is a gateway, and no ENI has it in the
+	 *   revision in force.
+	 * do: `enictl get eip`: is it associated? Else packets to it should not be routed to this host.
+	 */
+
 	REASON_LAST,
 };

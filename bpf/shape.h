@@ -8,7 +8,7 @@
  *
  * skb->priority names the class. skb->mark says where to: kind (2 bits), then
  *  - SHAPE_ENI: index of the ENI (10), low bits of its incarnation (16), bucket of the flow (4);
- *  - SHAPE_OVERLAY: next hop (20), low bits of since when it is that ENI's (10);
+ *  - SHAPE_OVERLAY: next hop (20), low bits of since when it is that ENI's or gateway's (10);
  *  - SHAPE_UPLINK: ifindex (30).
  * Low bits do: they tell apart who comes after each other while a packet waits, some 10 ms.
  */
@@ -152,15 +152,19 @@ static __always_inline enum reason shape_to_eni(struct pkt *p, __u32 to)
 	return REASON_DELIVERED;
 }
 
-/* To another host, if the next hop is still that ENI's, and where it is now. */
+/* To another host, if the next hop is still that ENI's or leads to the gateway, and where it is now. */
 static __always_inline enum reason shape_to_overlay(struct pkt *p, __u32 to)
 {
 	const struct nexthop *nh = nexthop_find(to >> 10 & 0xfffff);
 	const struct host_conf *host = host_find(p);
 
-	if (!host || !nh || nh->kind != NH_VTEP || (nh->since & 0x3ff) != (to & 0x3ff))
+	if (!host || !nh || (nh->kind != NH_VTEP && nh->kind != NH_GATEWAY) ||
+	    (nh->since & 0x3ff) != (to & 0x3ff))
 		return REASON_NO_NEXTHOP;
-	return to_vtep(p, host, nh);
+	TRY(parse_eth(p, false));
+	/* By this MAC to an EIP that this host is the gateway of. */
+	return to_vtep(p, host, nh,
+		       mac_equal(p->smac, host->gateway_mac) ? GROUP_INTERNET : GROUP_NONE);
 }
 
 /* The far end: a packet that has had its turn goes on. */

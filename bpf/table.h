@@ -64,6 +64,12 @@ static __always_inline const struct nexthop *nexthop_find(__u32 index)
 	return bpf_map_lookup_elem(&nexthops, &index);
 }
 
+/* Does it lead to the internet, by this host or by a gateway? */
+static __always_inline bool nexthop_public(const struct nexthop *nh)
+{
+	return nh->kind == NH_INTERNET || nh->kind == NH_GATEWAY;
+}
+
 static __always_inline const struct route *route_find(__u32 table, const __u8 *addr, const bool v6)
 {
 	if (v6) {

@@ -192,7 +192,29 @@ static __always_inline enum reason too_big_in_overlay(struct pkt *p, const struc
 	if (reason != REASON_ANSWERED)
 		return reason;
 	((struct __sk_buff *)p->ctx)->mark = 0; /* it vouches for what came in */
-	if (to_vtep(p, host, nh) != REASON_DELIVERED)
+	if (to_vtep(p, host, nh, GROUP_NONE) != REASON_DELIVERED)
 		return REASON_TOO_BIG;
+	return too_big_count(p, reason);
+}
+
+/* What came from a gateway, or to this one, is answered the way it came, in the name of its destination. */
+static __always_inline enum reason too_big_in_tunnel(struct pkt *p)
+{
+	const struct host_conf *host = host_find(p);
+	const struct scratch *s = scratch_get();
+	enum reason reason;
+
+	if (!s || !host)
+		return REASON_TOO_BIG;
+	if (s->came.mark == VXLAN_MARK)
+		return too_big_in_overlay(p, &s->came);
+	reason = too_big(p, NULL, p->eni, p->dir);
+	if (reason != REASON_ANSWERED)
+		return reason;
+	((struct __sk_buff *)p->ctx)->mark = 0;
+	if (!tunnel_set(p, host, s->came.vni, s->came.vtep,
+			s->came.mark == VXLAN_MARK + VTEP_BEHIND ? GROUP_INTERNET : GROUP_NONE))
+		return REASON_TOO_BIG;
+	p->out_ifindex = host->vxlan_ifindex;
 	return too_big_count(p, reason);
 }

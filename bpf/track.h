@@ -294,7 +294,7 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 		nh = nexthop_find(w->judge.nexthop);
 		if (!nh || nh->kind == NH_NONE)
 			reason = REASON_NO_NEXTHOP;
-		else if ((w->judge.nexthop == NEXTHOP_INTERNET) != internet)
+		else if (nexthop_public(nh) != internet)
 			reason = REASON_NO_ROUTE; /* it would be another flow now */
 	}
 	if (w->related) { /* asks for the verdict, and leaves the flow as it is */
@@ -378,7 +378,7 @@ static __always_inline enum reason track_open(const struct pkt *p, struct work *
 		return REASON_NO_NEXTHOP;
 	if (unlikely(w->flags & ENI_FLOW_RATE))
 		TRY(rate_flows(w));
-	if (w->judge.nexthop == NEXTHOP_INTERNET)
+	if (nexthop_public(nh))
 		class_bits |= CLASS_INTERNET;
 	f->eni = w->eni;
 	f->incarnation = w->flows;

@@ -21,6 +21,7 @@ enum limit {
 	MAX_ENIS = 1024, /* index 0 is the host itself: packets that belong to no ENI */
 	MAX_NEXTHOPS = 1 << 20,
 	MAX_ENDPOINTS = 1 << 20,
+	MAX_EIPS = 1 << 17, /* of each family: those of two revisions */
 	MAX_REASONS = 64, /* per ENI and direction, a power of two */
 	MAX_UPLINKS = 16,
 	WAY_BUCKETS = 4096, /* a power of two */
@@ -132,6 +133,7 @@ struct host_conf {
 	__u32 flow_share; /* so many flows are guaranteed to an ENI whose max_flows is not less */
 	__u32 flow_pool; /* so many may all ENIs have beyond what is guaranteed to each */
 	__u32 infra; /* table of what no ENI may reach: Region.infraCIDRs, VTEPs and peers */
+	__u32 gatewayed; /* route table of the ranges of EIPs for which the host is a gateway; 0 = none */
 	__u8 gateway_mac[6];
 	__u8 pad[2];
 };
@@ -213,6 +215,7 @@ enum nexthop_kind {
 	NH_LOCAL = 1, /* eni */
 	NH_VTEP = 2, /* vtep */
 	NH_INTERNET = 3, /* the host's own routes, over its uplinks */
+	NH_GATEWAY = 4, /* vtep: from a VPC to the internet by a gateway, which translates */
 };
 
 enum nexthop_index {
@@ -227,29 +230,48 @@ struct nexthop {
 	__u16 eni;
 	__u8 vtep[4];
 	__u32 generation; /* grows when flows that name this next hop must be judged again */
-	__u32 vni; /* of the ENI's VPC */
+	__u32 vni; /* of the ENI's VPC; NH_GATEWAY: of those who send there */
 	__u32 subnet; /* of the ENI */
-	__u8 mac[6]; /* of the ENI */
+	__u8 mac[6]; /* of the ENI; NH_GATEWAY: the region's gateway MAC */
 	__u8 pad2[2];
 	__u32 since; /* the generation in which the entry became this ENI's */
 };
 
-/* vteps: which hosts have which VPC; no entry = packets from there are dropped. */
+/* vteps: what a host may send in a VNI; no entry = such packets from there are dropped. */
+enum vtep_role {
+	VTEP_ENIS = 0, /* from its ENIs of the VPC or of a peer */
+	VTEP_GATEWAY = 1, /* from the internet, to an ENI of the VPC here: GROUP_INTERNET */
+	VTEP_BEHIND = 2, /* to the internet by this host, from its ENIs: gateway's MAC */
+	VTEP_ROLE_SHIFT = 24,
+};
+
 struct vtep_key {
-	__u32 vni;
+	__u32 vni; /* | enum vtep_role << VTEP_ROLE_SHIFT */
 	__u8 vtep[4];
 };
 
-/* eip_in4, eip_in6 (slotted): EIPs held by ENIs of this host. */
+enum eip_flag {
+	EIP_PRESENT = 1 << 0,
+	EIP_UPLINK = 1 << 1, /* eip_in: packets to it are taken from the uplinks here */
+	EIP_BEHIND = 1 << 2, /* of an ENI of another host: this one is a gateway for it */
+	EIP_GATEWAYED = 1 << 3, /* eip_out: its range has gateways: packets may come by them */
+};
+
+/*
+ * eip_in4, eip_in6 (slotted): EIPs held by ENIs of this host, and as a gateway those of its ranges. The first
+ * words of both are the same.
+ */
 struct eip_in4 {
-	__u32 flags; /* 1 = present */
-	__u32 eni;
+	__u32 flags; /* enum eip_flag */
+	__u32 eni; /* with EIP_BEHIND 0 */
+	__u32 nexthop; /* with EIP_BEHIND: of the ENI */
 	__u8 addr[4]; /* the private IP */
 };
 
 struct eip_in6 {
 	__u32 flags;
 	__u32 eni;
+	__u32 nexthop;
 	__u8 addr[16];
 };
 
@@ -261,15 +283,17 @@ struct eip_key6 {
 	__u8 addr[16] __attribute__((aligned(4)));
 };
 
-/* eip_out4, eip_out6 (slotted): private IP of a local ENI -> its EIP. */
+/* eip_out4, eip_out6 (slotted): private IP -> its EIP, of the same ENIs. */
 struct eip_out4 {
-	__u32 flags; /* 1 = present */
-	__u32 class; /* of what leaves by it, among the EIPs of its ENI: from 1 */
+	__u32 flags; /* enum eip_flag */
+	__u32 nexthop; /* the way to the internet; with EIP_BEHIND: of the ENI */
+	__u32 class; /* of what leaves by it, among the EIPs of its ENI: from 1; else 0 */
 	__u8 addr[4]; /* the EIP */
 };
 
 struct eip_out6 {
 	__u32 flags;
+	__u32 nexthop;
 	__u32 class;
 	__u8 addr[16];
 };
@@ -284,6 +308,7 @@ enum route_kind {
 	ROUTE_ENI = 5, /* through an ENI, which forwards; arg = its next hop */
 	ROUTE_VPC = 6, /* to a peer; arg = its VNI */
 	ROUTE_NOT_PEERED = 7, /* to another VPC, without routes on both sides */
+	ROUTE_GATEWAY = 8, /* a range of EIPs for which the host is a gateway */
 };
 
 struct lpm_key4 {

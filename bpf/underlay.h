@@ -11,7 +11,7 @@
 
 #define VXLAN_PORT 4789
 #define VXLAN_LEN 8
-#define VXLAN_FLAGS 0x08000000 /* a VNI, and nothing else: no group policy id in this version */
+#define VXLAN_FLAGS 0x08000000 /* a VNI, and nothing else: no group policy id */
 
 enum {
 	OUTER_LEN = ETH_LEN + 20 + 8 + VXLAN_LEN, /* in front of the inner frame */

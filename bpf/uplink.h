@@ -6,19 +6,30 @@
  */
 #pragma once
 
-#include "eip.h"
-#include "neighbour.h"
+#include "gateway.h"
 #include "overlay.h"
 
-/* Is it an EIP of an ENI that is ready here? An EIP of one that is not is nobody's: no answer. */
+/*
+ * Is it an EIP of an ENI that is ready here, or that this host is a gateway for and another host has? An EIP of
+ * one that is not is nobody's: no answer.
+ */
 static __always_inline bool uplink_has_eip(const struct pkt *p, const __u8 *addr, const bool v6)
 {
+	struct scratch *s = scratch_get();
 	const struct live *device;
-	__u8 private[16] __attribute__((aligned(8)));
-	__u32 eni;
+	const struct nexthop *nh;
+	const struct eip_in4 *e;
 
-	addr_copy(private, addr, v6);
-	return eip_find(p, private, &eni, v6) && eni_ready(p->slot, eni, &device);
+	if (!s)
+		return false;
+	addr_copy(s->private, addr, v6);
+	e = eip_find(p, s->private, v6);
+	if (!e || !(e->flags & EIP_UPLINK))
+		return false;
+	if (!(e->flags & EIP_BEHIND))
+		return eni_ready(p->slot, e->eni, &device);
+	nh = nexthop_find(e->nexthop);
+	return nh && nh->kind == NH_VTEP;
 }
 
 static __always_inline enum reason uplink_arp(struct pkt *p, const bool xdp)
@@ -49,19 +60,58 @@ static __always_inline enum reason uplink_nd(struct pkt *p, const bool xdp)
 	return nd_answer(p, &nd, u->mac, true, xdp);
 }
 
+/* Is arrival.eip in a range of this table? Functions of their own, for the stack of the programs. */
+__noinline int gatewayed4(struct scratch *s, __u32 table)
+{
+	return s && route_find(table, s->arrival.eip, false);
+}
+
+__noinline int gatewayed6(struct scratch *s, __u32 table)
+{
+	return s && route_find(table, s->arrival.eip, true);
+}
+
+/* Of an EIP's packets none reaches the host's stack, which would send it back to where it came from. */
+static __always_inline enum reason uplink_refused(struct pkt *p)
+{
+	count_enter(p, 0, DIR_IN);
+	return REASON_EIP_UNKNOWN;
+}
+
+/* To arrival.eip, which nobody has here. In a range for which the host is a gateway there is nothing but EIPs. */
+static __always_inline enum reason uplink_unknown(struct pkt *p, const struct host_conf *host,
+						  const bool v6)
+{
+	struct scratch *s = scratch_get();
+
+	if (!s || !host->gatewayed)
+		return REASON_NOT_OURS;
+	if (!(v6 ? gatewayed6(s, host->gatewayed) : gatewayed4(s, host->gatewayed)))
+		return REASON_NOT_OURS;
+	return uplink_refused(p);
+}
+
 /* An IP packet to an EIP held here; from now on nothing of it reaches the host's stack. */
 static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_conf *host,
 					      const bool v6, const bool xdp)
 {
 	const __u32 off = ETH_LEN + (v6 ? 24 : 16);
-	__u8 dst[16] __attribute__((aligned(8)));
 	struct scratch *s = scratch_get();
+	const struct eip_in4 *e;
 	__u32 eni;
 
-	if (!s || !pkt_load_few(p, off, dst, v6 ? 16 : 4, xdp))
+	if (!s || !pkt_load_few(p, off, s->arrival.eip, v6 ? 16 : 4, xdp))
 		return REASON_NOT_OURS;
-	addr_copy(s->arrival.eip, dst, v6);
-	if (!eip_find(p, dst, &eni, v6) || (xdp && !own(p, ETH_LEN, eni, v6)))
+	addr_copy(s->private, s->arrival.eip, v6);
+	e = eip_find(p, s->private, v6);
+	if (!e)
+		return uplink_unknown(p, host, v6);
+	if (!(e->flags & EIP_UPLINK))
+		return uplink_refused(p); /* its gateways bring it by the overlay */
+	if (e->flags & EIP_BEHIND) /* XDP cannot ask for a tunnel */
+		return xdp ? REASON_NOT_OURS : gateway_in(p, host, e->nexthop, s->private, v6);
+	eni = e->eni;
+	if (xdp && !own(p, ETH_LEN, eni, v6))
 		return REASON_NOT_OURS;
 	arrival_enter(p, eni, xdp);
 	TRY(parse_ip(p, v6, xdp));
@@ -69,7 +119,8 @@ static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_c
 		return REASON_NOT_OURS; /* TC may answer it */
 	TRY(parse_addresses(p, v6));
 	TRY(nd_stray(p, v6));
-	addr_copy(p->dst, dst, v6);
+	addr_copy(p->dst, s->private, v6);
+	s->arrival.uplink = 1;
 	return arrive(p, host, eni, &s->arrival, FROM_INTERNET, v6, xdp);
 }
 
@@ -86,10 +137,14 @@ static __always_inline bool uplink_to_vtep(struct pkt *p, const struct host_conf
 /* VXLAN to our VTEP goes on to the kernel's decapsulation with a mark that vouches for it. */
 static __always_inline enum reason uplink_vxlan(struct pkt *p, const struct host_conf *host)
 {
-	enum reason reason = overlay_outer(p, host, false);
+	struct scratch *s = scratch_get();
+	enum reason reason;
 
+	if (!s)
+		return REASON_NOT_OURS;
+	reason = overlay_outer(p, host, &s->outer, false);
 	if (reason == REASON_CONTINUE) {
-		((struct __sk_buff *)p->ctx)->mark = VXLAN_MARK;
+		((struct __sk_buff *)p->ctx)->mark = VXLAN_MARK + overlay_role(&s->outer);
 		return REASON_NOT_OURS;
 	}
 	if (reason != REASON_NOT_OURS)
@@ -107,7 +162,7 @@ static __always_inline enum reason uplink_vxlan_xdp(struct pkt *p, const struct 
 		return REASON_NOT_OURS;
 	reason = overlay_outer_xdp(p, host, &s->outer);
 	if (reason == REASON_CONTINUE)
-		return overlay_decap(p, &s->outer);
+		return overlay_decap(p, s);
 	if (reason != REASON_NOT_OURS)
 		count_enter(p, 0, DIR_IN);
 	return reason;

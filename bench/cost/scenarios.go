@@ -17,6 +17,7 @@ import (
 func Scenarios() []bench.Scenario {
 	return []bench.Scenario{
 		{Name: "cost/established", Help: "a packet of a known flow, hot: each program, both families, with and without EIP", Quick: true, Run: established},
+		{Name: "cost/eip", Help: "what an EIP adds to a packet of a known flow, against one of the overlay", Quick: true, Run: eipAdds},
 		{Name: "cost/first", Help: "the first packet of a connection, hot, and cold with 64k flows and 100k routes", Quick: true, Run: first},
 		{Name: "cost/denied", Help: "packets that the security groups deny, of random sources, with 64k live flows", Quick: true, Run: denied},
 		{Name: "cost/uplink", Help: "what the uplink's programs cost packets that they pass on or drop: XDP and TC", Quick: true, Run: uplink},

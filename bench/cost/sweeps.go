@@ -187,7 +187,7 @@ func routes(ctx context.Context, r *bench.Run) error {
 		cases = append(cases, region.Case{Name: fmt.Sprintf("rt%d", n), Locals: 1, EIPs: true, Routes: n})
 	}
 	return Sweep{
-		Cases: cases, Families: families(r), Goals: steady(1.03),
+		Cases: cases, Families: families(r), Goals: map[string]*bench.Goal{caseEstablished: promised(1.03)},
 		Shape: func(region.Case) Traffic { return Traffic{Peer: Internet, Flows: 1 << 10, Remotes: 1 << 10} },
 		Axes:  []Axis{{"routes", func(c region.Case) int { return c.Routes }}},
 	}.Run(ctx, r)

@@ -5,6 +5,7 @@ package wire
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -49,6 +50,9 @@ var (
 	capMetric  = bench.Metric{Name: "share of the cap", Unit: "1", Better: bench.Higher}
 	fairMetric = bench.Metric{Name: "slowest stream of its fair share", Unit: "1", Better: bench.Higher}
 )
+
+// capSource is who promises what a cap does.
+const capSource = "issue 5"
 
 // caps measures how exactly TCP gets what a cap in Mbit/s allows.
 func caps(ctx context.Context, r *bench.Run) error {
@@ -104,9 +108,12 @@ func capOf(ctx context.Context, r *bench.Run, subject cappedOurs, streams, secon
 	if subject.ingress {
 		params["direction"] = "in"
 	}
-	c.record(capMetric, params, values, 0, "", nil)
+	share := c.record(capMetric, params, values, 0, "", nil)[subject.Name()]
+	r.Check(fmt.Sprintf("%s, at least (%s)", capMetric.Name, params), share, &bench.Goal{Limit: 0.95, Better: bench.Higher, Source: capSource})
+	r.Check(fmt.Sprintf("%s, at most (%s)", capMetric.Name, params), share, &bench.Goal{Limit: 1.05, Better: bench.Lower, Source: capSource})
 	if streams > 1 {
-		c.record(fairMetric, params, values, 1, "", nil)
+		slowest := c.record(fairMetric, params, values, 1, "", nil)[subject.Name()]
+		r.Check(fmt.Sprintf("%s (%s)", fairMetric.Name, params), slowest, &bench.Goal{Limit: 0.5, Better: bench.Higher, Source: capSource})
 	}
 	return nil
 }

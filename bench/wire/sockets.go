@@ -135,8 +135,8 @@ func (c *race) inTurn(ctx context.Context, measure func(*lane) ([]float64, error
 	return values, nil
 }
 
-// record keeps one figure of all lanes and the ratio to the rival.
-func (c *race) record(metric bench.Metric, params bench.Params, values map[*lane][][]float64, figure int, rival string, goal *bench.Goal) {
+// record keeps one figure of all lanes and the ratio to the rival. It returns the results by subject.
+func (c *race) record(metric bench.Metric, params bench.Params, values map[*lane][][]float64, figure int, rival string, goal *bench.Goal) map[string]*bench.Result {
 	results := map[string]*bench.Result{}
 	for _, l := range c.lanes {
 		name := l.subject.Name()
@@ -145,6 +145,7 @@ func (c *race) record(metric bench.Metric, params bench.Params, values map[*lane
 	if of, to := results[bench.Ours], results[rival]; of != nil && to != nil {
 		c.run.Ratio(fmt.Sprintf("%s, %s / %s (%s)", metric.Name, bench.Ours, rival, params), of, to, goal)
 	}
+	return results
 }
 
 // bulk measures TCP streams by iperf3.

@@ -212,10 +212,11 @@ func eniRows(enis []agent.ENIStatus, flows *flowStatus) list {
 }
 
 func eipRows(eips []agent.EIPStatus) list {
-	l := list{columns: columns("EIP", "ENI", "PRIVATE-IP", "ANNOUNCED")}
+	l := list{columns: columns("EIP", "ENI", "PRIVATE-IP", "ANNOUNCED", "|", "GATEWAY")}
 	for _, e := range eips {
 		l.rows = append(l.rows, row{name: e.Address.String(), cells: []string{
 			e.Address.String(), e.ENI, e.Private.String(), map[bool]string{true: "yes", false: "no"}[e.Announced],
+			map[bool]string{true: "yes", false: "no"}[e.Gateway],
 		}})
 	}
 	return l

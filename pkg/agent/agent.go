@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -371,18 +372,28 @@ func (a *Agent) reconcile(ctx context.Context) {
 	}
 }
 
-// announce says which EIPs have a Ready ENI here. Those of a restored revision may be somebody else's until the feed has
-// spoken: they are not announced.
+// announce says which EIPs have a Ready ENI here, or one elsewhere to which this host is the gateway. Those of a restored
+// revision may be somebody else's until the feed has spoken: they are not announced.
 func (a *Agent) announce(ctx context.Context, restored bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	held := announce.Held{Uplinks: slices.Clone(a.status.Uplinks), Quiet: restored}
+	byAddress := map[netip.Addr]*compile.EIP{}
+	if a.inForce != nil {
+		for i := range a.inForce.EIPs {
+			byAddress[a.inForce.EIPs[i].Addr] = &a.inForce.EIPs[i]
+		}
+	}
 	for i := range a.status.EIPs {
 		e := &a.status.EIPs[i]
-		ready := a.ready(e.ENI)
-		e.Announced = ready && !restored
-		if ready {
+		eip := byAddress[e.Address]
+		takes := eip != nil && eip.Uplink && (eip.ENI == 0 || a.ready(e.ENI))
+		e.Announced = takes && eip.Announce && !restored
+		switch {
+		case takes && eip.Announce:
 			held.Addrs = append(held.Addrs, e.Address)
+		case takes:
+			held.Others = append(held.Others, e.Address)
 		}
 	}
 	a.Announcer.Announce(ctx, held)

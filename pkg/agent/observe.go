@@ -118,6 +118,9 @@ func (a *Agent) eipStatus() []EIPStatus {
 	var list []EIPStatus
 	for _, e := range a.inForce.EIPs {
 		s := EIPStatus{Address: e.Addr, ENI: a.inForce.Names.ENIs[e.ENI], Private: e.Private, Announced: true, Class: e.Class}
+		if e.ENI == 0 {
+			s.ENI, s.Gateway = a.inForce.Names.NextHops[e.NextHop], true
+		}
 		s.Announced = announced[s]
 		list = append(list, s)
 	}

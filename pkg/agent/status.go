@@ -87,14 +87,15 @@ type ENIStatus struct {
 	Reason  string       `json:"reason,omitempty"` // why it is not Ready
 }
 
-// EIPStatus is an EIP of a local ENI. Announced means that its ENI became Ready here and the
-// segment was told.
+// EIPStatus is an EIP of a local ENI, or one for which this host is a gateway. Announced means that this host takes
+// packets to it and tells the segment so.
 type EIPStatus struct {
 	Address   netip.Addr `json:"address"`
 	ENI       string     `json:"eni"`
 	Private   netip.Addr `json:"privateIP"`
 	Announced bool       `json:"announced"`
-	Class     uint32     `json:"class"` // among the EIPs of the ENI, for their caps
+	Gateway   bool       `json:"gateway,omitempty"` // the ENI is on another host, and this one is a gateway for it
+	Class     uint32     `json:"class"`             // among the EIPs of the ENI, for their caps
 }
 
 // ErrorLine is one error and when it was last seen.

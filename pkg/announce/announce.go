@@ -14,6 +14,7 @@ import (
 type Held struct {
 	Uplinks []string // device names
 	Addrs   []netip.Addr
+	Others  []netip.Addr // it answers for these too, and another host announces them
 	// Quiet says that the addresses may be another host's by now: the host must be able to take packets for them and
 	// announces nothing.
 	Quiet bool

@@ -91,7 +91,7 @@ func (n *Neighbours) Announce(ctx context.Context, held Held) {
 			n.problem(devices+uplink, err)
 			continue
 		}
-		n.listen(uplink, at, held.Addrs)
+		n.listen(uplink, at, slices.Concat(held.Addrs, held.Others))
 		for a := range n.here {
 			now[telling{uplink, at, a}] = true
 		}

@@ -17,6 +17,9 @@ const (
 	MaxRoutesPerTable  = 100000 // with the entries of the prefix lists that it names
 	MaxPolicyRoutes    = 32     // of an ENI
 	MaxENIsPerHost     = 1000
+	MaxEIPRanges       = 256
+	MaxGateways        = 64    // of a range
+	MaxEIPsPerHost     = 65536 // of its ENIs and behind it as a gateway, of each family
 	MaxVNI             = 1<<24 - 1
 )
 
@@ -32,7 +35,26 @@ func decodeRegion(m *mapping) Object {
 		r.MTU = int(f.number(minMTU, 65535))
 	}
 	r.InfraCIDRs = list(m.get("infraCIDRs"), (*field).prefix)
-	m.unsupported("eipRanges")
+	r.EIPRanges = list(m.get("eipRanges"), (*field).eipRange)
+	if n := len(r.EIPRanges); n > MaxEIPRanges {
+		m.get("eipRanges").errorf("names %d ranges (at most %d: aggregate them)", n, MaxEIPRanges)
+	}
+	return r
+}
+
+func (f *field) eipRange() EIPRange {
+	m := f.mapping()
+	if m == nil {
+		return EIPRange{}
+	}
+	r := EIPRange{
+		CIDR:     m.need("cidr").unicastPrefix(),
+		Gateways: list(m.get("gateways"), once((*field).name)),
+	}
+	if n := len(r.Gateways); n > MaxGateways {
+		m.get("gateways").errorf("names %d hosts (at most %d)", n, MaxGateways)
+	}
+	m.done()
 	return r
 }
 

@@ -37,6 +37,10 @@ func References(o Object) []Reference {
 		}
 	}
 	switch v := o.(type) {
+	case *Region:
+		for i := range v.EIPRanges {
+			add("Host", v.EIPRanges[i].Gateways...)
+		}
 	case *Instance:
 		add("Host", v.Host)
 		add("InstanceType", v.Type)

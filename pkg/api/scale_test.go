@@ -78,6 +78,42 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// A gateway knows a bounded number of EIPs of each family; those of a range without gateways do not count for it.
+func TestTooManyEIPs(t *testing.T) {
+	var b, eips strings.Builder // a file each, since one has a limit
+	object := func(kind, name, spec string, args ...any) {
+		to := &b
+		if kind == "EIP" {
+			to = &eips
+		}
+		fmt.Fprintf(to, "---\napiVersion: eniplane.io/v1alpha1\nkind: %s\nmetadata: {name: %s}\nspec: ", kind, name)
+		fmt.Fprintf(to, spec+"\n", args...)
+	}
+	object("Region", "here", "{eipRanges: [{cidr: 198.18.0.0/16, gateways: [h, g]}, {cidr: 198.19.0.0/16, gateways: [g]}, {cidr: 198.51.100.0/24}]}")
+	object("Host", "g", "{zone: z, vtep: 172.16.0.2, uplinks: [up]}")
+	object("Host", "h", "{zone: z, vtep: 172.16.0.1, uplinks: [up]}")
+	object("InstanceType", "t", "{maxENIs: 8, maxIPsPerENI: 21}")
+	object("Instance", "i", "{host: g, type: t}")
+	object("VPC", "v", "{vni: 1, cidrs: [10.0.0.0/8]}")
+	object("Subnet", "s", "{vpc: v, cidrs: [10.0.0.0/8]}")
+	object("SecurityGroup", "g", "{vpc: v}")
+	for i := range api.MaxEIPsPerHost + 2 { // the last one is in the range without gateways
+		private := fmt.Sprintf("10.%d.%d.%d", 1+i>>16, i>>8&255, i&255)
+		public := fmt.Sprintf("198.%d.%d.%d", 18+i>>16, i>>8&255, i&255)
+		attachment := ""
+		if i > api.MaxEIPsPerHost {
+			public, attachment = "198.51.100.1", ", attachment: {instance: i, index: 0, device: p}"
+		}
+		object("ENI", fmt.Sprintf("e%d", i), "{subnet: s, mac: \"02:00:00:%02x:%02x:%02x\", ips: [%s], securityGroups: [g]%s}", i>>16, i>>8&255, i&255, private, attachment)
+		object("EIP", fmt.Sprintf("x%d", i), "{address: %s, eni: e%d}", public, i)
+	}
+	_, errs := api.Decode([]api.File{{Name: "many.yaml", Data: []byte(b.String())}, {Name: "eips.yaml", Data: []byte(eips.String())}})
+	const want = "Host/g: has to know 65538 EIPs of IPv4, those behind it as a gateway included (at most 65536: make smaller ranges with other gateways)"
+	if len(errs) != 1 || !strings.HasSuffix(errs[0].Error(), want) {
+		t.Errorf("errors %v, want one that ends with %s", api.Errors(errs), want)
+	}
+}
+
 func BenchmarkDecode(b *testing.B) {
 	big := bigRevision()
 	b.SetBytes(int64(len(big.Data)))

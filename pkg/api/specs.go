@@ -74,6 +74,13 @@ func (r *Region) spec() tree {
 		t.put("mtu", r.MTU)
 	}
 	t.putList("infraCIDRs", texts(r.InfraCIDRs))
+	ranges := make([]any, len(r.EIPRanges))
+	for i := range r.EIPRanges {
+		in := tree{{"cidr", r.EIPRanges[i].CIDR.String()}}
+		in.putList("gateways", plain(r.EIPRanges[i].Gateways))
+		ranges[i] = in
+	}
+	t.putList("eipRanges", ranges)
 	return t
 }
 

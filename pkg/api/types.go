@@ -50,6 +50,14 @@ type Region struct {
 	GatewayMAC MAC
 	MTU        int            // of the underlay; 0 = that of the uplinks
 	InfraCIDRs []netip.Prefix // as given; Objects.InfraCIDRs adds the VTEPs and peers
+	EIPRanges  []EIPRange     // disjoint; if there are any, every EIP lies in one
+}
+
+// EIPRange holds addresses of EIPs. With gateways only these hosts take packets to them from the underlay; without,
+// each EIP is taken by the host of its ENI.
+type EIPRange struct {
+	CIDR     netip.Prefix
+	Gateways []string // hosts
 }
 
 // Host is a hypervisor or container host with its agent.

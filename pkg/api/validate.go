@@ -16,9 +16,11 @@ func (r *revision) validate() {
 	r.checkPolicyRoutes()
 	r.checkPeerings()
 	r.checkAttachments()
+	r.checkRanges()
 	r.checkEIPs()
 	r.checkRuleLimits()
 	r.checkHostLimits()
+	r.checkEIPLimits()
 }
 
 // each calls check for all objects of one kind, in the order of the text.

@@ -14,10 +14,14 @@ func (r *revision) checkEIPs() {
 		addr netip.Addr
 	}
 	private, infra := r.privateRanges()
+	ranges := r.eipRanges()
 	addrs, bindings := claims[netip.Addr]{}, claims[binding]{}
 	each(r, func(d *document, e *EIP) {
 		if e.Address.IsValid() {
 			r.checkPublic(d, e.Address, private, infra)
+			if _, _, ok := ranges.cover(hostPrefix(e.Address)); !ok && len(ranges.members) > 0 {
+				d.errorf("spec.address", "%s lies in none of the region's eipRanges (choose one of theirs or add a range)", e.Address)
+			}
 			if owner := addrs.claim(e.Address, d); owner != nil {
 				d.errorf("spec.address", "%s is the address of %s too (keep one of them)", e.Address, owner.label())
 			}

@@ -128,3 +128,38 @@ func (r *revision) checkHostLimits() {
 		}
 	})
 }
+
+// checkEIPLimits: a host knows a bounded number of EIPs. Only a gateway can have so many.
+func (r *revision) checkEIPLimits() {
+	type share struct {
+		host string
+		v6   bool
+	}
+	eips := map[share]int{}
+	each(r, func(_ *document, e *EIP) {
+		eni := r.objects.ENIs[e.ENI]
+		if eni == nil {
+			return
+		}
+		var hosts []string
+		if in := r.objects.RangeOf(e.Address); in != nil {
+			hosts = in.Gateways
+		}
+		if eni.Attachment != nil {
+			if i := r.objects.Instances[eni.Attachment.Instance]; i != nil && !slices.Contains(hosts, i.Host) {
+				eips[share{i.Host, e.Address.Is6()}]++
+			}
+		}
+		for _, host := range hosts {
+			eips[share{host, e.Address.Is6()}]++
+		}
+	})
+	each(r, func(d *document, h *Host) {
+		for _, family := range []string{"IPv4", "IPv6"} {
+			if n := eips[share{h.Name, family == "IPv6"}]; n > MaxEIPsPerHost {
+				d.errorf("", "has to know %d EIPs of %s, those behind it as a gateway included (at most %d: make smaller ranges with other gateways)",
+					n, family, MaxEIPsPerHost)
+			}
+		}
+	})
+}

@@ -4,6 +4,7 @@ package api_test
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -150,6 +151,50 @@ func TestDocument(t *testing.T) {
 	})
 }
 
+// Where there are ranges, every EIP lies in one.
+func TestEIPInNoRange(t *testing.T) {
+	text := strings.Replace(readBase(t), "mtu: 1500", "mtu: 1500\n  eipRanges: [{cidr: 203.0.113.10/32}, {cidr: 203.0.113.12/30}]", 1)
+	_, errs := api.Decode([]api.File{{Name: "base.yaml", Data: []byte(text)}})
+	const want = "EIP/reserved: spec.address: 203.0.113.11 lies in none of the region's eipRanges (choose one of theirs or add a range)"
+	if len(errs) != 1 || !strings.HasSuffix(errs[0].Error(), want) {
+		t.Errorf("errors %v, want one that ends with %s", api.Errors(errs), want)
+	}
+}
+
+// Each EIP has a gateway of its own, evenly, and keeps it as long as it is there.
+func TestGatewaysOf(t *testing.T) {
+	in := netip.MustParsePrefix("203.0.112.0/22")
+	of := func(hosts ...string) map[netip.Addr]string {
+		o := api.NewObjects()
+		o.Region.EIPRanges = []api.EIPRange{{CIDR: in, Gateways: hosts}}
+		first := map[netip.Addr]string{}
+		for a := in.Addr(); in.Contains(a); a = a.Next() {
+			all := o.GatewaysOf(a)
+			if len(all) != len(hosts) {
+				t.Fatalf("%s has gateways %v of %v", a, all, hosts)
+			}
+			first[a] = all[0]
+		}
+		return first
+	}
+	three, two := of("gw-a", "gw-b", "gw-c"), of("gw-c", "gw-a")
+	share := map[string]int{}
+	for a, host := range three {
+		share[host]++
+		if host != "gw-b" && two[a] != host {
+			t.Errorf("%s left %s for %s although %s stays", a, host, two[a], host)
+		}
+	}
+	for host, n := range share {
+		if n < len(three)/4 || n > len(three)/2 {
+			t.Errorf("%s has %d of %d EIPs", host, n, len(three))
+		}
+	}
+	if got := api.NewObjects().GatewaysOf(in.Addr()); got != nil {
+		t.Errorf("gateways %v without ranges", got)
+	}
+}
+
 func TestRegionAndHost(t *testing.T) {
 	runEdits(t, []edit{
 		{"gateway MAC is a group's", `gatewayMAC: "02:00:5e:00:00:01"`, `gatewayMAC: "03:00:5e:00:00:01" #HERE`,
@@ -157,8 +202,27 @@ func TestRegionAndHost(t *testing.T) {
 		{"mtu too small", "mtu: 1500", "mtu: 1300 #HERE", `Region/here: spec.mtu: "1300" is not a number of 1330 to 65535`},
 		{"infra with host bits", "[192.168.0.0/16]", "[192.168.1.0/16] #HERE",
 			`Region/here: spec.infraCIDRs[0]: "192.168.1.0/16" has host bits (write 192.168.0.0/16)`},
-		{"eipRanges", "mtu: 1500", "mtu: 1500\n  eipRanges: [] #HERE",
-			"Region/here: spec.eipRanges: is not supported by this version (remove it)"},
+		{"eipRanges, empty", "mtu: 1500", "mtu: 1500\n  eipRanges: []", ""},
+		{"eipRanges", "mtu: 1500", "mtu: 1500\n  eipRanges: [{cidr: 203.0.113.0/24, gateways: [host-b, host-a]}]", ""},
+		{"eipRanges without gateways", "mtu: 1500", "mtu: 1500\n  eipRanges: [{cidr: 203.0.113.0/24}]", ""},
+		{"a gateway that is no host", "mtu: 1500", "mtu: 1500\n  eipRanges: [{cidr: 203.0.113.0/24, gateways: [host-a, nix]}] #HERE",
+			`Region/here: spec.eipRanges[0].gateways[1]: Host "nix" does not exist (add it or correct the name)`},
+		{"a gateway twice", "mtu: 1500", "mtu: 1500\n  eipRanges: [{cidr: 203.0.113.0/24, gateways: [host-a, host-a]}] #HERE",
+			`Region/here: spec.eipRanges[0].gateways[1]: host-a is listed twice (keep one)`},
+		{"a range without cidr", "mtu: 1500", "mtu: 1500\n  eipRanges: [{gateways: [host-a]}] #HERE",
+			`Region/here: spec.eipRanges[0].cidr: is missing (add it)`},
+		{"a range with host bits", "mtu: 1500", "mtu: 1500\n  eipRanges: [{cidr: 203.0.113.1/24}] #HERE",
+			`Region/here: spec.eipRanges[0].cidr: "203.0.113.1/24" has host bits (write 203.0.113.0/24)`},
+		{"a range of multicast", "mtu: 1500", "mtu: 1500\n  eipRanges: [{cidr: 203.0.113.0/24}, {cidr: 224.0.0.0/24}] #HERE",
+			`Region/here: spec.eipRanges[1].cidr: 224.0.0.0/24 holds addresses of 224.0.0.0/4, which no ENI can have (choose another range)`},
+		{"ranges overlap", "mtu: 1500", "mtu: 1500\n  eipRanges:\n  - {cidr: 203.0.113.0/24}\n  - {cidr: 203.0.113.128/25} #HERE",
+			`Region/here: spec.eipRanges[1].cidr: 203.0.113.128/25 overlaps 203.0.113.0/24, another range (make them disjoint)`},
+		{"a range in a VPC", "mtu: 1500", "mtu: 1500\n  eipRanges:\n  - {cidr: 203.0.113.0/24}\n  - {cidr: 10.0.9.0/24} #HERE",
+			`Region/here: spec.eipRanges[1].cidr: 10.0.9.0/24 overlaps 10.0.0.0/16 of VPC/red (choose public addresses)`},
+		{"a range around a VTEP", "mtu: 1500", "mtu: 1500\n  eipRanges:\n  - {cidr: 203.0.113.0/24}\n  - {cidr: 172.16.0.0/24} #HERE",
+			`Region/here: spec.eipRanges[1].cidr: 172.16.0.0/24 overlaps 172.16.0.1/32 of Host/host-a, which is infrastructure (choose other addresses)`},
+		{"a range, unknown field", "mtu: 1500", "mtu: 1500\n  eipRanges: [{cidr: 203.0.113.0/24, gateway: [host-a]}] #HERE",
+			`Region/here: spec.eipRanges[0].gateway: is not a field of spec.eipRanges[0] (did you mean gateways?)`},
 		{"vtep IPv6", "vtep: 172.16.0.1\n", "vtep: \"fd00::1\" #HERE\n",
 			"Host/host-a: spec.vtep: fd00::1 is IPv6, which a VTEP cannot be in eniplane.io/v1alpha1 (give an IPv4 address)"},
 		{"vtep multicast", "vtep: 172.16.0.1\n", "vtep: 224.0.0.1 #HERE\n",

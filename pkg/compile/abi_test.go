@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strconv"
 	"testing"
+
+	"github.com/eniplane/eniplane/pkg/api"
 )
 
 // TestSizes compares what this package knows of the maps with the source of the maps.
@@ -25,6 +27,7 @@ func TestSizes(t *testing.T) {
 		want    int
 	}{
 		{`MAX_ENIS = (\d+)()`, MaxENIs},
+		{`MAX_EIPS = (\d+) << (\d+)`, 2 * api.MaxEIPsPerHost},
 		{`MAX_NEXTHOPS = (\d+) << (\d+)`, MaxNextHops},
 		{`NEXTHOP_FIRST = (\d+)()`, firstNextHop},
 		{`ROUTE_LOCAL = (\d+)()`, int(RouteLocal)},

@@ -65,7 +65,9 @@ func Compile(in Input) (*Result, error) {
 		c.addPeers(v)
 	}
 	c.addEIPs()
+	c.addGateways()
 	c.addPolicies()
+	c.addRanges()
 	c.addNames()
 	c.addRules()
 	c.sort()
@@ -117,6 +119,9 @@ type compiler struct {
 
 	vpcByName map[string]*vpc
 	eips      map[string][]*api.EIP // by ENI, in the order of names
+	ranges    []netip.Prefix        // of EIPs, for which this host is a gateway
+	behind    []*api.EIP            // in these, of ENIs of other hosts, by name
+	gateways  map[vpcGateway]bool
 
 	listHashes map[string][32]byte
 	ruleLists  map[[2]string]*ruleList // by security group and direction
@@ -144,6 +149,7 @@ func newCompiler(in Input, alloc *allocator) *compiler {
 		routes:       map[uint32]namedRoutes{},
 		policies:     map[uint32][]PolicyRoute{},
 		vpcByName:    map[string]*vpc{},
+		gateways:     map[vpcGateway]bool{},
 		here:         map[string]uint32{},
 		degraded:     map[string]error{},
 	}
@@ -199,6 +205,7 @@ func (c *compiler) survey() {
 			c.eips[eip.ENI] = append(c.eips[eip.ENI], eip)
 		}
 	}
+	c.surveyGateways()
 }
 
 func (c *compiler) newVPC(obj *api.VPC) *vpc {
@@ -244,10 +251,8 @@ func (c *compiler) number() {
 		}
 		enis = append(enis, v.enis...)
 	}
-	slices.SortFunc(enis, func(a, b *api.ENI) int { return strings.Compare(a.Name, b.Name) })
-	vni := func(e *api.ENI) uint32 { return c.vpcOf[e.Name].obj.VNI }
-	for _, e := range c.alloc.claimNextHops(enis, vni) {
-		c.degraded[e.Name] = fmt.Errorf("number ENI %s: all %d next hops of this host are in use or were until now: spread the instances of its VPC over fewer hosts", e.Name, MaxNextHops-firstNextHop)
+	for _, name := range c.alloc.claimNextHops(c.hopClaims(enis)) {
+		c.degraded[name] = fmt.Errorf("number %s: all %d next hops of this host are in use or were until now: spread the instances of its VPC over fewer hosts", name, MaxNextHops-firstNextHop)
 	}
 	for _, e := range c.alloc.claimENIs(c.local) {
 		c.degraded[e.Name] = fmt.Errorf("number ENI %s: all %d ENIs of this host are in use or were until now: move instances to other hosts, or wait for the next revision if some have just left", e.Name, MaxENIs-firstENI)
@@ -311,26 +316,13 @@ func (c *compiler) addVPC(v *vpc) {
 		if !sends {
 			continue
 		}
-		c.out.VTEPs = append(c.out.VTEPs, VTEP{VNI: vni, Addr: addr})
+		c.out.VTEPs = append(c.out.VTEPs, VTEP{VNI: vni, Addr: addr, Role: RoleENIs})
 	}
 }
 
 // mac is an ENI by its MAC as a VPC sees it.
 func (c *compiler) mac(v *vpc, e *api.ENI, hop uint32) MAC {
 	return MAC{VNI: v.obj.VNI, MAC: e.MAC, NextHop: hop, Foreign: len(e.AllowedAddresses) > 0 || !e.SourceDestCheck}
-}
-
-// addEIPs adds the public addresses of the ENIs that are in the state.
-func (c *compiler) addEIPs() {
-	for i := range c.out.ENIs {
-		eni := &c.out.ENIs[i]
-		for _, eip := range c.eips[eni.Name] {
-			c.out.EIPs = append(c.out.EIPs, EIP{
-				Addr: eip.Address, ENI: eni.Index, VNI: eni.VNI, Private: eip.PrivateIP,
-				Class: c.alloc.ids.ENIs[eni.Name].EIPs[eip.Name], EgressMbps: uint32(eip.EgressMbps),
-			})
-		}
-	}
 }
 
 // addRules says what the ids of rules mean. Sets that were kept may have rules that the feed has no more.
@@ -394,6 +386,10 @@ func (c *compiler) addNames() {
 			names.GroupSets[set.id] = set.names
 		}
 	}
+	for _, eip := range c.behind {
+		vpc := c.Objects.VPCOf(c.Objects.ENIs[eip.ENI])
+		names.VPCs[vpc.VNI] = vpc.Name
+	}
 	for name, h := range c.Objects.Hosts {
 		names.Hosts[h.VTEP.String()] = name
 	}
@@ -410,8 +406,9 @@ func (c *compiler) sort() {
 		return cmp.Or(cmp.Compare(a.VNI, b.VNI), bytes.Compare(a.MAC[:], b.MAC[:]))
 	})
 	slices.SortFunc(out.VTEPs, func(a, b VTEP) int {
-		return cmp.Or(cmp.Compare(a.VNI, b.VNI), a.Addr.Compare(b.Addr))
+		return cmp.Or(cmp.Compare(a.Role, b.Role), cmp.Compare(a.VNI, b.VNI), a.Addr.Compare(b.Addr))
 	})
+	out.VTEPs = slices.Compact(out.VTEPs)
 	slices.SortFunc(out.EIPs, func(a, b EIP) int { return a.Addr.Compare(b.Addr) })
 	slices.SortFunc(out.Routes, compareRoutes)
 	slices.SortFunc(out.Policies, func(a, b PolicyRoute) int { return cmp.Or(cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.Bit, b.Bit)) })

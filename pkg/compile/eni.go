@@ -176,7 +176,7 @@ func (c *compiler) content(e *api.ENI, v *vpc, subnet *api.Subnet, p *policies) 
 	eips := c.eips[e.Name]
 	h.num(uint64(len(eips)))
 	for _, eip := range eips {
-		h.addrs([]netip.Addr{eip.Address, eip.PrivateIP})
+		c.eipContent(&h, eip)
 	}
 	h.hash(c.infraHash(v, len(eips) > 0))
 	return h.sum()

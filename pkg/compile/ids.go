@@ -298,12 +298,30 @@ func (s *ENISlot) claimEIPs(eips []*api.EIP) {
 	}
 }
 
-// claimNextHops gives each ENI its next hop and returns those for which none is left. The
+// hopClaim is who wants a next hop. Its content is what those who send there depend on; its owner is who it is.
+type hopClaim struct{ name, content, owner string }
+
+func claimOf(e *api.ENI, vni uint32) hopClaim {
+	return hopClaim{name: e.Name, content: nextHopContent(e, vni), owner: nextHopOwner(e, vni)}
+}
+
+// claimOfGateway: where the host is does not matter, as with ENIs.
+func claimOfGateway(h *api.Host, v *api.VPC) hopClaim {
+	var c content
+	c.str("gateway")
+	c.str(h.Name)
+	c.str(h.UID)
+	c.str(v.UID)
+	c.num(uint64(v.VNI))
+	return hopClaim{name: GatewayHop(h.Name, v.Name), content: c.key(), owner: c.key()}
+}
+
+// claimNextHops gives each claim its next hop and returns the names for which none is left. The
 // generation grows with what the ENI is and which addresses it has, and whenever an index changes
 // hands; not with where it is, nor with the epoch of its attachment: those who talk to it go on
 // when it moves.
-func (a *allocator) claimNextHops(enis []*api.ENI, vni func(*api.ENI) uint32) (failed []*api.ENI) {
-	limit := a.hopLimit(len(enis))
+func (a *allocator) claimNextHops(claims []hopClaim) (failed []string) {
+	limit := a.hopLimit(len(claims))
 	owned, blocked := newBitset(limit), newBitset(limit)
 	for _, slot := range a.old.NextHops {
 		blocked.add(int(slot.Index))
@@ -315,35 +333,32 @@ func (a *allocator) claimNextHops(enis []*api.ENI, vni func(*api.ENI) uint32) (f
 			blocked.add(int(a.previous.NextHops[i].Index))
 		}
 	}
-	var fresh []*api.ENI
-	for _, e := range enis {
-		slot, ok := a.old.NextHops[e.Name]
+	var fresh []hopClaim
+	for _, c := range claims {
+		slot, ok := a.old.NextHops[c.name]
 		if !ok {
-			fresh = append(fresh, e)
+			fresh = append(fresh, c)
 			continue
 		}
-		if now := nextHopContent(e, vni(e)); slot.Content != now {
-			slot.Content = now
+		if slot.Content != c.content {
+			slot.Content = c.content
 			slot.Generation = a.next(&a.ids.Last.NextHopGeneration, "generations of next hops")
 		}
-		if owner := nextHopOwner(e, vni(e)); slot.Owner != owner {
-			slot.Owner, slot.Since = owner, slot.Generation
+		if slot.Owner != c.owner {
+			slot.Owner, slot.Since = c.owner, slot.Generation
 		}
-		a.ids.NextHops[e.Name] = slot
+		a.ids.NextHops[c.name] = slot
 		owned.add(int(slot.Index))
 	}
 	free := indexes{taken: blocked, next: firstNextHop, limit: uint32(limit)}
-	for _, e := range fresh {
+	for _, c := range fresh {
 		index, ok := free.lowest()
 		if !ok {
-			failed = append(failed, e)
+			failed = append(failed, c.name)
 			continue
 		}
 		generation := a.next(&a.ids.Last.NextHopGeneration, "generations of next hops")
-		a.ids.NextHops[e.Name] = NextHopSlot{
-			Index: index, Content: nextHopContent(e, vni(e)), Generation: generation,
-			Owner: nextHopOwner(e, vni(e)), Since: generation,
-		}
+		a.ids.NextHops[c.name] = NextHopSlot{Index: index, Content: c.content, Generation: generation, Owner: c.owner, Since: generation}
 		owned.add(int(index))
 	}
 	a.ids.CoolingNextHops = difference(blocked, owned)

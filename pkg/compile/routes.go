@@ -48,9 +48,9 @@ func (c *compiler) routeTable(v *vpc, name string) *table {
 	}
 	out := &table{}
 	c.tables[key] = out
-	routes := c.tableRoutes(v, name)
+	routes, added := c.tableRoutes(v, name)
 	var h content
-	declared := 0 // what is local needs no route
+	declared := -added // what is local needs no route
 	for _, r := range routes {
 		if r.Kind != RouteLocal {
 			declared++
@@ -81,8 +81,9 @@ func (c *compiler) routeTable(v *vpc, name string) *table {
 }
 
 // tableRoutes returns the routes of a table, sorted. Of routes to one prefix one through an ENI counts
-// most, then a subnet's, then the VPC's. What the feed accepts inside the VPC is of the first kind.
-func (c *compiler) tableRoutes(v *vpc, name string) []Route {
+// most, then a subnet's, then the VPC's. What the feed accepts inside the VPC is of the first kind. `added` is how many
+// routes nobody has asked for, beside the local ones.
+func (c *compiler) tableRoutes(v *vpc, name string) (routes []Route, added int) {
 	byPrefix := map[netip.Prefix]Route{}
 	for _, p := range v.obj.CIDRs {
 		byPrefix[p] = Route{Prefix: p, Kind: RouteLocal}
@@ -93,7 +94,7 @@ func (c *compiler) tableRoutes(v *vpc, name string) []Route {
 		}
 	}
 	if name == "" {
-		return slices.SortedFunc(maps.Values(byPrefix), compareRoutes)
+		return slices.SortedFunc(maps.Values(byPrefix), compareRoutes), 0
 	}
 	for i := range c.Objects.RouteTables[name].Routes {
 		r := &c.Objects.RouteTables[name].Routes[i]
@@ -106,26 +107,28 @@ func (c *compiler) tableRoutes(v *vpc, name string) []Route {
 			byPrefix[p] = way
 		}
 	}
-	notInternet(byPrefix, v.peerCIDRs)
-	return slices.SortedFunc(maps.Values(byPrefix), compareRoutes)
+	added = notInternet(byPrefix, v.peerCIDRs)
+	return slices.SortedFunc(maps.Values(byPrefix), compareRoutes), added
 }
 
 // notInternet keeps the addresses of peers off the internet, to which a shorter prefix or a route of its
-// own may send them.
-func notInternet(routes map[netip.Prefix]Route, peers []netip.Prefix) {
+// own may send them. It returns how many routes it has added.
+func notInternet(routes map[netip.Prefix]Route, peers []netip.Prefix) (added int) {
+	declared := len(routes)
 	for _, peer := range peers {
 		if way, ok := cover(routes, peer); ok && way.Kind == RouteInternet {
 			routes[peer] = Route{Prefix: peer, Kind: RouteNotPeered}
 		}
 	}
 	if len(peers) == 0 {
-		return
+		return 0
 	}
 	for prefix, way := range routes {
 		if way.Kind == RouteInternet && slices.ContainsFunc(peers, func(p netip.Prefix) bool { return p.Bits() <= prefix.Bits() && p.Contains(prefix.Addr()) }) {
 			routes[prefix] = Route{Prefix: prefix, Kind: RouteNotPeered}
 		}
 	}
+	return len(routes) - declared
 }
 
 // cover returns the route with the longest prefix that holds all of p.

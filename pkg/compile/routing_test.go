@@ -119,6 +119,28 @@ func serviceOf(st *State, table uint32, protocol uint8, port uint16) uint32 {
 	return serviceClass(tables.services[table], packet{protocol: protocol, port: port})
 }
 
+// TestMostRoutes: a table is as long as what it says; what is put beside it for the VPC and its peers does not count.
+func TestMostRoutes(t *testing.T) {
+	obj := routed(t)
+	fill := func(n int) {
+		table := obj.RouteTables["red-other"]
+		for i := len(table.Routes); i < n; i++ {
+			addr := netip.AddrFrom4([4]byte{20, byte(i >> 16), byte(i >> 8), byte(i)})
+			table.Routes = append(table.Routes, api.Route{Destination: netip.PrefixFrom(addr, 32), Target: api.Target{Kind: api.TargetInternet}})
+		}
+	}
+	fill(maxRoutes)
+	res := mustCompile(t, Input{Objects: obj, Host: "host-a", Revision: 1})
+	if len(res.Degraded) > 0 || len(res.State.Routes) <= maxRoutes {
+		t.Errorf("%d routes, degraded: %v", len(res.State.Routes), res.Degraded)
+	}
+	fill(maxRoutes + 1)
+	res = mustCompile(t, Input{Objects: obj, Host: "host-a", Revision: 1})
+	if err := res.Degraded["db"]; err == nil || !strings.Contains(err.Error(), "100001 routes are more than the limit of 100000") {
+		t.Errorf("degraded: %v", res.Degraded)
+	}
+}
+
 func TestPolicyRoutes(t *testing.T) {
 	obj := routed(t)
 	res := mustCompile(t, Input{Objects: obj, Host: "host-a", Revision: 1})

@@ -15,11 +15,11 @@ type State struct {
 	Host     HostConf
 
 	ENIs      []ENI      // those attached to instances of this host, device present or not
-	NextHops  []NextHop  // one per ENI of the VPCs present on this host and of their peers
+	NextHops  []NextHop  // one per ENI of the VPCs present on this host and of their peers, and per gateway that it uses
 	Endpoints []Endpoint // one per private IP of those VPCs, and their gateways
 	MACs      []MAC      // one per ENI of the VPCs present; those of peers under each VPC that they may send to
-	VTEPs     []VTEP     // the other hosts that have these VPCs or peers of them
-	EIPs      []EIP      // those whose ENI is in ENIs
+	VTEPs     []VTEP     // the other hosts that send to these VPCs, and what they may send
+	EIPs      []EIP      // those whose ENI is in ENIs, and as a gateway those of its ranges
 	Routes    []Route    // of all route tables in use, Host.Infra included
 	Policies  []PolicyRoute
 	Rulesets  []Ruleset // all in use, and the tables that they and ENIs name
@@ -43,6 +43,7 @@ type HostConf struct {
 	GatewayMAC [6]byte
 	MTU        int    // of the underlay; 0 = the smallest MTU of the uplinks
 	Infra      uint32 // route table of what no ENI may reach: Region.infraCIDRs, VTEPs and peers
+	Gatewayed  uint32 // route table of the ranges of EIPs for which the host is a gateway; 0 = none
 }
 
 // ENI is a local ENI with everything that its verdicts depend on.
@@ -91,11 +92,12 @@ type Idle struct {
 	TCPEstablished, UDP, UDPStream uint32
 }
 
-// NextHop says where one ENI is. Generation grows when its set of addresses or its incarnation
+// NextHop says where one ENI is, or a gateway of EIPs. Generation grows when its set of addresses or its incarnation
 // changes, not when it moves.
 type NextHop struct {
 	Index      uint32
-	ENI        string
+	ENI        string // of a gateway: as GatewayHop names it
+	Gateway    bool
 	Local      uint32     // ENI.Index if it is here, else 0
 	VTEP       netip.Addr // if it is elsewhere; invalid and Local == 0 = attached nowhere
 	Generation uint32
@@ -122,20 +124,38 @@ type MAC struct {
 	Foreign bool
 }
 
-// VTEP says that a host has a VPC.
+// VTEP says what a host may send in a VNI.
 type VTEP struct {
 	VNI  uint32
 	Addr netip.Addr
+	Role VTEPRole
 }
 
-// EIP is the 1:1 binding of a public address and a private IP of a local ENI.
+// VTEPRole is enum vtep_role of bpf/types.h.
+type VTEPRole uint32
+
+// The roles of a VTEP.
+const (
+	RoleENIs    VTEPRole = 0 // it has ENIs of the VPC or of a peer
+	RoleGateway VTEPRole = 1 // it is a gateway of EIPs of the VPC: what it sends may come from the internet
+	RoleBehind  VTEPRole = 2 // it has ENIs with EIPs for which this host is a gateway
+)
+
+// EIP is the 1:1 binding of a public address and a private IP. That of an ENI of another host is here because this
+// host is a gateway for it.
 type EIP struct {
 	Addr    netip.Addr
-	ENI     uint32 // ENI.Index
+	ENI     uint32 // ENI.Index; 0 = of another host
 	VNI     uint32
 	Private netip.Addr
 
-	Class      uint32 // of what leaves by it, among the EIPs of its ENI: 1 to MaxEIPClasses
+	NextHop  uint32 // of a local ENI: the way of what it sends to the internet; else the ENI's
+	Uplink   bool   // packets to it are taken from the uplinks here
+	Announce bool   // by this host
+
+	Gatewayed bool // its range has gateways: packets to it may come by them
+
+	Class      uint32 // of what leaves by it, among the EIPs of its ENI: 1 to MaxEIPClasses; 0 = of another host's
 	EgressMbps uint32 // cap of that; 0 = none
 }
 
@@ -168,7 +188,14 @@ const (
 	RouteENI       RouteKind = 5
 	RouteVPC       RouteKind = 6
 	RouteNotPeered RouteKind = 7
+	RouteGateway   RouteKind = 8
 )
+
+// NextHopInternet is the next hop of what leaves by this host's own routes.
+const NextHopInternet = 1
+
+// GatewayHop names the next hop that leads from a VPC to a gateway: no ENI can have this name.
+func GatewayHop(host, vpc string) string { return "gateway/" + host + "/" + vpc }
 
 // Ruleset is a compiled list of rules: which tables give the classes of a peer and of a service, and a verdict for
 // each pair of classes that some rule decides. Class 0 matches no rule and is not listed. Sets and tables are never

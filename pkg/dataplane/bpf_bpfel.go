@@ -75,40 +75,44 @@ type bpfEipKey6 struct {
 type bpfEipsIn4 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Eni   uint32
-		Addr  [4]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Eni     uint32
+		Nexthop uint32
+		Addr    [4]uint8
 	}
 }
 
 type bpfEipsIn6 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Eni   uint32
-		Addr  [16]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Eni     uint32
+		Nexthop uint32
+		Addr    [16]uint8
 	}
 }
 
 type bpfEipsOut4 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Class uint32
-		Addr  [4]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Nexthop uint32
+		Class   uint32
+		Addr    [4]uint8
 	}
 }
 
 type bpfEipsOut6 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Class uint32
-		Addr  [16]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Nexthop uint32
+		Class   uint32
+		Addr    [16]uint8
 	}
 }
 
@@ -332,6 +336,7 @@ type bpfHostConfs struct {
 		FlowShare    uint32
 		FlowPool     uint32
 		Infra        uint32
+		Gatewayed    uint32
 		GatewayMac   [6]uint8
 		Pad          [2]uint8
 	}
@@ -520,18 +525,30 @@ type bpfScratch struct {
 		Ip     [20]uint8
 		Udp    [2]uint32
 		Vxlan  [2]uint32
+		Dmac   [6]uint8
+		Pad    [2]uint8
 		Source bpfVtepKey
 	}
+	Came struct {
+		_    structs.HostLayout
+		Vni  uint32
+		Vtep uint32
+		Mark uint32
+	}
 	GroupPolicy uint32
+	Turned      uint32
 	Class       uint32
 	Arrival     struct {
 		_             structs.HostLayout
 		SenderNexthop uint32
 		Vtep          uint32
 		Eip           [16]uint8
+		Uplink        uint32
+		Pad           uint32
 	}
-	Nat [16]uint8
-	Fib [64]uint8
+	Nat     [16]uint8
+	Private [16]uint8
+	Fib     [64]uint8
 }
 
 type bpfServiceBlock struct {
@@ -727,8 +744,9 @@ type bpfWork struct {
 		Internet      uint8
 		Transit       uint8
 		Packet        uint8
+		Gateway       uint8
 		Arrives       uint8
-		Pad           [2]uint8
+		Pad           uint8
 		Local         [16]uint8
 		Remote        [16]uint8
 		Rule          uint32

@@ -71,7 +71,10 @@ func hostRow(n namer, _ *uint32, s *bpfHostConfs) any {
 	if v.VxlanIfindex == 0 {
 		return nil
 	}
-	return HostRow{VTEP: addr4(v.Vtep), VXLANIfindex: v.VxlanIfindex, OverlayMTU: v.OverlayMtu, GatewayMAC: macText(v.GatewayMac), FlowShare: v.FlowShare, FlowPool: v.FlowPool, Infra: n.table(v.Infra)}
+	return HostRow{
+		VTEP: addr4(v.Vtep), VXLANIfindex: v.VxlanIfindex, OverlayMTU: v.OverlayMtu, GatewayMAC: macText(v.GatewayMac),
+		FlowShare: v.FlowShare, FlowPool: v.FlowPool, Infra: n.table(v.Infra), Gatewayed: n.table(v.Gatewayed),
+	}
 }
 
 func eniRow(n namer, k *uint32, s *bpfEnis) any {
@@ -153,9 +156,12 @@ func nexthopRow(n namer, k *uint32, v *bpfNexthop) any {
 		row.Kind = "none"
 	case cNhLocal:
 		row.Kind, row.Where = "local", n.eni(uint32(v.Eni))
-	case cNhVTEP:
+	case cNhVTEP, cNhGateway:
 		vtep := netip.AddrFrom4(v.Vtep)
 		row.Kind, row.Where = "vtep", vtep.String()
+		if v.Kind == cNhGateway {
+			row.Kind = "gateway"
+		}
 		if host := n.host(vtep); host != "" {
 			row.Where = host
 		}
@@ -168,5 +174,10 @@ func nexthopRow(n namer, k *uint32, v *bpfNexthop) any {
 }
 
 func vtepRow(n namer, k *bpfVtepKey, _ *uint32) any {
-	return VTEPRow{VPC: n.vpc(k.Vni), VTEP: addr4(k.Vtep), Host: n.host(netip.AddrFrom4(k.Vtep))}
+	role, vni := k.Vni>>cVTEPRoleShift, k.Vni&(1<<cVTEPRoleShift-1)
+	name := fmt.Sprint(role)
+	if names := []string{cVTEPENIs: "enis", cVTEPGateway: "gateway", cVTEPBehind: "behind"}; role < uint32(len(names)) {
+		name = names[role]
+	}
+	return VTEPRow{VPC: n.vpc(vni), VTEP: addr4(k.Vtep), Role: name, Host: n.host(netip.AddrFrom4(k.Vtep))}
 }

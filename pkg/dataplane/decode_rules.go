@@ -11,34 +11,44 @@ import (
 
 func eipInRow4(n namer, k *bpfEipKey4, s *bpfEipsIn4) any {
 	v := &s.V[0]
-	if v.Flags == 0 {
-		return nil
-	}
-	return EIPInRow{EIP: addr4(k.Addr), ENI: n.eni(v.Eni), Private: addr4(v.Addr)}
+	return eipInRow(n, v.Flags, v.Eni, v.Nexthop, addr4(k.Addr), addr4(v.Addr))
 }
 
 func eipInRow6(n namer, k *bpfEipKey6, s *bpfEipsIn6) any {
 	v := &s.V[0]
-	if v.Flags == 0 {
+	return eipInRow(n, v.Flags, v.Eni, v.Nexthop, addr6(k.Addr), addr6(v.Addr))
+}
+
+func eipInRow(n namer, flags, eni, hop uint32, eip, private string) any {
+	if flags == 0 {
 		return nil
 	}
-	return EIPInRow{EIP: addr6(k.Addr), ENI: n.eni(v.Eni), Private: addr6(v.Addr)}
+	row := EIPInRow{EIP: eip, ENI: n.eni(eni), Private: private, Uplink: flags&cEIPUplink != 0}
+	if flags&cEIPBehind != 0 {
+		row.ENI, row.Gateway = n.nexthop(hop), true
+	}
+	return row
 }
 
 func eipOutRow4(n namer, k *bpfAddrKey4, s *bpfEipsOut4) any {
 	v := &s.V[0]
-	if v.Flags == 0 {
-		return nil
-	}
-	return EIPOutRow{VPC: n.vpc(k.Vni), Private: addr4(k.Addr), EIP: addr4(v.Addr)}
+	return eipOutRow(n, v.Flags, k.Vni, v.Nexthop, addr4(k.Addr), addr4(v.Addr))
 }
 
 func eipOutRow6(n namer, k *bpfAddrKey6, s *bpfEipsOut6) any {
 	v := &s.V[0]
-	if v.Flags == 0 {
+	return eipOutRow(n, v.Flags, k.Vni, v.Nexthop, addr6(k.Addr), addr6(v.Addr))
+}
+
+func eipOutRow(n namer, flags, vni, hop uint32, private, eip string) any {
+	if flags == 0 {
 		return nil
 	}
-	return EIPOutRow{VPC: n.vpc(k.Vni), Private: addr6(k.Addr), EIP: addr6(v.Addr)}
+	row := EIPOutRow{VPC: n.vpc(vni), Private: private, EIP: eip, Way: n.nexthop(hop)}
+	if flags&cEIPBehind != 0 {
+		row.Way = "internet" // as everything that a gateway sends out
+	}
+	return row
 }
 
 func routeRow4(n namer, k *bpfLpmKey4, v *bpfRoute) any { return routeRow(n, k.Table, prefix4(k), v) }
@@ -68,6 +78,8 @@ func way(n namer, v *bpfRoute) (kind, target string) {
 		return "vpc", n.vpc(v.Arg)
 	case cRouteNotPeered:
 		return "not peered", ""
+	case cRouteGateway:
+		return "gateway", ""
 	}
 	return fmt.Sprint(v.Kind), ""
 }

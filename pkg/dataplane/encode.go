@@ -22,6 +22,7 @@ func (e *encoder) host(h *compile.HostConf, facts HostFacts, quotas quotas) erro
 	half.Infra = h.Infra
 	half.GatewayMac = h.GatewayMAC
 	half.FlowShare, half.FlowPool = quotas.share, quotas.pool
+	half.Gatewayed = h.Gatewayed
 	e.put(bpfMapHostConf, keyOf(&key), bytesOf(half))
 	return nil
 }
@@ -82,6 +83,8 @@ func (e *encoder) nexthops(hops []compile.NextHop) {
 		}
 		value := bpfNexthop{Generation: h.Generation, Since: h.Since, Vni: h.VNI, Subnet: h.Subnet, Mac: h.MAC}
 		switch {
+		case h.Gateway && h.VTEP.Is4():
+			value.Kind, value.Vtep = cNhGateway, h.VTEP.As4()
 		case h.Local != 0:
 			value.Kind, value.Eni = cNhLocal, uint16(h.Local)
 		case h.VTEP.Is4():
@@ -123,32 +126,53 @@ func (e *encoder) vteps(vteps []compile.VTEP) {
 			e.fail("VNI %d: vtep %v is not an IPv4 address", v.VNI, v.Addr)
 			return
 		}
-		e.put(bpfMapVteps, keyOf(&bpfVtepKey{Vni: v.VNI, Vtep: v.Addr.As4()}), []byte{1, 0, 0, 0})
+		e.put(bpfMapVteps, keyOf(&bpfVtepKey{Vni: v.VNI | uint32(v.Role)<<cVTEPRoleShift, Vtep: v.Addr.As4()}), []byte{1, 0, 0, 0})
 	}
 }
 
 func (e *encoder) eips(eips []compile.EIP) {
-	for _, eip := range eips {
+	for i := range eips {
+		eip := &eips[i]
 		if eip.Addr.Is4() != eip.Private.Is4() {
 			e.fail("EIP %v: private IP %v is of another family", eip.Addr, eip.Private)
 			return
 		}
+		flagsIn, flagsOut := eipFlags(eip)
+		hop := uint32(0)
+		if eip.ENI == 0 {
+			hop = eip.NextHop
+		}
 		if eip.Addr.Is4() {
 			var in bpfEipsIn4
 			var out bpfEipsOut4
-			in.V[0].Flags, in.V[0].Eni, in.V[0].Addr = 1, eip.ENI, eip.Private.As4()
-			out.V[0].Flags, out.V[0].Class, out.V[0].Addr = 1, eip.Class, eip.Addr.As4()
+			in.V[0].Flags, in.V[0].Eni, in.V[0].Nexthop, in.V[0].Addr = flagsIn, eip.ENI, hop, eip.Private.As4()
+			out.V[0].Flags, out.V[0].Nexthop, out.V[0].Class, out.V[0].Addr = flagsOut, eip.NextHop, eip.Class, eip.Addr.As4()
 			e.put(bpfMapEipIn4, keyOf(&bpfEipKey4{Addr: eip.Addr.As4()}), bytesOf(&in.V[0]))
 			e.put(bpfMapEipOut4, addrKey(eip.VNI, eip.Private), bytesOf(&out.V[0]))
 			continue
 		}
 		var in bpfEipsIn6
 		var out bpfEipsOut6
-		in.V[0].Flags, in.V[0].Eni, in.V[0].Addr = 1, eip.ENI, eip.Private.As16()
-		out.V[0].Flags, out.V[0].Class, out.V[0].Addr = 1, eip.Class, eip.Addr.As16()
+		in.V[0].Flags, in.V[0].Eni, in.V[0].Nexthop, in.V[0].Addr = flagsIn, eip.ENI, hop, eip.Private.As16()
+		out.V[0].Flags, out.V[0].Nexthop, out.V[0].Class, out.V[0].Addr = flagsOut, eip.NextHop, eip.Class, eip.Addr.As16()
 		e.put(bpfMapEipIn6, keyOf(&bpfEipKey6{Addr: eip.Addr.As16()}), bytesOf(&in.V[0]))
 		e.put(bpfMapEipOut6, addrKey(eip.VNI, eip.Private), bytesOf(&out.V[0]))
 	}
+}
+
+// eipFlags are those of eip_in and eip_out.
+func eipFlags(eip *compile.EIP) (in, out uint32) {
+	in, out = cEIPPresent, cEIPPresent
+	if eip.Uplink {
+		in |= cEIPUplink
+	}
+	if eip.Gatewayed {
+		out |= cEIPGatewayed
+	}
+	if eip.ENI == 0 {
+		in, out = in|cEIPBehind, out|cEIPBehind
+	}
+	return in, out
 }
 
 func (e *encoder) policies(routes []compile.PolicyRoute) {

@@ -9,7 +9,8 @@ const (
 	cMaxENIs      = 1024 // index 0 is the host itself: packets that belong to no ENI
 	cMaxNexthops  = 1 << 20
 	cMaxEndpoints = 1 << 20
-	cMaxReasons   = 64 // per ENI and direction, a power of two
+	cMaxEips      = 1 << 17 // of each family: those of two revisions
+	cMaxReasons   = 64      // per ENI and direction, a power of two
 	cMaxUplinks   = 16
 	cWayBuckets   = 4096    // a power of two
 	cWays         = 4       // of a bucket: one cache line
@@ -68,6 +69,7 @@ const (
 	cNhLocal    = 1 // eni
 	cNhVTEP     = 2 // vtep
 	cNhInternet = 3 // the host's own routes, over its uplinks
+	cNhGateway  = 4 // vtep: from a VPC to the internet by a gateway, which translates
 )
 
 // enum nexthop_index
@@ -75,6 +77,22 @@ const (
 	cNexthopNone     = 0
 	cNexthopInternet = 1
 	cNexthopFirst    = 2 // the first that belongs to an ENI
+)
+
+// enum vtep_role
+const (
+	cVTEPENIs      = 0 // from its ENIs of the VPC or of a peer
+	cVTEPGateway   = 1 // from the internet, to an ENI of the VPC here: GROUP_INTERNET
+	cVTEPBehind    = 2 // to the internet by this host, from its ENIs: gateway's MAC
+	cVTEPRoleShift = 24
+)
+
+// enum eip_flag
+const (
+	cEIPPresent   = 1 << 0
+	cEIPUplink    = 1 << 1 // eip_in: packets to it are taken from the uplinks here
+	cEIPBehind    = 1 << 2 // of an ENI of another host: this one is a gateway for it
+	cEIPGatewayed = 1 << 3 // eip_out: its range has gateways: packets may come by them
 )
 
 // enum route_kind
@@ -87,6 +105,7 @@ const (
 	cRouteENI       = 5 // through an ENI, which forwards; arg = its next hop
 	cRouteVPC       = 6 // to a peer; arg = its VNI
 	cRouteNotPeered = 7 // to another VPC, without routes on both sides
+	cRouteGateway   = 8 // a range of EIPs for which the host is a gateway
 )
 
 // enum class_kind

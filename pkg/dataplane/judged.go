@@ -21,8 +21,12 @@ const (
 	ProgramUplink = bpfProgUplink
 )
 
-// VXLANMark vouches, in skb->mark, for what the uplink has let through to the VXLAN device (bpf/overlay.h).
-const VXLANMark = 0xe41b0d01
+// vxlanMark vouches, in skb->mark, for what the uplink has let through to the VXLAN device; the role of the sender is
+// added to it (bpf/overlay.h).
+const vxlanMark = 0xe41b0d01
+
+// Vouched tells whether skb->mark says that the uplink has let a VXLAN packet through.
+func Vouched(mark uint32) bool { return mark-vxlanMark <= cVTEPBehind }
 
 // Judged is a question to the rules, and the answer (struct judge of bpf/judge.h).
 type Judged struct {

@@ -115,6 +115,7 @@ type NextHopFacts struct {
 	ENI      uint32     // index, if it is on this host
 	VTEP     netip.Addr // of its host, if it is on another one
 	Internet bool
+	Gateway  bool // the internet, by a gateway, of which VTEP is the address
 	VNI      uint32
 	MAC      [6]byte
 }
@@ -131,6 +132,8 @@ func (l *Look) NextHop(index uint32) (*NextHopFacts, error) {
 		n.ENI = uint32(v.Eni)
 	case cNhVTEP:
 		n.VTEP = netip.AddrFrom4(v.Vtep)
+	case cNhGateway:
+		n.VTEP, n.Gateway = netip.AddrFrom4(v.Vtep), true
 	case cNhInternet:
 		n.Internet = true
 	default:

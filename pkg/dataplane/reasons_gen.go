@@ -57,6 +57,7 @@ const (
 	ReasonPacketRate     Reason = 48 // the ENI has more packets in a second than it may have
 	ReasonFlowRate       Reason = 49 // the ENI has more new flows in a second than it may have
 	ReasonWrongENI       Reason = 50 // sent from an address that another ENI of the same instance has
+	ReasonEIPUnknown     Reason = 51 // an EIP that nobody has, or that only other gateways take
 )
 
 var reasonTable = [...]reasonText{
@@ -365,5 +366,11 @@ var reasonTable = [...]reasonText{
 		kind: "sender", stage: "source",
 		why: "The guest answers by another interface than the one whose address it uses.",
 		do:  "`enictl guest check` in the instance; `enictl guest routes --apply` mends it.",
+	},
+	{
+		name: "EIP_UNKNOWN", help: "an EIP that nobody has, or that only other gateways take",
+		kind: "policy", stage: "EIP",
+		why: "The address lies in a range for which this host is a gateway, and no ENI has it in the revision in force.",
+		do:  "`enictl get eip`: is it associated? Else packets to it should not be routed to this host.",
 	},
 }

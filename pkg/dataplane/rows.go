@@ -25,6 +25,7 @@ type HostRow struct {
 	FlowShare    uint32 `json:"flowShare"` // guaranteed to each ENI
 	FlowPool     uint32 `json:"flowPool"`  // to be borrowed
 	Infra        string `json:"infra"`     // table of what no ENI may reach
+	Gatewayed    string `json:"gatewayed"` // the table of ranges of EIPs for which the host is a gateway
 }
 
 // ENIRow is an entry of enis.
@@ -129,7 +130,7 @@ type MACRow struct {
 type NextHopRow struct {
 	Index      uint32 `json:"index" key:"true"`
 	ENI        string `json:"eni"`
-	Kind       string `json:"kind"` // none, local, vtep, internet
+	Kind       string `json:"kind"` // none, local, vtep, internet, gateway
 	Where      string `json:"where"`
 	VPC        string `json:"vpc"`
 	Subnet     string `json:"subnet"`
@@ -141,6 +142,7 @@ type NextHopRow struct {
 type VTEPRow struct {
 	VPC  string `json:"vpc" key:"true"`
 	VTEP string `json:"vtep" key:"true"`
+	Role string `json:"role" key:"true"` // enis, gateway, behind: what it may send
 	Host string `json:"host"`
 }
 
@@ -149,6 +151,8 @@ type EIPInRow struct {
 	EIP     string `json:"eip" key:"true"`
 	ENI     string `json:"eni"`
 	Private string `json:"private"`
+	Uplink  bool   `json:"uplink"`  // packets to it are taken from the uplinks
+	Gateway bool   `json:"gateway"` // the ENI is on another host
 }
 
 // EIPOutRow is an entry of eip_out4 or eip_out6.
@@ -156,6 +160,7 @@ type EIPOutRow struct {
 	VPC     string `json:"vpc" key:"true"`
 	Private string `json:"private" key:"true"`
 	EIP     string `json:"eip"`
+	Way     string `json:"way"` // to the internet: "internet" or a gateway
 }
 
 // RouteRow is an entry of routes4 or routes6.

@@ -152,7 +152,7 @@ func TestEncodeDecode(t *testing.T) {
 		},
 		"endpoints6": {EndpointRow{VPC: "red", Address: "fd00::10", NextHop: "web-0", Groups: "db,web"}},
 		"macs":       {MACRow{VPC: "red", MAC: "02:00:00:00:01:10", NextHop: "web-0", Foreign: true}},
-		"vteps":      {VTEPRow{VPC: "red", VTEP: "192.0.2.2", Host: "host-b"}},
+		"vteps":      {VTEPRow{VPC: "red", VTEP: "192.0.2.2", Role: "enis", Host: "host-b"}},
 		"eip_in4":    {EIPInRow{EIP: "203.0.113.10", ENI: "web-0", Private: "10.0.1.10"}},
 		"eip_in6":    {EIPInRow{EIP: "2001:db8::10", ENI: "web-0", Private: "fd00::10"}},
 		"eip_out4":   {EIPOutRow{VPC: "red", Private: "10.0.1.10", EIP: "203.0.113.10"}},
@@ -317,7 +317,7 @@ func TestNames(t *testing.T) {
 
 func TestKeyOf(t *testing.T) {
 	for want, row := range map[string]any{
-		"red/192.0.2.2": VTEPRow{VPC: "red", VTEP: "192.0.2.2", Host: "host-b"}, "7": PortRow{Ifindex: 7}, "": ActiveRow{Revision: 1},
+		"red/192.0.2.2/enis": VTEPRow{VPC: "red", VTEP: "192.0.2.2", Role: "enis", Host: "host-b"}, "7": PortRow{Ifindex: 7}, "": ActiveRow{Revision: 1},
 	} {
 		if got := KeyOf(row); got != want {
 			t.Errorf("%T: got %q, want %q", row, got, want)
@@ -326,11 +326,11 @@ func TestKeyOf(t *testing.T) {
 }
 
 func TestColumns(t *testing.T) {
-	names, values := Columns(VTEPRow{VPC: "red", VTEP: "192.0.2.2", Host: "host-b"})
-	if diff := cmp.Diff([]string{"vpc", "vtep", "host"}, names); diff != "" {
+	names, values := Columns(VTEPRow{VPC: "red", VTEP: "192.0.2.2", Role: "enis", Host: "host-b"})
+	if diff := cmp.Diff([]string{"vpc", "vtep", "role", "host"}, names); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]string{"red", "192.0.2.2", "host-b"}, values); diff != "" {
+	if diff := cmp.Diff([]string{"red", "192.0.2.2", "enis", "host-b"}, values); diff != "" {
 		t.Error(diff)
 	}
 }

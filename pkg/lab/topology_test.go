@@ -4,6 +4,7 @@ package lab
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -80,6 +81,29 @@ func TestPlan(t *testing.T) {
 	objects.ENIs["db-0"].Attachment.Device = "eni-web-0"
 	if _, err := MakePlan(topology, objects); err == nil || !strings.Contains(err.Error(), "meet on host host-b") {
 		t.Errorf("a device that meets the leg of a migrating one: error %v", err)
+	}
+}
+
+// Each example of a lab can be brought up, by what can be said without bringing it up.
+func TestExamples(t *testing.T) {
+	labs, err := filepath.Glob("../../examples/*-lab.yaml")
+	if err != nil || len(labs) < 2 {
+		t.Fatalf("examples %q (%v)", labs, err)
+	}
+	for _, path := range labs {
+		topology, err := ReadTopology(path)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		objects, err := readObjects(topology.Feed)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		if _, err := MakePlan(topology, objects); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 

@@ -13,7 +13,11 @@ type arrival struct {
 	sender identity   // the ENI of this host that sent it
 	vtep   netip.Addr // the host that sent it
 	eip    netip.Addr // from the internet: the destination, before it became the private IP
+	// gateway: vtep is a gateway that has translated a packet of the internet.
+	gateway bool
 }
+
+func (a *arrival) internet() bool { return a.eip.IsValid() || a.gateway }
 
 // toENI judges a packet for the ENI that it is addressed to.
 func (r *run) toENI(e *api.ENI, a arrival) Reason {
@@ -24,9 +28,12 @@ func (r *run) toENI(e *api.ENI, a arrival) Reason {
 	if reason != goOn {
 		return reason
 	}
-	r.remember(e, f, a.eip.IsValid())
+	r.remember(e, f, a.internet())
 	if r.wire.size > r.host.PortMTU {
 		r.tooBig = r.host.PortMTU
+		if a.gateway {
+			r.out.Tunnel = &Tunnel{VNI: r.from.VNI, Remote: a.vtep}
+		}
 		return TooBig
 	}
 	if reason := r.ratePacket(e); reason != goOn {
@@ -37,7 +44,7 @@ func (r *run) toENI(e *api.ENI, a arrival) Reason {
 	}
 	from := r.objs.Region.GatewayMAC
 	sender := f.peer
-	if r.p.quotes && !a.eip.IsValid() { // an error may come from a third party
+	if r.p.quotes && !a.internet() { // an error may come from a third party
 		sender = a.sender.name
 	}
 	if peer := r.objs.ENIs[sender]; peer != nil && peer.Subnet == e.Subnet {
@@ -54,12 +61,12 @@ func (r *run) flowIn(e *api.ENI, a *arrival) (*flow, Reason) {
 			return nil, reason
 		}
 		if r.p.fragment == laterFragment {
-			return r.follow(e, a.eip.IsValid())
+			return r.follow(e, a.internet())
 		}
-		return r.related(e, a.eip, a.eip.IsValid(), !a.eip.IsValid() && r.inTransit(e, r.p.dst))
+		return r.related(e, a.eip, a.internet(), !a.internet() && r.inTransit(e, r.p.dst))
 	}
-	key := r.p.key(In, r.vpcOf(e).VNI, "", a.eip.IsValid())
-	if !a.eip.IsValid() && r.inTransit(e, r.p.dst) {
+	key := r.p.key(In, r.vpcOf(e).VNI, "", a.internet())
+	if !a.internet() && r.inTransit(e, r.p.dst) {
 		key = r.p.key(In, 0, e.Name, false)
 	}
 	f, reason := r.pass(e, key)
@@ -74,12 +81,15 @@ func (r *run) flowIn(e *api.ENI, a *arrival) (*flow, Reason) {
 
 // sender is what a packet must prove for which no flow vouches.
 func (r *run) sender(e *api.ENI, a *arrival) (reason Reason) {
-	if a.vtep.IsValid() {
+	if a.vtep.IsValid() && !a.gateway {
 		a.sender, reason = r.overlaySender(e, a.vtep)
 		return reason
 	}
+	if a.gateway && !r.mayBeTold(e, r.p.dst) {
+		return VXLANSender
+	}
 	answers := path{local: r.p.dst, remote: r.p.src, protocol: r.p.protocol, port: r.p.sport}
-	if a.eip.IsValid() && !r.onInternet(e, answers) {
+	if a.internet() && !r.onInternet(e, answers) {
 		return EIPSource
 	}
 	return goOn
@@ -107,6 +117,10 @@ func (r *run) overlay() Reason {
 	if !r.from.Marked || r.from.VNI == 0 || r.p.parseEthernet() != goOn {
 		return VXLANUnmarked
 	}
+	if !r.from.Public && r.p.dmac == r.objs.Region.GatewayMAC {
+		r.enter("", Out)
+		return r.leave()
+	}
 	e := r.eniOfMAC(r.from.VNI, r.p.dmac)
 	if e == nil || !r.isLocal(e) {
 		return VXLANNoENI
@@ -132,7 +146,7 @@ func (r *run) fromOverlay(e *api.ENI) Reason {
 	if p.isNeighbourDiscovery() {
 		return StrayND
 	}
-	return r.toENI(e, arrival{vtep: r.from.Source})
+	return r.toENI(e, arrival{vtep: r.from.Source, gateway: r.from.Public})
 }
 
 // uplink: a packet from the underlay, which is shared with the host.
@@ -172,21 +186,30 @@ func (r *run) toEIP() Reason {
 		return notOurs
 	}
 	e, private := r.eipHere(dst)
-	if e == nil {
-		return notOurs
+	if e == nil || !r.taken(dst) {
+		return r.toOthersEIP(dst)
 	}
 	r.enter(e.Name, In)
-	if reason := p.parseIP(); reason != goOn {
+	if reason := r.parsePublic(); reason != goOn {
 		return reason
-	}
-	if reason := p.checkAddresses(); reason != goOn {
-		return reason
-	}
-	if p.isNeighbourDiscovery() {
-		return StrayND
 	}
 	p.dst = private
 	return r.toENI(e, arrival{eip: dst})
+}
+
+// toOthersEIP: of an ENI of another host, or in a range for which this host is a gateway nobody's, or of an ENI here to
+// which others are the gateways. XDP leaves the first to TC, which can use the tunnel.
+func (r *run) toOthersEIP(dst netip.Addr) Reason {
+	switch e, private := r.eipBehind(dst); {
+	case e != nil && r.from.Kind == AtUplinkXDP:
+		return notOurs
+	case e != nil:
+		return r.toBehind(e, dst, private)
+	case r.gatewayHere(dst), r.isEIPHere(dst):
+		r.enter("", In)
+		return EIPUnknown
+	}
+	return notOurs
 }
 
 // outerVXLAN: VXLAN to our VTEP is ours. It goes on to the kernel's decapsulation if a host sent it that has the VPC;
@@ -203,18 +226,31 @@ func (r *run) outerVXLAN() Reason {
 	}
 	r.enter("", In)
 	vxlan := ip[header+8:]
-	if fragment&0x2000 != 0 || len(vxlan) < 8 || be.Uint32(vxlan) != 0x08000000 || vxlan[7] != 0 {
+	if fragment&0x2000 != 0 || len(vxlan) < 8+6 || vxlan[7] != 0 {
 		return VXLANHeader
 	}
-	if !r.hasVPC(netip.AddrFrom4([4]byte(ip[12:16])), be.Uint32(vxlan[4:])>>8) {
+	source, vni := netip.AddrFrom4([4]byte(ip[12:16])), be.Uint32(vxlan[4:])>>8
+	ok, public := false, false
+	leaves := api.MAC(vxlan[8:14]) == r.objs.Region.GatewayMAC
+	switch be.Uint32(vxlan) {
+	case 0x08000000:
+		ok = !leaves && r.hasVPC(source, vni) || leaves && r.isBehind(source, vni)
+	case 0x88000001: // with a group policy id: from the internet
+		public = true
+		ok = !leaves && r.isGatewayOf(source, vni)
+	default:
+		return VXLANHeader
+	}
+	if !ok {
 		return VXLANSource
 	}
-	if vni := be.Uint32(vxlan[4:]) >> 8; r.from.Kind == AtUplinkXDP && r.p.isPlainVXLAN() && !r.handsDown(vni, packet{frame: vxlan[8:]}) {
-		r.from.VNI, r.from.Source, r.from.Marked = vni, netip.AddrFrom4([4]byte(ip[12:16])), true
+	if r.from.Kind == AtUplinkXDP && r.p.isPlainVXLAN() && !public && !leaves && !r.handsDown(vni, packet{frame: vxlan[8:]}) {
+		r.from.VNI, r.from.Source, r.from.Marked = vni, source, true
 		r.p, r.wire = packet{frame: vxlan[8:]}, segments(vxlan[8:], 0)
 		return r.overlay()
 	}
 	r.out.Marked = r.from.Kind == AtUplink
+	r.out.Public, r.out.Leaves = r.out.Marked && public, r.out.Marked && leaves
 	return notOurs
 }
 

@@ -209,7 +209,7 @@ func (r *run) answerND(target netip.Addr, mac api.MAC, router bool) Reason {
 	return Answered
 }
 
-// arpAtUplink answers for EIPs of ENIs that are ready here.
+// arpAtUplink answers for EIPs of ENIs that are ready here, or that this host is a gateway for.
 func (r *run) arpAtUplink() Reason {
 	mac, ours := r.host.Uplinks[r.from.Device]
 	a, ok := r.p.parseARP()
@@ -221,8 +221,11 @@ func (r *run) arpAtUplink() Reason {
 }
 
 func (r *run) hasReadyEIP(a netip.Addr) bool {
-	e, _ := r.eipHere(a)
-	return e != nil && r.ready(e)
+	if e, _ := r.eipHere(a); e != nil {
+		return r.taken(a) && r.ready(e)
+	}
+	e, _ := r.eipBehind(a)
+	return e != nil && r.vtepOf(e).IsValid()
 }
 
 func (r *run) ndAtUplink() Reason {

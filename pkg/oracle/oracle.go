@@ -47,6 +47,7 @@ const (
 	Infra      Reason = "INFRA"
 	NoEIP      Reason = "NO_EIP"
 	EIPSource  Reason = "EIP_SOURCE"
+	EIPUnknown Reason = "EIP_UNKNOWN"
 
 	NoFlow        Reason = "NO_FLOW"
 	TCPWindow     Reason = "TCP_WINDOW"
@@ -125,13 +126,15 @@ type Port struct {
 	VNI    uint32     // AtOverlay
 	Source netip.Addr // AtOverlay: VTEP of the sender
 	Marked bool       // AtOverlay: the uplink has vouched for it
+	Public bool       // AtOverlay: under the group policy id of the internet, from where a gateway has sent it
 	GSO    int        // bytes of payload of each of the wire packets that it stands for; 0 = it is one; not AtUplinkXDP
 }
 
 // Tunnel is what the overlay device is told.
 type Tunnel struct {
-	VNI    uint32
-	Remote netip.Addr
+	VNI      uint32
+	Remote   netip.Addr
+	Internet bool // the group policy id says: from the internet
 }
 
 // Count is what became of a packet at an ENI, in a direction. The host itself is the ENI "".
@@ -152,6 +155,8 @@ type Outcome struct {
 	Tunnel    *Tunnel  // of a redirect to the overlay
 	Outside   *Outside // what is sent in place of that
 	Marked    bool     // at the uplink: vouched for
+	Public    bool     // Marked: under the group policy id of the internet
+	Leaves    bool     // Marked: to the internet by this gateway
 	Packet    []byte   // as it leaves, unless dropped
 	Counts    []Count
 	Follows   string // what another packet vouches for: "fragment", "error"
@@ -250,7 +255,11 @@ func (m *Model) Packet(from Port, frame []byte, now time.Duration) Outcome {
 	case AtOverlay:
 		r.end(r.overlay())
 		if r.answersTooBig() {
-			r.answerOverlay(m.objs.ENIs[r.eni])
+			if r.out.Tunnel != nil { // the way that it came
+				r.answerTooBig(nil)
+			} else {
+				r.answerOverlay(m.objs.ENIs[r.eni])
+			}
 		}
 	default:
 		r.uplink()

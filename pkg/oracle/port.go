@@ -87,7 +87,7 @@ func (r *run) ipFromENI(e *api.ENI) Reason {
 	}
 	r.remember(e, f, false)
 	if f.peer == "" {
-		return r.toInternet(f.nat)
+		return r.toInternet(e, f.nat)
 	}
 	peer := r.objs.ENIs[f.peer]
 	if r.isLocal(peer) {
@@ -173,19 +173,29 @@ func (r *run) continued(e *api.ENI) (*flow, Reason) {
 
 // toOverlay: to an ENI on another host.
 func (r *run) toOverlay(e, peer *api.ENI) Reason {
+	return r.tunnelled(e, peer.MAC, r.vpcOf(peer), r.vtepOf(peer))
+}
+
+// toGateway: as it is to the gateway of the sender's EIP.
+func (r *run) toGateway(e *api.ENI, host string) Reason {
+	return r.tunnelled(e, r.objs.Region.GatewayMAC, r.vpcOf(e), r.objs.Hosts[host].VTEP)
+}
+
+// tunnelled: to another host, at a MAC there.
+func (r *run) tunnelled(e *api.ENI, mac api.MAC, vpc *api.VPC, vtep netip.Addr) Reason {
 	if r.wire.size > r.host.OverlayMTU {
 		r.tooBig = r.host.OverlayMTU
 		return TooBig
 	}
-	r.p.setMACs(peer.MAC, e.MAC)
+	r.p.setMACs(mac, e.MAC)
 	r.out.Device = r.host.VXLAN
-	r.out.Tunnel = &Tunnel{VNI: r.vpcOf(peer).VNI, Remote: r.vtepOf(peer)}
+	r.out.Tunnel = &Tunnel{VNI: vpc.VNI, Remote: vtep}
 	r.out.Outside = r.outside(r.out.Tunnel.VNI, r.out.Tunnel.Remote)
 	return Delivered
 }
 
 // toInternet: out through the sender's EIP, or straight to the neighbour that has the EIP of the destination.
-func (r *run) toInternet(nat netip.Addr) Reason {
+func (r *run) toInternet(e *api.ENI, nat netip.Addr) Reason {
 	dst := r.p.dst
 	if peer, private := r.eipHere(dst); peer != nil {
 		r.p.setSource(nat)
@@ -196,7 +206,23 @@ func (r *run) toInternet(nat netip.Addr) Reason {
 		r.tooBig = 0 // the answer would show the EIP
 		return reason
 	}
-	device := r.host.Route(dst)
+	if peer, private := r.eipBehind(dst); peer != nil {
+		if r.wire.size > r.host.OverlayMTU {
+			r.tooBig = r.host.OverlayMTU
+			return TooBig
+		}
+		r.p.setSource(nat)
+		return r.carry(peer, dst, private)
+	}
+	if host := r.viaGateway(nat); host != "" {
+		return r.toGateway(e, host)
+	}
+	return r.toUplink(nat)
+}
+
+// toUplink: by the host's own routes, with an EIP as source.
+func (r *run) toUplink(nat netip.Addr) Reason {
+	device := r.host.Route(r.p.dst)
 	if _, ok := r.host.Uplinks[device]; !ok {
 		return NoFIB
 	}

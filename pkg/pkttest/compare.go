@@ -40,7 +40,8 @@ func (w *World) compare(step Step, family Family, got result) string {
 }
 
 // wanted is what the step wants, and the frame that leaves. What goes into a tunnel to a VTEP to which there is a way leaves
-// by the uplink, with outer headers. The kernel makes no such packet of segments as BPF_PROG_TEST_RUN makes them.
+// by the uplink, with outer headers; not what has a group policy id. The kernel makes no such packet of segments as
+// BPF_PROG_TEST_RUN makes them.
 func (w *World) wanted(step Step, family Family, got result) (Want, []byte) {
 	want, packet := step.Want, step.Want.Packet
 	if packet.None() {
@@ -49,7 +50,7 @@ func (w *World) wanted(step Step, family Family, got result) (Want, []byte) {
 	if want.Verdict == Drop {
 		return want, nil
 	}
-	if want.Tunnel == nil || step.GSO > 0 || step.ByKernel {
+	if want.Tunnel == nil || want.Tunnel.Policy != 0 || step.GSO > 0 || step.ByKernel {
 		return want, packet.Bytes(family)
 	}
 	neighbour, known := w.setup.Ways[want.Tunnel.Remote]

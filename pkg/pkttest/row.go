@@ -23,9 +23,10 @@ type Hooks int
 
 // The limits.
 const (
-	AllHooks Hooks = iota
-	TCOnly         // XDP leaves these packets to TC by design
-	XDPOnly        // BPF_PROG_TEST_RUN makes no such skb
+	AllHooks   Hooks = iota
+	TCOnly           // XDP leaves these packets to TC by design
+	XDPOnly          // BPF_PROG_TEST_RUN makes no such skb
+	DeviceOnly       // TC at the VXLAN device: with outer headers, the packet would not come so far
 )
 
 // Step is one packet. What came before it in the row still holds: flows, revisions, time.

@@ -49,10 +49,14 @@ func (p Packet) Underlay(src, dst Addr) Packet {
 // overlaid is the step before the VXLAN device: the same packet with its outer headers, at the uplink.
 func (w *World) overlaid(step Step) Step {
 	outer := Eth(w.setup.Uplink, w.setup.Uplink).Underlay(IP(step.Tunnel.Remote), IP(w.base.Host.VTEP.String()))
-	step.In = outer.VXLAN(step.Tunnel.VNI).Inside(step.In)
+	outer = outer.VXLAN(step.Tunnel.VNI)
+	if step.Tunnel.Policy != 0 {
+		outer = outer.VXLANFlags(0x88, uint16(step.Tunnel.Policy), 0, 0)
+	}
+	step.In = outer.Inside(step.In)
 	step.Ahead = slices.Clone(step.Ahead)
 	for i, p := range step.Ahead {
-		step.Ahead[i] = outer.VXLAN(step.Tunnel.VNI).Inside(p)
+		step.Ahead[i] = outer.Inside(p)
 	}
 	step.At = Hook{Program: UplinkProgram, Device: w.base.Host.Uplinks[0]}
 	step.Mark, step.Tunnel = 0, nil

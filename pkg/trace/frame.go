@@ -226,16 +226,20 @@ const (
 	vxlanPort = 4789
 )
 
-// encapsulate makes the VXLAN packet that a host sends for an inner frame.
-func encapsulate(inner []byte, smac, dmac [6]byte, src, dst netip.Addr, vni uint32) ([]byte, error) {
-	q := Question{Protocol: protoUDP, Src: src, Dst: dst, SrcPort: 0xc000, DstPort: vxlanPort, Size: 20 + 8 + 8 + len(inner)}
+// encapsulate makes the VXLAN packet to a host that another one sends for an inner frame.
+func encapsulate(inner []byte, smac, dmac [6]byte, to netip.Addr, tunnel Tunnel) ([]byte, error) {
+	q := Question{Protocol: protoUDP, Src: tunnel.Remote, Dst: to, SrcPort: 0xc000, DstPort: vxlanPort, Size: 20 + 8 + 8 + len(inner)}
 	frame, err := q.build(smac, dmac)
 	if err != nil {
 		return nil, err
 	}
+	flags := uint32(0x08000000)
+	if tunnel.Policy != 0 { // the group policy extension
+		flags |= 0x80000000 | tunnel.Policy
+	}
 	binary.BigEndian.PutUint16(frame[ethLen+26:], 0) // no checksum (RFC 7348)
-	binary.BigEndian.PutUint32(frame[outerLen-8:], 0x08000000)
-	binary.BigEndian.PutUint32(frame[outerLen-4:], vni<<8)
+	binary.BigEndian.PutUint32(frame[outerLen-8:], flags)
+	binary.BigEndian.PutUint32(frame[outerLen-4:], tunnel.VNI<<8)
 	copy(frame[outerLen:], inner)
 	return frame, nil
 }

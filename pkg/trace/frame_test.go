@@ -90,7 +90,7 @@ func TestEncapsulate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	frame, err := encapsulate(inner, smac, dmac, netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), 2001)
+	frame, err := encapsulate(inner, smac, dmac, netip.MustParseAddr("192.0.2.2"), Tunnel{VNI: 2001, Remote: netip.MustParseAddr("192.0.2.1")})
 	if err != nil {
 		t.Fatal(err)
 	}

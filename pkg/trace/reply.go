@@ -48,7 +48,11 @@ func (t *Tracer) Reply(r *Report) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.fromHost(e.VNI, vtep, back)
+	tunnel := Tunnel{VNI: e.VNI, Remote: vtep}
+	if r.hop.Gateway {
+		tunnel.Policy = policyInternet
+	}
+	return t.fromTunnel(tunnel, back)
 }
 
 // answer is what the receiver of a frame sends back.

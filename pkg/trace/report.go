@@ -71,7 +71,7 @@ func (t *Tracer) report(from string, frame []byte, out *Outcome) (*Report, error
 	if len(out.Crossings) > 0 {
 		r.At = t.place(last)
 	}
-	if r.Reason.Reason == dataplane.ReasonDelivered && r.hop != nil && r.hop.VTEP.IsValid() && last.Direction == dataplane.Out {
+	if r.Reason.Reason == dataplane.ReasonDelivered && r.hop != nil && r.hop.VTEP.IsValid() && !r.hop.Gateway && last.Direction == dataplane.Out {
 		r.Next = fmt.Sprintf("host %s judges it, too; there: enictl trace --eni %s --in %q",
 			t.hostName(r.hop.VTEP), t.names.NextHops[r.hop.Index], plain(frame))
 	}
@@ -308,6 +308,8 @@ func (t *Tracer) nextHop(index uint32) string {
 		return "nowhere"
 	case hop.Internet:
 		return "internet"
+	case hop.Gateway:
+		return "internet, by the gateway " + t.hostName(hop.VTEP)
 	case hop.ENI != 0:
 		return "eni/" + t.eniName(hop.ENI) + " on this host"
 	}

@@ -185,25 +185,32 @@ func (t *Tracer) uplink() (dataplane.Uplink, error) {
 // fromHost asks about an inner frame that another host sends: first the uplink looks at its outer headers, then the
 // VXLAN device at what is inside.
 func (t *Tracer) fromHost(vni uint32, vtep netip.Addr, frame []byte) (*Report, error) {
+	return t.fromTunnel(Tunnel{VNI: vni, Remote: vtep}, frame)
+}
+
+// policyInternet is GROUP_INTERNET of bpf/deliver.h: a gateway has translated the packet.
+const policyInternet = 1
+
+func (t *Tracer) fromTunnel(tunnel Tunnel, frame []byte) (*Report, error) {
 	uplink, err := t.uplink()
 	if err != nil {
 		return nil, err
 	}
-	outer, err := encapsulate(frame, routerMAC, uplink.MAC, vtep, t.host.VTEP, vni)
+	outer, err := encapsulate(frame, routerMAC, uplink.MAC, t.host.VTEP, tunnel)
 	if err != nil {
 		return nil, err
 	}
-	from := fmt.Sprintf("from host %s through VXLAN %d at %s", t.hostName(vtep), vni, deviceName(uplink.Ifindex))
+	from := fmt.Sprintf("from host %s through VXLAN %d at %s", t.hostName(tunnel.Remote), tunnel.VNI, deviceName(uplink.Ifindex))
 	checked, err := t.twin.Run(Packet{Program: dataplane.ProgramUplink, Ifindex: uplink.Ifindex, Frame: outer})
 	if err != nil {
 		return nil, err
 	}
-	if checked.Action != Pass || checked.Mark != dataplane.VXLANMark {
+	if checked.Action != Pass || !dataplane.Vouched(checked.Mark) {
 		return t.report(from, frame, checked)
 	}
 	return t.run(from, Packet{
 		Program: dataplane.ProgramVXLAN, Ifindex: t.host.VXLANIfindex, Frame: frame, Mark: checked.Mark,
-		Tunnel: &Tunnel{VNI: vni, Remote: vtep},
+		Tunnel: &tunnel,
 	})
 }
 

@@ -37,6 +37,7 @@ type fileStep struct {
 	VNI      uint32
 	Source   string
 	Marked   bool
+	Public   bool
 	GSO      int
 	Linear   int
 	Frame    string
@@ -76,6 +77,9 @@ func (s Step) String() string {
 	fields := []string{fmt.Sprintf("at: %s, device: %s, frame: %q", s.From.Kind, s.From.Device, hex.EncodeToString(s.Frame))}
 	if s.From.VNI != 0 {
 		fields = append(fields, fmt.Sprintf("vni: %d, source: %v, marked: %v", s.From.VNI, s.From.Source, s.From.Marked))
+	}
+	if s.From.Public {
+		fields = append(fields, "public: true")
 	}
 	if s.From.GSO != 0 {
 		fields = append(fields, fmt.Sprintf("gso: %d", s.From.GSO))
@@ -128,7 +132,7 @@ func parseCase(text []byte) (*Case, error) {
 			return nil, fmt.Errorf("read frame of step %d: %w", i+1, err)
 		}
 		step := Step{After: s.After, Revision: s.Revision, Toggle: s.Toggle, Frame: frame, Linear: s.Linear}
-		step.From = oracle.Port{Kind: s.At, Device: s.Device, VNI: s.VNI, Marked: s.Marked, GSO: s.GSO}
+		step.From = oracle.Port{Kind: s.At, Device: s.Device, VNI: s.VNI, Marked: s.Marked, Public: s.Public, GSO: s.GSO}
 		if s.Source != "" {
 			if step.From.Source, err = netip.ParseAddr(s.Source); err != nil {
 				return nil, fmt.Errorf("read source of step %d: %w", i+1, err)

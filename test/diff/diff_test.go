@@ -150,6 +150,9 @@ var (
 		{oracle.Delivered, "way vpc by policy"}, {oracle.Delivered, "way internet by policy"},
 		{oracle.Delivered, "way transit local"}, {oracle.Delivered, "way transit eni"}, {oracle.Delivered, "way transit vpc"},
 		{oracle.NotPeered, ""}, {oracle.NoTransit, ""}, {oracle.RouteLoop, ""},
+		{oracle.EIPUnknown, ""}, {oracle.Delivered, "public"}, {oracle.Delivered, "by a gateway"}, {oracle.VXLANSender, "public"},
+		{oracle.EIPSource, "public"}, {oracle.Answered, "public"}, {oracle.SGDenied, "public"}, {oracle.ICMPUnrelated, "public"},
+		{oracle.Delivered, "leaves"}, {oracle.VXLANSender, "leaves"}, {oracle.NoEIP, "leaves"}, {oracle.ICMPUnrelated, "leaves"},
 	}
 	mustCome = []stage{
 		{"tcp", oracle.Opening, false, false}, {"tcp", oracle.Opening, true, false}, {"tcp", oracle.Established, false, false},

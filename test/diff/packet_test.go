@@ -76,6 +76,7 @@ func (g *packets) listen(from oracle.Port, sent []byte, out oracle.Outcome) {
 	switch {
 	case out.Tunnel != nil:
 		t.to = oracle.Port{Kind: oracle.AtOverlay, Device: out.Device, VNI: out.Tunnel.VNI, Source: out.Tunnel.Remote, Marked: true}
+		t.to.Public = api.MAC(out.Packet[:6]) == g.objs.Region.GatewayMAC // what goes to a gateway is answered from the internet
 	case out.Neighbour:
 		t.to = oracle.Port{Kind: g.uplinkKind(), Device: out.Device}
 	default:
@@ -151,6 +152,9 @@ func (g *packets) overlaid(from oracle.Port, frame []byte) (oracle.Port, []byte)
 // wrap puts outer headers around a frame, as a VTEP does.
 func wrap(from oracle.Port, frame []byte) []byte {
 	vxlan := []byte{8, 0, 0, 0, byte(from.VNI >> 16), byte(from.VNI >> 8), byte(from.VNI), 0}
+	if from.Public {
+		vxlan[0], vxlan[3] = 0x88, 1
+	}
 	udp := make([]byte, 8, 8+len(vxlan)+len(frame))
 	be.PutUint16(udp, 40000)
 	be.PutUint16(udp[2:], 4789)
@@ -472,6 +476,9 @@ func (g *packets) fromOverlay() (oracle.Port, []byte) {
 	if len(g.local) == 0 || len(g.remote) == 0 {
 		return from, g.ip(api.MAC{2}, api.MAC{2}, internet4[0], internet4[1])
 	}
+	if len(g.eips) > 0 && g.oneIn(4) {
+		return g.public()
+	}
 	e, s := pick(g.gen, g.local), pick(g.gen, g.remote)
 	for range 8 {
 		if a, b := g.objs.VPCOf(s), g.objs.VPCOf(e); a == b || slices.Contains(peersOf[a.Name], b.Name) {
@@ -536,6 +543,43 @@ func (g *packets) fromUplink() (oracle.Port, []byte) {
 	return from, g.ip(routerMAC, g.uplink, src, dst)
 }
 
+// public is what has to do with gateways: from one to an ENI here, or from an ENI of another host to this one.
+func (g *packets) public() (oracle.Port, []byte) {
+	from := oracle.Port{Kind: oracle.AtOverlay, Device: "eniplane0", Marked: true, Source: pick(g.gen, vteps[1:])}
+	eip := g.objs.EIPs[pick(g.gen, g.eips)]
+	e, private := g.objs.ENIs[eip.ENI], eip.PrivateIP
+	if e == nil {
+		e = pick(g.gen, g.local)
+		private = pick(g.gen, e.IPs)
+	}
+	from.VNI = g.objs.VPCOf(e).VNI
+	src, dst, smac, dmac := private, g.addr(private.Is6()), e.MAC, g.objs.Region.GatewayMAC
+	if e.Attachment != nil {
+		from.Source = g.objs.Hosts[g.objs.HostOf(e)].VTEP
+	}
+	if slices.Contains(g.local, e) {
+		src, dst, smac, dmac = dst, src, dmac, smac
+		from.Source, from.Public = pick(g.gen, vteps[1:]), true
+	}
+	switch g.IntN(30) {
+	case 0:
+		from.VNI = 1001 + uint32(g.IntN(4))
+	case 1:
+		from.Source = pick(g.gen, vteps)
+	case 2:
+		smac[5]++
+	case 3:
+		dmac[5]++
+	case 4:
+		src = g.addr(dst.Is6())
+	case 5:
+		dst = g.addr(src.Is6())
+	case 6:
+		from.Public = !from.Public
+	}
+	return from, g.ip(smac, dmac, src, dst)
+}
+
 // outer is VXLAN as another host sends it, or nearly.
 func (g *packets) outer() []byte {
 	inner := g.ip(api.MAC{2}, api.MAC{2}, g.addr(false), g.addr(false))
@@ -549,6 +593,13 @@ func (g *packets) outer() []byte {
 	case 2:
 		vxlan = vxlan[:g.IntN(8)]
 		inner = nil
+	case 3:
+		vxlan[0], vxlan[3] = 0x88, 1
+	case 4:
+		copy(inner, g.objs.Region.GatewayMAC[:])
+	case 5:
+		vxlan[0], vxlan[3] = 0x88, 1
+		copy(inner, g.objs.Region.GatewayMAC[:])
 	}
 	payload := append(vxlan, inner...)
 	udp := make([]byte, 8, 8+len(payload))

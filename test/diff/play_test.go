@@ -251,6 +251,15 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 	if out.Reason == oracle.Answered && out.Tunnel != nil { // to another host
 		p.seen[seen{out.Reason, "far"}]++
 	}
+	if s.From.Public {
+		p.seen[seen{out.Reason, "public"}]++
+	}
+	if leaves(s) {
+		p.seen[seen{out.Reason, "leaves"}]++
+	}
+	if out.Tunnel != nil && out.Tunnel.Internet {
+		p.seen[seen{out.Reason, "by a gateway"}]++
+	}
 	hits := p.q.Hits()
 	return p.compareOutcome(s, out, got) + compareHits(&out, hits) + p.compareTrace(hits), out, nil
 }
@@ -315,12 +324,29 @@ func quickPacket(s *Step, now time.Duration) pkttest.QuickPacket {
 		GSO: uint32(s.From.GSO), Linear: s.Linear,
 	}
 	if s.From.Marked {
-		p.Mark = vxlanMark
+		p.Mark = vxlanMark + role(s)
 	}
 	if s.From.VNI != 0 {
 		p.Tunnel = &pkttest.Tunnel{VNI: s.From.VNI, Remote: s.From.Source.String()}
 	}
 	return p
+}
+
+// role is what the mark says of a packet of the overlay: 1 = by a gateway from the internet, 2 = to it by this gateway.
+func role(s *Step) uint32 {
+	switch {
+	case s.From.Public:
+		return 1
+	case leaves(s):
+		return 2
+	}
+	return 0
+}
+
+// leaves: to the internet by this gateway.
+func leaves(s *Step) bool {
+	gateway := api.NewObjects().Region.GatewayMAC
+	return s.From.Kind == oracle.AtOverlay && !s.From.Public && bytes.HasPrefix(s.Frame, gateway[:])
 }
 
 func program(at oracle.Kind) string {
@@ -337,9 +363,9 @@ func program(at oracle.Kind) string {
 
 // outcome is what both sides say, in the same words.
 type outcome struct {
-	Verdict, Device   string
-	Tunnel            pkttest.Tunnel
-	Neighbour, Marked bool
+	Verdict, Device                   string
+	Tunnel                            pkttest.Tunnel
+	Neighbour, Marked, Public, Leaves bool
 }
 
 func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickResult) string {
@@ -351,6 +377,9 @@ func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickR
 		w.Device, w.Neighbour = want.Device, want.Neighbour
 		if want.Tunnel != nil {
 			w.Tunnel = pkttest.Tunnel{VNI: want.Tunnel.VNI, Remote: want.Tunnel.Remote.String()}
+			if want.Tunnel.Internet {
+				w.Tunnel.Policy = 1
+			}
 		}
 	}
 	if got.Verdict == pkttest.Redirect {
@@ -360,7 +389,9 @@ func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickR
 		}
 	}
 	if s.From.Kind == oracle.AtUplink {
-		w.Marked, g.Marked = want.Marked, got.Mark == vxlanMark
+		w.Marked, g.Marked = want.Marked, got.Mark-vxlanMark <= 2
+		w.Public, g.Public = want.Public, got.Mark == vxlanMark+1
+		w.Leaves, g.Leaves = want.Leaves, got.Mark == vxlanMark+2
 	}
 	text := ""
 	if counts := p.countsOf(want.Counts); w != g || !sameCounts(counts, got.Counts) {

@@ -70,7 +70,7 @@ func (t *tracing) ask(q *pkttest.Quick, packet pkttest.QuickPacket) (*trace.Outc
 		Program: packet.At.Program, Ifindex: q.Ifindex(packet.At.Device), Frame: packet.Frame, Mark: packet.Mark, GSO: packet.GSO,
 	}
 	if packet.Tunnel != nil {
-		ask.Tunnel = &trace.Tunnel{VNI: packet.Tunnel.VNI, Remote: netip.MustParseAddr(packet.Tunnel.Remote)}
+		ask.Tunnel = &trace.Tunnel{VNI: packet.Tunnel.VNI, Remote: netip.MustParseAddr(packet.Tunnel.Remote), Policy: packet.Tunnel.Policy}
 	}
 	out, err := t.twin.Run(ask)
 	after, printErr := q.Fingerprints(t.seed, all)

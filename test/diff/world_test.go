@@ -194,6 +194,9 @@ func (g gen) world() *api.Objects {
 			o.ENIs[name].PolicyRoutes = g.policyRoutes(o, o.ENIs[name])
 		}
 	}
+	if g.oneIn(2) {
+		o.Region.EIPRanges = g.ranges()
+	}
 	tidy(o)
 	return o
 }
@@ -373,6 +376,19 @@ func freeAddr(o *api.Objects, subnet *api.Subnet, cidr netip.Prefix) netip.Addr 
 	}
 }
 
+// ranges are those of all EIPs that addEIP makes, with gateways of all kinds.
+func (g gen) ranges() []api.EIPRange {
+	gateways := [][]string{nil, {hosts[0]}, {hosts[1]}, {hosts[0], hosts[2]}, {hosts[1], hosts[2]}}
+	var list []api.EIPRange
+	for last := 8; last < 40; last += 4 {
+		list = append(list, api.EIPRange{CIDR: netip.MustParsePrefix(fmt.Sprintf("203.0.113.%d/30", last)), Gateways: pick(g, gateways)})
+	}
+	for last := 0x10; last < 0x40; last += 4 {
+		list = append(list, api.EIPRange{CIDR: netip.MustParsePrefix(fmt.Sprintf("2001:db8:e::%x/126", last)), Gateways: pick(g, gateways)})
+	}
+	return list
+}
+
 // addEIP binds a public address to a private IP that has none, or reserves it.
 func (g gen) addEIP(o *api.Objects) {
 	for last := 10; last < 40; last++ {
@@ -420,7 +436,12 @@ func (g gen) changeOne(o *api.Objects) {
 		g.addENI(o, 0)
 		return
 	}
-	switch g.IntN(17) {
+	switch g.IntN(18) {
+	case 17:
+		o.Region.EIPRanges = nil
+		if !g.oneIn(4) {
+			o.Region.EIPRanges = g.ranges()
+		}
 	case 15, 16:
 		g.changeRoutes(o, e)
 	case 0, 1:

@@ -73,12 +73,18 @@ func tellsMTU(t *testing.T, l *lab.Lab, from, to string, f lab.Family, subnet st
 	if f == lab.IPv6 {
 		gateway = netip.MustParseAddr("fd00:1:0:" + subnet + "::1")
 	}
+	tellsMTUBetween(t, l, src, dst, gateway, want)
+}
+
+// tellsMTUBetween is tellsMTU for two spots and who says so.
+func tellsMTUBetween(t *testing.T, l *lab.Lab, src, dst lab.Spot, says netip.Addr, want int) {
+	t.Helper()
+	f := lab.Family(dst.Addr.Is6())
 	c := connectUDP(t, l, src, dst.Addr, 8007)
 	option(t, c, unix.IPPROTO_IP, unix.IP_RECVERR, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, dst, 1)
 	discoverMTU(t, c, dst.Addr, true)
-	by := toldBy(t, c, random(want+1-28))
-	if by != gateway {
-		t.Errorf("%v says that it is too big, want the gateway %v", by, gateway)
+	if by := toldBy(t, c, random(want+1-28)); by != says {
+		t.Errorf("%v says that it is too big, want %v", by, says)
 	}
 	wantMTU(t, c, f, want)
 	sendTCP(t, l, src, dst, megabytes)

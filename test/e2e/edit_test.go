@@ -133,7 +133,7 @@ func editUnderLoad(t *testing.T, l *lab.Lab, family lab.Family, edits int, oldTe
 		if i%2 == 1 {
 			text, what = oldText, oldOnly
 		}
-		visible := publishNow(t, l, text, load)
+		visible := publishNow(t, l, objectsFile, text, load)
 		first, ok := load.firstArrival(what, visible, answerWait)
 		if !ok {
 			t.Fatalf("edit %d: %s after it was visible no packet was judged by it\n%s", i, answerWait, l.LogTail("host-b"))
@@ -146,16 +146,16 @@ func editUnderLoad(t *testing.T, l *lab.Lab, family lab.Family, edits int, oldTe
 	}
 	load.stop()
 	load.check(t)
-	checkEditCounters(t, l, before, load)
+	checkEditCounters(t, l, before, load, "b2", dataplane.In, dataplane.ReasonSGDenied)
 	slices.Sort(took)
 	t.Logf("%d edits under %d packets: from the visible revision to the first packet sent that it judges: median %v, 90 %% %v, longest %v",
 		edits, load.total(), took[len(took)/2].Round(10*time.Microsecond), took[len(took)*9/10].Round(10*time.Microsecond),
 		took[len(took)-1].Round(10*time.Microsecond))
 }
 
-// publishNow makes a text the next revision and returns the time on the clock of the load at which it is visible. Only
-// the rename of the mark lies between that and the work that is measured.
-func publishNow(t *testing.T, l *lab.Lab, text []byte, load *editLoad) time.Duration {
+// publishNow makes a text of a file the feed's next revision and returns the time on the clock of the load at which it
+// is visible. Only the rename of the mark lies between that and the work that is measured.
+func publishNow(t *testing.T, l *lab.Lab, file string, text []byte, load *editLoad) time.Duration {
 	t.Helper()
 	n, err := l.Revision()
 	if err != nil {
@@ -163,13 +163,13 @@ func publishNow(t *testing.T, l *lab.Lab, text []byte, load *editLoad) time.Dura
 	}
 	mark := filepath.Join(l.FeedDir(), "REVISION")
 	for path, data := range map[string][]byte{
-		filepath.Join(l.FeedDir(), objectsFile): text, mark: []byte(strconv.FormatUint(n+1, 10) + "\n"),
+		filepath.Join(l.FeedDir(), file): text, mark: []byte(strconv.FormatUint(n+1, 10) + "\n"),
 	} {
 		if err := os.WriteFile(filepath.Join(l.FeedDir(), ".new-"+filepath.Base(path)), data, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, path := range []string{filepath.Join(l.FeedDir(), objectsFile), mark} {
+	for _, path := range []string{filepath.Join(l.FeedDir(), file), mark} {
 		if err := os.Rename(filepath.Join(l.FeedDir(), ".new-"+filepath.Base(path)), path); err != nil {
 			t.Fatal(err)
 		}
@@ -177,25 +177,20 @@ func publishNow(t *testing.T, l *lab.Lab, text []byte, load *editLoad) time.Dura
 	return load.now()
 }
 
-// checkEditCounters: at b2 exactly those packets were denied that did not arrive, and nothing was lost otherwise.
-func checkEditCounters(t *testing.T, l *lab.Lab, before lab.Counters, load *editLoad) {
+// checkEditCounters: exactly those packets were dropped for the reason that did not arrive, and nothing was lost
+// otherwise.
+func checkEditCounters(t *testing.T, l *lab.Lab, before lab.Counters, load *editLoad, eni string, d dataplane.Direction, reason dataplane.Reason) {
 	t.Helper()
 	want := load.missing()
 	var got uint64
 	for end := time.Now().Add(answerWait); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		got = 0
-		for _, m := range lab.Drops(counters(t, l).Since(before)) {
-			if m.ENI == "b2" && m.Direction == dataplane.In && m.Reason == dataplane.ReasonSGDenied {
-				got = m.Packets
-			}
-		}
-		if got == want {
+		if got = counted(t, l, before, eni, d, reason); got == want {
 			break
 		}
 	}
 	if got != want {
-		t.Errorf("%d packets were denied at b2, want %d: as many as were sent and did not arrive; all drops: %v",
-			got, want, lab.Drops(counters(t, l).Since(before)))
+		t.Errorf("%d packets were dropped at %s for %s, want %d: as many as were sent and did not arrive; all drops: %v",
+			got, eni, reason, want, lab.Drops(counters(t, l).Since(before)))
 	}
 	if want == 0 {
 		t.Error("no packet was denied: the load proves nothing")

@@ -30,6 +30,7 @@ const (
 // editLoad is numbered datagrams of all probes to b2, and what arrived of them.
 type editLoad struct {
 	begin   time.Time
+	pause   time.Duration // between bursts
 	server  *net.UDPConn
 	ended   chan struct{}
 	sending sync.WaitGroup
@@ -61,38 +62,50 @@ const editMessage = 1 + 8 + 8
 
 func startEditLoad(t *testing.T, l *lab.Lab, family lab.Family) *editLoad {
 	t.Helper()
-	load := &editLoad{begin: time.Now(), ended: make(chan struct{}), first: make(chan time.Duration, 1)}
+	load := newEditLoad(editPause)
 	for _, p := range editProbes {
 		from, to, err := l.Spots(p.eni, "b2", family)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &editSender{eni: p.eni, what: p.what}
-		if err := l.In(from.Node, func(*lab.Namespace) error { return s.open(from, to) }); err != nil {
-			t.Fatalf("open a raw socket on %s: %v", from, err)
-		}
-		t.Cleanup(func() { _ = unix.Close(s.fd) })
-		load.senders = append(load.senders, s)
 		if load.server == nil {
-			if load.server, err = l.ListenUDP(to, editPort); err != nil {
-				t.Fatal(err)
-			}
-			raw, err := load.server.SyscallConn()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := raw.Control(func(fd uintptr) {
-				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20)
-			}); err != nil {
-				t.Fatal(err)
-			}
+			load.listen(t, l, to)
 		}
+		load.add(t, l, p.eni, p.what, from, to)
 	}
+	load.start()
+	return load
+}
+
+func newEditLoad(pause time.Duration) *editLoad {
+	return &editLoad{begin: time.Now(), pause: pause, ended: make(chan struct{}), first: make(chan time.Duration, 1)}
+}
+
+// listen opens the one socket to which everybody sends.
+func (load *editLoad) listen(t *testing.T, l *lab.Lab, at lab.Spot) {
+	t.Helper()
+	var err error
+	if load.server, err = l.ListenUDP(at, editPort); err != nil {
+		t.Fatal(err)
+	}
+	roomy(t, load.server)
+}
+
+func (load *editLoad) add(t *testing.T, l *lab.Lab, name string, what int, from, to lab.Spot) {
+	t.Helper()
+	s := &editSender{eni: name, what: what}
+	if err := l.In(from.Node, func(*lab.Namespace) error { return s.open(from, to) }); err != nil {
+		t.Fatalf("open a raw socket on %s: %v", from, err)
+	}
+	t.Cleanup(func() { _ = unix.Close(s.fd) })
+	load.senders = append(load.senders, s)
+}
+
+func (load *editLoad) start() {
 	load.reading.Go(load.receive)
 	for i, s := range load.senders {
 		load.sending.Go(func() { s.err = s.run(load, byte(i)) })
 	}
-	return load
 }
 
 // open makes a raw socket: it sends from any port without a socket for each.
@@ -125,7 +138,7 @@ func (s *editSender) run(load *editLoad, who byte) error {
 			select {
 			case <-load.ended:
 				return nil
-			case <-time.After(editPause):
+			case <-time.After(load.pause):
 			}
 		}
 		binary.BigEndian.PutUint16(b, uint16(port))
@@ -229,5 +242,20 @@ func (load *editLoad) check(t *testing.T) {
 		case s.what > never && (arrived == 0 || arrived == sent):
 			t.Errorf("%s: of %d packets %d arrived, want some", s.eni, sent, arrived)
 		}
+	}
+}
+
+// roomy lets a socket hold what arrives while this process has no CPU, so that only the network can lose it.
+func roomy(t *testing.T, c *net.UDPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set error
+	if err := raw.Control(func(fd uintptr) {
+		set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20)
+	}); err != nil || set != nil {
+		t.Fatal(err, set)
 	}
 }

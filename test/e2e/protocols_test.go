@@ -35,22 +35,7 @@ func sendProtocol(t *testing.T, l *lab.Lab, target string, f lab.Family, protoco
 	if err != nil {
 		t.Fatal(err)
 	}
-	listenIP := func(s lab.Spot) (c net.PacketConn) {
-		network := fmt.Sprintf("ip4:%d", protocol)
-		if f == lab.IPv6 {
-			network = fmt.Sprintf("ip6:%d", protocol)
-		}
-		if err := l.In(s.Node, func(*lab.Namespace) (err error) {
-			c, err = net.ListenPacket(network, s.Local.String())
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
-	server, client := listenIP(to), listenIP(from)
-	defer server.Close()
-	defer client.Close()
+	server, client := listenIP(t, l, to, protocol), listenIP(t, l, from, protocol)
 	before := counters(t, l)
 	if _, err := client.WriteTo(marker, &net.IPAddr{IP: to.Addr.AsSlice()}); err != nil {
 		t.Fatal(err)

@@ -40,9 +40,14 @@ func TestRouting(t *testing.T) {
 		t.Run("internet/"+f.String(), func(t *testing.T) { throughToInternet(t, l, f) })
 		t.Run("peers/"+f.String(), func(t *testing.T) { peers(t, l, f) })
 	}
+	t.Run("iperf3", func(t *testing.T) { fastWays(t, l) })
 	t.Run("chain", func(t *testing.T) { chain(t, l, string(feed)) })
+	t.Run("chain to the internet", func(t *testing.T) { chainToInternet(t, l, string(feed)) })
 	t.Run("one-sided", func(t *testing.T) { oneSided(t, l, string(feed)) })
 	t.Run("policy", func(t *testing.T) { policyRoute(t, l, string(feed)) })
+	t.Run("policy ways", func(t *testing.T) { policyWays(t, l, string(feed)) })
+	t.Run("prefix list", func(t *testing.T) { prefixListRoute(t, l, string(feed)) })
+	t.Run("whole tables", func(t *testing.T) { wholeTables(t, l, string(feed)) })
 	t.Run("100000 routes", func(t *testing.T) { manyRoutes(t, l, string(feed)) })
 	balanced(t, l)
 }
@@ -61,8 +66,8 @@ table inet appliance {
 	}
 	chain out {
 		type nat hook postrouting priority 100
-		ip saddr 10.0.3.0/24 ip daddr 198.51.100.0/24 masquerade
-		ip6 saddr fd00:1:0:3::/64 ip6 daddr 2001:db8:51::/64 masquerade
+		ip saddr { 10.0.3.0/24, 10.0.6.0/24 } ip daddr 198.51.100.0/24 masquerade
+		ip6 saddr { fd00:1:0:3::/64, fd00:1:0:6::/64 } ip6 daddr 2001:db8:51::/64 masquerade
 	}
 }`, "nft", "-f", "-")
 }
@@ -278,8 +283,9 @@ func peers(t *testing.T, l *lab.Lab, f lab.Family) {
 	}
 }
 
-// publish brings an edited feed into force on all hosts, and at the end of the test what was there before.
-func publish(t *testing.T, l *lab.Lab, before string, edits ...string) {
+// publish brings an edited feed into force on all hosts, and at the end of the test what was there before. It returns
+// the new text.
+func publish(t *testing.T, l *lab.Lab, before string, edits ...string) string {
 	t.Helper()
 	after := before
 	for i := 0; i < len(edits); i += 2 {
@@ -301,6 +307,7 @@ func publish(t *testing.T, l *lab.Lab, before string, edits ...string) {
 	}
 	put(after)
 	t.Cleanup(func() { put(before) })
+	return after
 }
 
 // chain: app to data through fw-b, on the other host, and then fw; back the other way round.
@@ -327,6 +334,30 @@ func chain(t *testing.T, l *lab.Lab, feed string) {
 				if there, back := ttlOf(t, l, src, dst), ttlOf(t, l, dst, src); there != 62 || back != 62 {
 					t.Errorf("%s to %s: arrives with TTL %d and comes back with %d, want 62", from, to, there, back)
 				}
+			}
+		}
+	}
+}
+
+// chainToInternet: from app through fw-b and fw, each of which translates, to the internet and back.
+func chainToInternet(t *testing.T, l *lab.Lab, feed string) {
+	publish(t, l, feed,
+		`{destination: 0.0.0.0/0, target: eni/fw}`, `{destination: 0.0.0.0/0, target: eni/fw-b}`,
+		`{destination: "::/0", target: eni/fw}`, `{destination: "::/0", target: eni/fw-b}`,
+		"metadata: {name: edge-b}\nspec: {vpc: red, routes: []}",
+		"metadata: {name: edge-b}\nspec: {vpc: red, routes: [{destination: 0.0.0.0/0, target: eni/fw}, {destination: \"::/0\", target: eni/fw}]}")
+	for _, f := range []lab.Family{lab.IPv4, lab.IPv6} {
+		for _, from := range []string{"app-a", "app-b"} {
+			src, dst := spots(t, l, from, internetNode, f)
+			before := counters(t, l)
+			exchangeTCP(t, l, src, dst, megabytes, func() {})
+			for _, fw := range []string{"fw", "fw-b"} {
+				if in, out := packetsAt(t, l, before, fw); in < 200 || out < 200 {
+					t.Errorf("%s to the internet: %d packets came to %s and %d from it", from, in, fw, out)
+				}
+			}
+			if ttl := ttlOf(t, l, src, dst); ttl != 62 {
+				t.Errorf("%s to the internet: arrives with TTL %d, want 62", from, ttl)
 			}
 		}
 	}

@@ -182,6 +182,18 @@ func outerRows() []Row {
 		return drop(name, good.VXLANFlags(flags, policy, reserved1, reserved2), dataplane.ReasonVXLANHeader)
 	}
 	const source = dataplane.ReasonVXLANSource
+	public := func(from Addr, vni uint32, p Packet) Packet {
+		return Eth(routerMAC, uplinkMAC).Underlay(from, vtepA).VXLAN(vni).VXLANFlags(0x88, 1, 0, 0).Inside(p.TCP(1, 443, SYN))
+	}
+	leaving := func(from Addr, vni uint32, p Packet) Packet {
+		return Eth(routerMAC, uplinkMAC).Underlay(from, vtepA).VXLAN(vni).Inside(p.TCP(1, 443, SYN))
+	}
+	role := func(name string, p Packet, mark uint32) Row {
+		r := pass(name, p)
+		r.Steps[0].Want.Mark = mark
+		return r
+	}
+	toLeave := inner(far9, web0).MACs(far9.mac, gatewayMAC)
 	rows := []Row{
 		pass("from a host that has the VPC", good),
 		pass("blue from a third host", around(vtepC, vtepA, blue, inner(blue8, blue0).TCP(1, 443, SYN))),
@@ -195,7 +207,21 @@ func outerRows() []Row {
 		header("no VNI", 0x00, 0, 0, 0),
 		header("another flag", 0x18, 0, 0, 0),
 		header("OAM flag", 0x09, 0, 0, 0),
-		header("a policy id", 0x88, 1, 0, 0),
+		header("another policy id", 0x88, 2, 0, 0),
+		header("two policy ids", 0x88, 3, 0, 0),
+		header("a policy id and a flag beside it", 0xc8, 1, 0, 0),
+		header("a policy id, policy applied", 0x88, 0x0801, 0, 0),
+		header("a policy id and a reserved byte", 0x88, 1, 0, 1),
+		role("from a gateway", public(vtepB, red, inner(web9, web0).MACs(gatewayMAC, away0.mac)), fromGatewayMark),
+		role("from another gateway", public(vtepC, red, inner(web9, web0).MACs(gatewayMAC, gate0.mac)), fromGatewayMark),
+		role("to leave here", leaving(vtepB, red, toLeave), toGatewayMark),
+		role("to leave here, of a VPC that is not here", leaving(vtepC, green, inner(far9, web0).MACs(green8.mac, gatewayMAC)), toGatewayMark),
+		drop("to leave here, from a host that has no such EIP", leaving(vtepC, red, toLeave), source),
+		drop("from a gateway, to leave here", public(vtepB, red, toLeave), source),
+		drop("from a gateway, to a VPC whose EIPs have none", public(vtepB, blue, inner(blue9, blue1)), source),
+		drop("from a gateway, of a VPC that is not here", public(vtepC, green, inner(blue9, blue1)), source),
+		drop("from a gateway that does not exist", public(IP("192.168.100.77"), red, inner(web9, away0)), source),
+		drop("from a gateway, less than a frame", public(vtepB, red, inner(web9, away0)).Cut(14+20+8+8+5), dataplane.ReasonVXLANHeader),
 		header("policy id 0", 0x88, 0, 0, 0),
 		header("policy applied", 0x88, 0x0800, 0, 0),
 		header("policy bytes without the flag", 0x08, 1, 0, 0),

@@ -60,6 +60,13 @@ func ownRows() []Row {
 		left("udp from the overlay with a trailer", overlay(query).Pad(4)),
 		left("udp from the overlay with outer options", Eth(routerMAC, uplinkMAC).Underlay(vtepB, vtepA).Options4(1, 1, 1, 0).
 			VXLAN(red).Inside(query)),
+		left("udp from the internet, by a gateway", Eth(routerMAC, uplinkMAC).Underlay(vtepB, vtepA).VXLAN(red).
+			VXLANFlags(0x88, 1, 0, 0).Inside(fromNetTo(client, away0).UDP(40000, 53))),
+		left("udp to the internet, to this gateway", Eth(routerMAC, uplinkMAC).Underlay(vtepB, vtepA).VXLAN(red).
+			Inside(toGateway(far9, client).UDP(40000, 53))),
+		left("udp to an EIP behind this gateway", inward(client, far9).UDP(40000, 53)),
+		row("udp to an EIP that nobody has, at a gateway", fromUplink, Eth(routerMAC, uplinkMAC).IP(client, gateFree).UDP(40000, 53),
+			Want{Counts: []Count{onHost(dataplane.ReasonEIPUnknown)}}),
 		left("less than a frame from the overlay", overlay(query).Cut(14+20+8+8+13)),
 		row("from the overlay to a MAC that nobody has", fromUplink, overlay(query.MACs(open9.mac, ParseMAC("02:00:00:00:0f:ff"))),
 			Want{Counts: []Count{onHost(dataplane.ReasonVXLANNoENI)}}),

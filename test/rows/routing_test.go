@@ -193,7 +193,7 @@ func peerRows() []Row {
 			send(lime0, frame(lime0, app0).Unreachable(frame(app0, lime0).UDP(1, 2).Payload(9)),
 				delivered(frame(lime0, app0).Unreachable(frame(app0, lime0).UDP(1, 2).Payload(9)), lime0, app0)),
 		}},
-		row("a route on one side only", app0.port(), tcp(outward(app0, green8)), dropped(app0, notPeered)),
+		row("a route on one side only", app0.port(), tcp(outward(app0, green8.ip)), dropped(app0, notPeered)),
 		row("the receiver's subnet has no route back", app0.port(), tcp(frame(app0, lime1)), refused(app0, lime1, notPeered)),
 		row("the sender's subnet has none: a peer is not on the internet", web0.port(), tcp(outward(web0, lime0.ip)), dropped(web0, notPeered)),
 		row("the sender's subnet has no route at all", lime1.port(), tcp(outward(lime1, app0.ip)), dropped(lime1, dataplane.ReasonNoRoute)),

@@ -44,6 +44,9 @@ func stages() map[string][]Row {
 		"outer":     outerRows(),
 		"way":       wayRows(),
 		"uplink":    uplinkRows(),
+		"gateway":   gatewayRows(),
+		"carry":     carryRows(),
+		"behind":    behindRows(),
 		"revision":  revisionRows(),
 		"fragment":  fragmentRows(),
 		"pieces":    fragmentWayRows(),
@@ -93,6 +96,9 @@ func inTurn() Setup {
 	s := setup(asksAll)
 	s.Refuses = func(step Step) bool {
 		counts := step.Want.Counts
+		if step.Tunnel != nil && (step.Tunnel.Policy != 0 || step.Mark == toGatewayMark) {
+			return false // what has to do with gateways needs what only TC has
+		}
 		return len(counts) > 0 && !step.TCDrops && leftToTC[counts[len(counts)-1].Reason] == ""
 	}
 	return s
@@ -116,7 +122,7 @@ func variants(rows []Row) []variant {
 			if r.Hooks != XDPOnly {
 				all = append(all, variant{r, f, ByTC})
 			}
-			if !r.UsesUplink() || refusedOutside(r) {
+			if !r.UsesUplink() || r.Hooks == DeviceOnly || refusedOutside(r) {
 				continue
 			}
 			if r.Hooks != XDPOnly {
@@ -134,7 +140,7 @@ func variants(rows []Row) []variant {
 func refusedOutside(r Row) bool {
 	return slices.ContainsFunc(r.Steps, func(s Step) bool {
 		t := s.Tunnel
-		return t != nil && (s.Mark != vxlanMark || t.VNI == red && t.Remote == hostC || t.VNI != red && t.VNI != blue)
+		return t != nil && t.Policy == 0 && s.Mark != toGatewayMark && (s.Mark != vxlanMark || t.VNI == red && t.Remote == hostC || t.VNI != red && t.VNI != blue)
 	})
 }
 

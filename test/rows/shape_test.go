@@ -48,6 +48,7 @@ func shapeRows() []Row {
 	neighbour := frame(web0, web1).TCP(40000, 443, SYN)
 	far, fromNet := inner(open9, open0).UDP(40000, 53), inward(client, web0).TCP(40000, 443, SYN)
 	big := frame(open1, open9).UDP(40000, 53).Payload(1500)
+	byGateway, behind := outward(away0, client).UDP(40000, 53).Only(V4), outward(web0, far9.eip).UDP(40000, 53).Only(V4)
 	host := Solicited | Override
 	in := capped(open0, 0, 5)
 	way := shaped(translated(internet.Only(V4), web0), 2, "uplink uplink0")
@@ -65,6 +66,13 @@ func shapeRows() []Row {
 		one("out, the VPC, cap of the EIP", cappedEIPs(web0), web0.port(), neighbour, delivered(neighbour, web0, web1)),
 		one("out, the neighbour's EIP has a cap", cappedEIPs(web0), web1.port(), hairpin, turned(hairpin, web1, web0)),
 		one("out, the receiver's cap out", cap(open0), open1.port(), local, delivered(local, open1, open0)),
+		one("out, internet, by a gateway", cap(away0), away0.port(), byGateway, shaped(handed(byGateway, away0), 2, "overlay gateway/host-b/red")),
+		one("out, internet, by a gateway, cap of the EIP", cappedEIPs(away0), away0.port(), byGateway,
+			shaped(handed(byGateway, away0), 2, "overlay gateway/host-b/red")),
+		one("out, to an EIP behind this gateway", cap(web0), web0.port(), behind,
+			shaped(carried(behind.From(web0.eip), far9, out(web0, dataplane.ReasonDelivered)), 2, "overlay far-9")),
+		one("out, to an EIP behind this gateway, cap of the EIP", cappedEIPs(web0), web0.port(), behind,
+			shaped(carried(behind.From(web0.eip), far9, out(web0, dataplane.ReasonDelivered)), 2, "overlay far-9")),
 		one("in, same host", in, open1.port(), local, classed(delivered(local, open1, open0))),
 		one("in, the sender's cap in", capped(open1, 0, 5), open1.port(), local, delivered(local, open1, open0)),
 		{Name: "in, from another host", Steps: []Step{within(decapsulated(far, red, hostB, classed(received(far, open9, open0))), in)}},
@@ -88,6 +96,7 @@ func farRows() []Row {
 	p := arrived(frame(open1, open0).UDP(40000, 53), open1, open0)
 	remote := frame(open1, open9).UDP(40000, 53).MACs(open1.mac, open9.mac)
 	internet := outward(web0, client).UDP(40000, 53).From(web0.eip)
+	leaves, carries := toGateway(away0, client).UDP(40000, 53), Eth(gatewayMAC, far9.mac).IP(web0.eip, far9.ip).UDP(40000, 53)
 	open := Want{Verdict: Redirect, Device: open0.device()}
 	wait := far("to an eni that has a cap", "eni open-0", p, classed(open))
 	wait.Steps[0].Revise = capped(open0, 0, 5)
@@ -99,6 +108,9 @@ func farRows() []Row {
 		far("to an eni", "eni open-0", p, open),
 		far("to who has the eni's number now", "eni open-0?", p, lost(dataplane.ReasonNotReady)),
 		far("to another host", "overlay open-9", remote, Want{Verdict: Redirect, Device: VXLANDevice, Tunnel: &Tunnel{VNI: red, Remote: hostB}}),
+		far("to a gateway", "overlay gateway/host-b/red", leaves, Want{Verdict: Redirect, Device: VXLANDevice, Tunnel: &Tunnel{VNI: red, Remote: hostB}}),
+		far("to another host, as its gateway", "overlay far-9", carries,
+			Want{Verdict: Redirect, Device: VXLANDevice, Tunnel: &Tunnel{VNI: red, Remote: hostB, Policy: 1}}),
 		far("to who has the next hop now", "overlay open-9?", remote, lost(dataplane.ReasonNoNexthop)),
 		far("to an eni that is here by now", "overlay open-0", p, lost(dataplane.ReasonNoNexthop)),
 		far("to the internet", "uplink uplink0", internet, Want{Verdict: Redirect, Device: "uplink0"}),

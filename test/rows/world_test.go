@@ -26,9 +26,10 @@ type party struct {
 }
 
 const (
-	red  = 1001
-	blue = 1002
-	lime = 1004
+	red   = 1001
+	blue  = 1002
+	green = 1003
+	lime  = 1004
 )
 
 // The VTEPs.
@@ -45,6 +46,8 @@ func eni(name, subnet, mac, v4, v6 string) party {
 		p.vni = blue
 	case strings.HasPrefix(name, "lime"):
 		p.vni = lime
+	case strings.HasPrefix(name, "green"):
+		p.vni = green
 	}
 	return p
 }
@@ -102,6 +105,16 @@ var (
 	blue8 = eni("blue-8", "blue-all", "02:00:00:00:03:80", "10.0.1.80", "fd00:1:0:1::80").on(hostC)
 )
 
+// ENIs of both kinds with EIPs of ranges that have gateways: host-a and host-c, or host-b.
+var (
+	gate0  = eni("gate-0", "red-web", "02:00:00:00:01:14", "10.0.1.14", "fd00:1:0:1::14").with("203.0.114.10", "2001:db8:f::10")
+	away0  = eni("away-0", "red-web", "02:00:00:00:01:15", "10.0.1.15", "fd00:1:0:1::15").with("203.0.115.10", "2001:db8:a::10")
+	away1  = eni("away-1", "red-web", "02:00:00:00:01:18", "10.0.1.18", "fd00:1:0:1::18").with("203.0.115.11", "2001:db8:a::11")
+	lost0  = eni("lost-0", "red-web", "02:00:00:00:01:17", "10.0.1.17", "fd00:1:0:1::17").with("203.0.114.99", "2001:db8:f::99")
+	far9   = eni("far-9", "red-web", "02:00:00:00:01:16", "10.0.1.16", "fd00:1:0:1::16").on(hostB).with("203.0.114.90", "2001:db8:f::90")
+	green8 = eni("green-8", "green-all", "02:00:00:00:04:80", "10.3.1.80", "fd00:3:0:1::80").on(hostC).with("203.0.114.80", "2001:db8:f::80")
+)
+
 // Others.
 var (
 	gatewayMAC = ParseMAC("02:00:5e:00:00:01")
@@ -117,7 +130,6 @@ var (
 	infra       = IP("100.64.0.7", "fd00:ffff::7")
 	labs        = IP("198.51.100.130", "2001:db8:c:1::7") // of prefix list lab
 	second      = IP("10.0.1.71", "fd00:1:0:1::71")       // of multi-0
-	green8      = IP("10.3.1.80", "fd00:3:0:1::80")       // of a VPC to which only red has a route
 	nobody      = IP("10.0.1.77", "fd00:1:0:1::77")       // in subnet red-web
 	noSubnet    = IP("10.0.7.7", "fd00:1:0:7::7")         // in the VPC
 	gateway     = IP("10.0.1.1", "fd00:1:0:1::1")         // of red-web
@@ -125,6 +137,8 @@ var (
 	linkLocal   = IP("fe80::10")
 	linkGateway = IP("fe80::1")
 	reserved    = IP("203.0.113.99")
+	gateFree    = IP("203.0.114.77", "2001:db8:f::77") // in a range for which host-a is a gateway
+	gateKept    = IP("203.0.114.98", "2001:db8:f::98") // the same, reserved
 	vtepA       = IP(hostA)
 	vtepB       = IP(hostB)
 	vtepC       = IP(hostC)
@@ -136,8 +150,13 @@ var (
 	fromOverlay = Hook{Program: VXLANProgram, Device: VXLANDevice}
 )
 
-// vxlanMark vouches for a packet that passed the uplink's check.
-const vxlanMark = 0xe41b0d01
+// vxlanMark vouches for a packet that passed the uplink's check; the others say that it comes from a gateway, or is to
+// leave through this one.
+const (
+	vxlanMark       = 0xe41b0d01
+	fromGatewayMark = vxlanMark + 1
+	toGatewayMark   = vxlanMark + 2
+)
 
 //go:embed testdata/world.yaml
 var world []byte

@@ -66,40 +66,44 @@ type driverEipKey6 struct {
 type driverEipsIn4 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Eni   uint32
-		Addr  [4]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Eni     uint32
+		Nexthop uint32
+		Addr    [4]uint8
 	}
 }
 
 type driverEipsIn6 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Eni   uint32
-		Addr  [16]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Eni     uint32
+		Nexthop uint32
+		Addr    [16]uint8
 	}
 }
 
 type driverEipsOut4 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Class uint32
-		Addr  [4]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Nexthop uint32
+		Class   uint32
+		Addr    [4]uint8
 	}
 }
 
 type driverEipsOut6 struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_     structs.HostLayout
-		Flags uint32
-		Class uint32
-		Addr  [16]uint8
+		_       structs.HostLayout
+		Flags   uint32
+		Nexthop uint32
+		Class   uint32
+		Addr    [16]uint8
 	}
 }
 
@@ -357,6 +361,7 @@ type driverHostConfs struct {
 		FlowShare    uint32
 		FlowPool     uint32
 		Infra        uint32
+		Gatewayed    uint32
 		GatewayMac   [6]uint8
 		Pad          [2]uint8
 	}

@@ -31,6 +31,7 @@ func render(objects *api.Objects) (rendered, error) {
 	out := rendered{}
 	vpcs := listUsers(objects)
 	targets, peerings := targetENIs(objects), objects.Peerings()
+	gateways := gatewayHosts(objects)
 	for _, o := range objects.All() {
 		var views []string
 		switch v := o.(type) {
@@ -43,6 +44,9 @@ func render(objects *api.Objects) (rendered, error) {
 			views = []string{regionView}
 		case *api.Instance:
 			views = append(targetViews(objects, targets, v.Name), hostView(v.Host))
+			for _, host := range gateways.ofInstance[v.Name] {
+				views = append(views, hostView(host))
+			}
 		case *api.VPC:
 			views = []string{vpcView(v.Name)}
 		case *api.Subnet:
@@ -63,7 +67,11 @@ func render(objects *api.Objects) (rendered, error) {
 			if targets[v.Name] {
 				views = []string{vpcView(vpc)}
 			}
-			if host := objects.HostOf(v); host != "" {
+			hosts := gateways.ofENI[v.Name]
+			if host := objects.HostOf(v); host != "" && !slices.Contains(hosts, host) {
+				hosts = append(slices.Clone(hosts), host)
+			}
+			for _, host := range hosts {
 				views = append(views, hostView(host))
 				for _, name := range append(peerings.Named(vpc), vpc) {
 					out.put(hostView(host), presentKind+"/"+name, nil)
@@ -75,8 +83,12 @@ func render(objects *api.Objects) (rendered, error) {
 				}
 			}
 		case *api.EIP:
-			if eni := objects.ENIs[v.ENI]; eni != nil && objects.HostOf(eni) != "" {
-				views = []string{hostView(objects.HostOf(eni))}
+			if eni := objects.ENIs[v.ENI]; eni != nil {
+				for _, host := range append([]string{objects.HostOf(eni)}, objects.GatewaysOf(v.Address)...) {
+					if host != "" {
+						views = append(views, hostView(host))
+					}
+				}
 			}
 		}
 		if len(views) == 0 {
@@ -91,6 +103,32 @@ func render(objects *api.Objects) (rendered, error) {
 		}
 	}
 	return out, nil
+}
+
+// gatewayViews says which hosts must know an ENI and its instance because they are gateways of its EIPs. They judge
+// nothing for it, but what names an object is judged by it.
+type gatewayViews struct{ ofENI, ofInstance map[string][]string }
+
+func gatewayHosts(objects *api.Objects) gatewayViews {
+	g := gatewayViews{map[string][]string{}, map[string][]string{}}
+	add := func(to map[string][]string, name, host string) {
+		if !slices.Contains(to[name], host) {
+			to[name] = append(to[name], host)
+		}
+	}
+	for _, eip := range objects.EIPs {
+		eni := objects.ENIs[eip.ENI]
+		if eni == nil {
+			continue
+		}
+		for _, host := range objects.GatewaysOf(eip.Address) {
+			add(g.ofENI, eni.Name, host)
+			if eni.Attachment != nil {
+				add(g.ofInstance, eni.Attachment.Instance, host)
+			}
+		}
+	}
+	return g
 }
 
 // targetENIs are those that routes name: all hosts of the VPC are sent their documents, since what names them
