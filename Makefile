@@ -72,11 +72,11 @@ bench-full: root ## run all benchmarks with all their sweeps: bin/bench-full.jso
 	@$(MAKE) --no-print-directory build
 	bin/enibench run --size full --out bin/bench-full.json; status=$$?; bin/enibench report bin/bench-full.json --format html >bin/bench-full.html && exit $$status
 
-soak: root ## run the end-to-end tests N=10 times, then the proof on 6.12
+soak: root ## run the loader and end-to-end tests N=10 times in their long versions, then the proof on 6.12
 	@deploy/install-deps.sh generate e2e
 	@$(MAKE) --no-print-directory build
 	@go build -o bin/ ./test/run
-	bin/run -p 1 -timeout 10h -count $(N) ./loader/... ./test/e2e/...
+	ENIPLANE_SOAK=1 bin/run -p 1 -timeout 10h -count $(N) ./loader/... ./test/e2e/...
 	@$(MAKE) --no-print-directory test-kernel
 
 lint: ## run the checks of test/arch and golangci-lint

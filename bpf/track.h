@@ -274,6 +274,7 @@ static __always_inline bool nexthop_still(const struct nexthop *nh, const struct
 /*
  * The ENI's configuration or the next hop has changed since the flow was judged: the opening
  * direction is judged again. Denied means blocked, and kept, so that a later allow revives it.
+ * Whom the other side is a next hop tells, but for the internet, to which any gateway leads.
  */
 static __always_inline enum reason track_again(const struct pkt *p, struct work *w,
 					       __u32 class_bits, const bool v6)
@@ -282,11 +283,11 @@ static __always_inline enum reason track_again(const struct pkt *p, struct work 
 	struct flow *f = &w->flow;
 	__u8 dir = f->flags & FLOW_OPENED_BY_PEER ? DIR_IN : DIR_OUT;
 	const struct nexthop *nh = nexthop_find(f->nexthop);
-	__u32 sender = f->nexthop;
+	__u32 sender = internet ? NEXTHOP_INTERNET : f->nexthop;
 	enum reason reason;
 
 	TRY(judge_again(w));
-	if (!nh || !nexthop_still(nh, f))
+	if (!internet && (!nh || !nexthop_still(nh, f)))
 		sender = NEXTHOP_NONE; /* another ENI by now, maybe of another VPC */
 	w->judge.kept = (w->flags & ENI_KEEP) && sender && (f->flags & FLOW_KEPT);
 	reason = track_judge(p, w, dir, class_bits, sender, v6);

@@ -112,6 +112,9 @@ func (l *Loader) settle(report *Report, p *plan, ports []*port, fresh []uint32, 
 	if err := l.openPorts(report, ports, all); err != nil {
 		return err
 	}
+	if err := l.dropUplinks(all); err != nil {
+		return err
+	}
 	if err := l.engine.clean(p); err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ func (l *Loader) base(report *Report, st *compile.State) (devices, dataplane.Hos
 	if err := l.flowFacts(&facts); err != nil {
 		return nil, facts, err
 	}
+	l.gone.begin()
 	all, err := listDevices()
 	if err != nil {
 		return nil, facts, err
@@ -55,7 +56,8 @@ func (l *Loader) base(report *Report, st *compile.State) (devices, dataplane.Hos
 }
 
 // ensureGuard guards all names of the feed, and those guarded before whose device still exists:
-// what was a port once stays closed until it is gone.
+// what was a port once stays closed until it is gone. As long as st is not in force, the names of the revision that is
+// are guarded, too.
 func (l *Loader) ensureGuard(report *Report, st *compile.State, all devices) error {
 	guarded, err := l.guard.names()
 	if err != nil {
@@ -67,11 +69,14 @@ func (l *Loader) ensureGuard(report *Report, st *compile.State, all devices) err
 			names[name] = true
 		}
 	}
-	if st != nil {
-		for _, name := range st.PortNames {
+	for _, of := range []*compile.State{st, l.state} {
+		if st == nil || of == nil {
+			continue
+		}
+		for _, name := range of.PortNames {
 			names[name] = true
 		}
-		for index, c := range capsOf(st) {
+		for index, c := range capsOf(of) {
 			if c.out == nil {
 				continue
 			}
@@ -145,10 +150,55 @@ func (l *Loader) ensureUplinks(report *Report, host compile.HostConf, all device
 	if mtu == 0 {
 		mtu = 1500
 	}
-	if err := l.releaseUplinks(want); err != nil {
+	if err := l.keepUplinks(host, all, want); err != nil {
 		return 0, err
 	}
 	return mtu, l.syncTable(dataplane.MapUplinks, want)
+}
+
+// keepUplinks takes our programs off devices that are no uplinks any more, and leaves those of the revision in force.
+func (l *Loader) keepUplinks(host compile.HostConf, all devices, want dataplane.Content) error {
+	if l.state != nil {
+		for _, name := range l.state.Host.Uplinks {
+			device := all[name]
+			if device == nil || slices.Contains(host.Uplinks, name) {
+				continue
+			}
+			key := dataplane.Index(uint32(device.Index))
+			now, err := l.tables[dataplane.MapUplinks].get([]byte(key))
+			if err != nil {
+				return fmt.Errorf("table %s: %w", dataplane.MapUplinks, err)
+			}
+			if now != nil {
+				want[key] = now
+			}
+		}
+	}
+	return l.releaseUplinks(want)
+}
+
+// dropUplinks takes our programs off what was an uplink before the revision in force.
+func (l *Loader) dropUplinks(all devices) error {
+	now, err := l.content(dataplane.MapUplinks)
+	if err != nil {
+		return err
+	}
+	want := dataplane.Content{}
+	for _, name := range l.state.Host.Uplinks {
+		if device := all[name]; device != nil {
+			key := dataplane.Index(uint32(device.Index))
+			if value := now[key]; value != nil {
+				want[key] = value
+			}
+		}
+	}
+	if len(want) == len(now) {
+		return nil
+	}
+	if err := l.releaseUplinks(want); err != nil {
+		return err
+	}
+	return l.syncTable(dataplane.MapUplinks, want)
 }
 
 // reportVTEP: without its address the host neither receives the overlay nor sends as itself.

@@ -189,6 +189,38 @@ func (w *world) damages(l *Loader, port int) []damage {
 			}
 			return netlink.AddrAdd(d, addr)
 		}},
+		{"the pin of a map", "was not pinned any more", func() error {
+			return os.Remove(filepath.Join(l.place.maps(), dataplane.PinnedName(dataplane.MapENIs)))
+		}},
+		{"another map in the place of one", "was not pinned any more", func() error {
+			path := filepath.Join(l.place.maps(), dataplane.PinnedName(dataplane.MapLive))
+			other, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+			if err != nil {
+				return err
+			}
+			defer other.Close()
+			return errors.Join(os.Remove(path), other.Pin(path))
+		}},
+		{"all pins", "was not pinned any more", func() error { return os.RemoveAll(l.place.pins) }},
+		{"the slot of a program", "the slot of program", func() error {
+			slot := dataplane.Slots()[0]
+			return l.maps.Map(slot.Array).Delete(slot.Index)
+		}},
+		{"the program of the port's link", "had another program", func() error {
+			prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+				Name: "somebody", Type: ebpf.SchedCLS, License: "MIT",
+				Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+			})
+			if err != nil {
+				return err
+			}
+			defer prog.Close()
+			its, err := link.LoadPinnedLink(l.place.link(rolePort, port), nil)
+			if err != nil {
+				return err
+			}
+			return errors.Join(its.Update(prog), its.Close())
+		}},
 		{"the VXLAN device", "device eniplane0", func() error {
 			d, err := netlink.LinkByName(VXLANDevice)
 			if err != nil {

@@ -113,8 +113,8 @@ func (p place) ensureXDP(device *netlink.LinkAttrs, stub *ebpf.Program) (changed
 	return true, generic, pinLink(l, pin)
 }
 
-// attachXDP tries native, then generic XDP. A link of ours whose pin somebody removed is on its way
-// out and is waited for.
+// attachXDP tries native, then generic XDP. A link of ours whose pin somebody removed is taken over if something still holds
+// it; one that is on its way out is waited for.
 func attachXDP(device *netlink.LinkAttrs, stub *ebpf.Program) (l link.Link, generic bool, err error) {
 	opts := link.XDPOptions{Interface: device.Index, Program: stub, Flags: link.XDPDriverMode}
 	for range 100 {
@@ -130,9 +130,40 @@ func attachXDP(device *netlink.LinkAttrs, stub *ebpf.Program) (l link.Link, gene
 		if ours, lookErr := sameProgram(ebpf.ProgramID(device.Xdp.ProgId), stub); lookErr == nil && !ours {
 			break
 		}
+		if held, findErr := findXDP(device, stub); findErr != nil || held != nil {
+			return held, generic, findErr
+		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	return l, generic, err
+}
+
+// findXDP finds the link by which our stub is the XDP program of a device; nil = there is none that lives. The kernel tells
+// of a device only which program it has, so all links are looked at.
+func findXDP(device *netlink.LinkAttrs, stub *ebpf.Program) (link.Link, error) {
+	all := new(link.Iterator)
+	defer all.Close()
+	for all.Next() {
+		info, err := all.Link.Info()
+		if err != nil {
+			return nil, fmt.Errorf("look at link %d: %w", all.ID, err)
+		}
+		xdp := info.XDP()
+		if xdp == nil || int(xdp.Ifindex) != device.Index {
+			continue
+		}
+		same, err := sameProgram(info.Program, stub)
+		if err != nil {
+			return nil, err
+		}
+		if same {
+			return all.Take(), nil
+		}
+	}
+	if err := all.Err(); err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	return nil, nil
 }
 
 var errForeignXDP = errors.New("another XDP program holds the device")

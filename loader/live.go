@@ -49,6 +49,10 @@ func (c *caps) mark(ready *dataplane.Live) {
 // shut takes the READY mark and the port away from everybody that must not have them, the mark
 // first. Whoever keeps device and incarnation notices nothing.
 func (l *Loader) shut(want openings) error {
+	return l.gone.hold(func() error { return l.shutAll(want) })
+}
+
+func (l *Loader) shutAll(want openings) error {
 	live, err := l.content(dataplane.MapLive)
 	if err != nil {
 		return err
@@ -94,12 +98,18 @@ func sameOpening(now, want []byte) (bool, error) {
 	return a.Incarnation == b.Incarnation && a.Ifindex == b.Ifindex, nil
 }
 
-// admit gives ports and READY marks, the mark last, and reads them back.
+// admit gives ports and READY marks, the mark last, and reads them back. A device that has gone since devices were listed
+// gets none.
 func (l *Loader) admit(want openings) error {
-	if err := l.syncTable(dataplane.MapPorts, want.ports); err != nil {
-		return err
-	}
-	return l.syncTable(dataplane.MapLive, want.live)
+	return l.gone.hold(func() error {
+		if err := l.gone.without(want); err != nil {
+			return err
+		}
+		if err := l.syncTable(dataplane.MapPorts, want.ports); err != nil {
+			return err
+		}
+		return l.syncTable(dataplane.MapLive, want.live)
+	})
 }
 
 // syncTable makes a small table that no revision covers equal to what it must be.

@@ -41,6 +41,7 @@ type Loader struct {
 	log     *slog.Logger
 	lock    *hostLock
 	maps    *dataplane.Maps
+	pinned  []string // names of the maps that are pinned
 	stubs   map[string]*ebpf.Program
 	slots   *ebpf.Collection // the programs in the slots
 	tables  map[string]table
@@ -51,6 +52,8 @@ type Loader struct {
 	events  deviceEvents
 
 	underlay *underlay
+	damages  *damages
+	gone     *gone
 
 	mu      sync.Mutex
 	state   *compile.State      // that was applied last; nil before the first Apply
@@ -101,6 +104,7 @@ func (l *Loader) open(ctx context.Context, maxFlows uint32) error {
 	if l.maps, err = openMaps(l.place, spec, maxFlows, l.log); err != nil {
 		return err
 	}
+	l.pinned = dataplane.PinnedMaps(spec)
 	if err := prepareFlows(l.maps, maxFlows); err != nil {
 		return err
 	}
@@ -108,12 +112,16 @@ func (l *Loader) open(ctx context.Context, maxFlows uint32) error {
 		return err
 	}
 	l.stubs = l.slots.Programs
-	if err := fillSlots(l.slots, l.maps); err != nil {
+	if _, err := fillSlots(l.slots, l.maps); err != nil {
 		return err
 	}
 	if err := l.openTables(); err != nil {
 		return err
 	}
+	if l.gone, err = watchGone(l.tables[dataplane.MapLive], l.tables[dataplane.MapPorts]); err != nil {
+		return err
+	}
+	l.closers = append(l.closers, l.gone.close)
 	if err := l.startSweep(); err != nil {
 		return err
 	}
@@ -128,6 +136,10 @@ func (l *Loader) open(ctx context.Context, maxFlows uint32) error {
 		return err
 	}
 	l.closers = append(l.closers, l.underlay.close)
+	if l.damages, err = watchDamages(l.place, l.guard.table); err != nil {
+		return err
+	}
+	l.closers = append(l.closers, l.damages.close)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -165,6 +177,9 @@ func (l *Loader) Status() Report {
 	defer l.mu.Unlock()
 	return *l.report.clone()
 }
+
+// Damaged gets a value when somebody has removed pins or parts of the guards: it is time to Reconcile.
+func (l *Loader) Damaged() <-chan struct{} { return l.damages.heard }
 
 // Maps returns the live maps, for metrics. They are closed by Close.
 func (l *Loader) Maps() *dataplane.Maps { return l.maps }

@@ -210,7 +210,7 @@ func TestFullTableChangesNothing(t *testing.T) {
 	l := w.open()
 	w.apply(l, testState(1, 1))
 	st := testState(2, 1)
-	for i := range 1 << 17 {
+	for i := range 1<<17 + 1 {
 		st.EIPs = append(st.EIPs, compile.EIP{
 			Addr: netip.AddrFrom4([4]byte{203, byte(i >> 16), byte(i >> 8), byte(i)}), ENI: 1, VNI: 7,
 			Private: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}),

@@ -63,6 +63,15 @@ func (p place) prepare() error {
 	return nil
 }
 
+// prepareMaps makes the directory of the maps again if somebody has removed it. At a start its absence means that there
+// are no maps.
+func (p place) prepareMaps() error {
+	if err := os.MkdirAll(p.maps(), 0o700); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	return nil
+}
+
 // checkOwner refuses a directory in which somebody else could put pins or files.
 func checkOwner(dir string) error {
 	info, err := os.Lstat(dir)

@@ -18,19 +18,24 @@ type port struct {
 	eni    *compile.ENI
 	device *netlink.LinkAttrs // nil = does not exist
 	xdp    bool               // the device takes frames from XDP
-	err    error              // why it must stay closed
+	serves bool               // our program ran there when it was looked at
+	err    error              // why it must stay closed, unless kept
+	kept   bool               // READY since before the error: what an error cannot change stays
 	caps   caps
 }
 
-func (p *port) usable() bool { return p.device != nil && p.err == nil }
+func (p *port) usable() bool { return p.device != nil && (p.err == nil || p.kept) }
 
 func (p *port) status() ENIStatus {
 	s := ENIStatus{Phase: Ready, Device: p.eni.Device}
+	const asBefore = " (its packets pass as before)"
 	switch {
+	case p.err != nil && p.kept:
+		s.Phase, s.Message = Degraded, p.err.Error()+asBefore
 	case p.err != nil:
 		s.Phase, s.Message = Degraded, p.err.Error()
 	case p.caps.err != nil:
-		s.Phase, s.Message = Degraded, p.caps.err.Error()+" (its packets pass as before)"
+		s.Phase, s.Message = Degraded, p.caps.err.Error()+asBefore
 	case p.device == nil:
 		s.Phase, s.Message = Waiting, fmt.Sprintf("device %s does not exist", p.eni.Device)
 	}
@@ -67,8 +72,12 @@ func (l *Loader) survey(report *Report, all devices, st *compile.State) []*port 
 
 // closePorts makes the devices safe whatever their state: a port without our program is set down
 // first, then come the settings and the guards, the program last. What fails for one port is its
-// own error.
+// own error; if it is READY there already, with our program, it goes on as it is.
 func (l *Loader) closePorts(report *Report, ports []*port) error {
+	live, err := l.content(dataplane.MapLive)
+	if err != nil {
+		return err
+	}
 	addresses, err := addressesByDevice()
 	if err != nil {
 		return err
@@ -86,19 +95,50 @@ func (l *Loader) closePorts(report *Report, ports []*port) error {
 		return err
 	}
 	for _, p := range present {
-		if p.err != nil {
+		if p.err == nil {
+			p.err = l.attachPort(report, p)
+		}
+	}
+	for _, p := range ports {
+		if p.device == nil || p.err == nil || !p.serves {
 			continue
 		}
-		if _, p.err = l.place.ensureTC(rolePort, p.device, l.stubs[dataplane.StubPort]); p.err == nil {
-			p.err = l.addForeign(report, p.device, dataplane.StubPort)
+		if p.kept, err = isOpen(live, p); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+func (l *Loader) attachPort(report *Report, p *port) error {
+	changed, err := l.place.ensureTC(rolePort, p.device, l.stubs[dataplane.StubPort])
+	if err != nil {
+		return err
+	}
+	if changed && p.serves && l.state != nil {
+		report.repaired(l.log, "port %s of ENI %s had another program or no pin and is as it must be again", p.device.Name, p.eni.Name)
+	}
+	return l.addForeign(report, p.device, dataplane.StubPort)
+}
+
+// runsPort tells whether our program runs on a device: by the pinned link, else by one whose pin somebody removed but which
+// something still holds.
+func (l *Loader) runsPort(device *netlink.LinkAttrs) (bool, error) {
+	serves, err := linkServes(l.place.link(rolePort, device.Index), device.Index)
+	if err != nil || serves {
+		return serves, err
+	}
+	held, err := findTC(device, l.stubs[dataplane.StubPort])
+	if err != nil || held == nil {
+		return false, err
+	}
+	return true, held.Close()
+}
+
 // calmPort sets a bare port down and takes the host's own stack off it.
 func (l *Loader) calmPort(report *Report, p *port, addresses []netlink.Addr) error {
-	serves, err := linkServes(l.place.link(rolePort, p.device.Index), p.device.Index)
+	serves, err := l.runsPort(p.device)
+	p.serves = serves || err != nil // what cannot be seen is taken to be as it was
 	if err != nil {
 		return err
 	}

@@ -33,31 +33,52 @@ func loadPrograms(spec *ebpf.CollectionSpec, maps *dataplane.Maps) (*ebpf.Collec
 	return programs, nil
 }
 
-// fillSlots puts the programs into the slots that the stubs call, and reads them back. Old and new
-// programs run side by side for a moment, on the same maps.
-func fillSlots(programs *ebpf.Collection, maps *dataplane.Maps) error {
+// fillSlots puts the programs into the slots that the stubs call, reads them back, and names those that held something
+// else. Old and new programs run side by side for a moment, on the same maps.
+func fillSlots(programs *ebpf.Collection, maps *dataplane.Maps) (filled []string, err error) {
 	for _, slot := range dataplane.Slots() {
 		prog := programs.Programs[slot.Program]
 		if prog == nil {
-			return fmt.Errorf("the BPF object has no program %s", slot.Program)
-		}
-		if err := maps.Map(slot.Array).Put(slot.Index, prog); err != nil {
-			return fmt.Errorf("put program %s into slot %d of %s: %w", slot.Program, slot.Index, slot.Array, err)
+			return filled, fmt.Errorf("the BPF object has no program %s", slot.Program)
 		}
 		info, err := prog.Info()
 		if err != nil {
-			return fmt.Errorf("look at program %s: %w", slot.Program, err)
+			return filled, fmt.Errorf("look at program %s: %w", slot.Program, err)
 		}
 		want, _ := info.ID()
-		var got uint32
-		if err := maps.Map(slot.Array).Lookup(slot.Index, &got); err != nil {
-			return fmt.Errorf("read slot %d of %s back: %w", slot.Index, slot.Array, err)
+		array := maps.Map(slot.Array)
+		now, err := programIn(array, slot)
+		if err != nil {
+			return filled, err
 		}
-		if ebpf.ProgramID(got) != want {
-			return fmt.Errorf("slot %d of %s holds program %d, want %d (%s): does another process write it?", slot.Index, slot.Array, got, want, slot.Program)
+		if now == want {
+			continue
+		}
+		if err := array.Put(slot.Index, prog); err != nil {
+			return filled, fmt.Errorf("put program %s into slot %d of %s: %w", slot.Program, slot.Index, slot.Array, err)
+		}
+		filled = append(filled, slot.Program)
+		if now, err = programIn(array, slot); err != nil {
+			return filled, err
+		}
+		if now != want {
+			return filled, fmt.Errorf("slot %d of %s holds program %d, want %d (%s): does another process write it?", slot.Index, slot.Array, now, want, slot.Program)
 		}
 	}
-	return nil
+	return filled, nil
+}
+
+// programIn is the program in a slot, 0 if it is empty.
+func programIn(array *ebpf.Map, slot dataplane.Slot) (ebpf.ProgramID, error) {
+	var id uint32
+	err := array.Lookup(slot.Index, &id)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read slot %d of %s: %w", slot.Index, slot.Array, err)
+	}
+	return ebpf.ProgramID(id), nil
 }
 
 // sameProgram tells whether a program in a link is the one we would put there: the same text on the

@@ -27,7 +27,17 @@ func (l *Loader) Reconcile(ctx context.Context) (*Report, error) {
 }
 
 func (l *Loader) reconcile(ctx context.Context, report *Report) error {
-	if err := fillSlots(l.slots, l.maps); err != nil {
+	// Without a place for pins ports must be looked at all the same: what has lost its program is closed.
+	pins := l.ensurePins(report)
+	return errors.Join(pins, l.reconcileAll(ctx, report))
+}
+
+func (l *Loader) reconcileAll(ctx context.Context, report *Report) error {
+	filled, err := fillSlots(l.slots, l.maps)
+	for _, name := range filled {
+		report.repaired(l.log, "the slot of program %s held another or none and has it again", name)
+	}
+	if err != nil {
 		return err
 	}
 	if err := l.keepSweeping(report); err != nil {

@@ -54,7 +54,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	a, err := agent.New(agent.Options{
 		Host: cfg.Host, Feed: cfg.Feed, StateDir: stateDir, MaxDeleteRatio: cfg.MaxDeleteRatio, Log: log,
 		Source: source, LastGood: func() (*feed.Revision, error) { return feed.LastGood(stateDir) },
-		Dataplane: inForce{kernel}, Announcer: announce.NewNeighbours(log), Links: links,
+		Dataplane: inForce{kernel}, Announcer: announce.NewNeighbours(log), Links: links, Damages: kernel.Damaged(),
 		Obstacles: agent.Obstacles,
 	})
 	if err != nil {

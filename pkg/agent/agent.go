@@ -59,6 +59,7 @@ type Options struct {
 	Dataplane Dataplane
 	Announcer announce.Announcer
 	Links     <-chan struct{} // a value when devices changed
+	Damages   <-chan struct{} // a value when somebody removed what the loader needs
 	Obstacles func() []string // what stands in the way of the overlay
 }
 
@@ -80,6 +81,8 @@ type Agent struct {
 	restoreAt  <-chan time.Time // nil = not armed
 	retryAt    <-chan time.Time
 	retryAfter time.Duration
+	againAt    <-chan time.Time // another look at devices
+	againAfter time.Duration
 	saved      []byte    // the status in the file, without its time
 	savedAt    time.Time // when it was written
 	reported   *etcd.Status
@@ -198,11 +201,13 @@ func (a *Agent) Run(ctx context.Context) {
 		case <-a.restoreAt:
 			a.restore(ctx)
 		case <-a.Links:
-			if settle == nil { // else events that never stop would put it off for ever
-				settle = time.After(settleTime)
-			}
+			settle = soon(settle)
+		case <-a.Damages:
+			settle = soon(settle)
 		case <-settle:
 			settle = nil
+			a.reconcile(ctx)
+		case <-a.againAt:
 			a.reconcile(ctx)
 		case <-slow.C:
 			a.lookAround()
@@ -328,6 +333,7 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 			a.inForce = res.State // in force, but not settled; the next apply or reconcile finishes it
 		}
 		a.observe(report)
+		a.lookAgain(report, err)                          // what is in force may have lost something on the way
 		a.keepNames(mergeNames(a.names, res.State.Names)) // the maps may hold numbers of both
 		return a.fail("cannot bring the revision into force", err)
 	}
@@ -340,6 +346,7 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 	a.status.Uplinks = res.State.Host.Uplinks
 	a.mu.Unlock()
 	a.observe(report)
+	a.lookAgain(report, nil)
 	a.announce(ctx, restored) // before any file is written: whoever sends to an EIP that moved waits for it
 	a.Log.Info("a revision is in force", "revision", rev.Number, "hash", shortHash(rev.Hash),
 		"enis", len(res.State.ENIs), "written", report.Written, "deleted", report.Deleted)
@@ -357,18 +364,6 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 func (a *Agent) syncIDs() {
 	if err := durable.Sync(filepath.Join(a.StateDir, idsFile)); err != nil {
 		a.noteError(fmt.Errorf("keep the numbers in use: %w", err))
-	}
-}
-
-// reconcile looks at devices again.
-func (a *Agent) reconcile(ctx context.Context) {
-	report, err := a.Dataplane.Reconcile(ctx)
-	if err != nil {
-		_ = a.fail("cannot reconcile", err) // kept in the status
-	}
-	a.observe(report)
-	if r := a.revision(); r != nil {
-		a.announce(ctx, r.Restored)
 	}
 }
 

@@ -344,6 +344,32 @@ func TestRetriesBecomeRare(t *testing.T) {
 	}
 }
 
+// TestLookAgain: a look that fails, or finds an ENI that fails, is followed by another, at first soon.
+func TestLookAgain(t *testing.T) {
+	w := newWorld(t)
+	w.say(feed.Update{Revision: w.revision(1, objects(t, names(1, 2), nil))})
+	if w.agent.againAt != nil {
+		t.Error("all is well, but it is looked at again")
+	}
+	w.kernel.fail = errors.New("no memory")
+	for _, want := range []time.Duration{retryFirst, 2 * retryFirst, 4 * retryFirst} {
+		w.agent.reconcile(context.Background())
+		if w.agent.againAt == nil || w.agent.againAfter != want {
+			t.Errorf("looked at again after %v, want %v", w.agent.againAfter, want)
+		}
+	}
+	w.kernel.fail = nil
+	w.agent.reconcile(context.Background())
+	if w.agent.againAt != nil {
+		t.Error("looked at again although the last look succeeded")
+	}
+	w.kernel.degraded = map[string]bool{"eni-1": true}
+	w.agent.reconcile(context.Background())
+	if w.agent.againAt == nil || w.agent.againAfter != retryFirst {
+		t.Errorf("an ENI is degraded and looked at again after %v", w.agent.againAfter)
+	}
+}
+
 func TestStatusFileIsWrittenOnChange(t *testing.T) {
 	w := newWorld(t)
 	path := filepath.Join(w.dir, statusFile)

@@ -43,6 +43,7 @@ type fakeKernel struct {
 	applied    []*compile.State
 	reconciled int
 	waiting    map[string]bool
+	degraded   map[string]bool
 	problems   []string
 	fail       error
 	onApply    func(*compile.State)
@@ -83,6 +84,9 @@ func (k *fakeKernel) report() *loader.Report {
 		s := loader.ENIStatus{Phase: loader.Ready, Device: e.Device, Ifindex: 3}
 		if k.waiting[e.Name] {
 			s = loader.ENIStatus{Phase: loader.Waiting, Device: e.Device, Message: "no device " + e.Device}
+		}
+		if k.degraded[e.Name] {
+			s = loader.ENIStatus{Phase: loader.Degraded, Device: e.Device, Message: "no memory"}
 		}
 		r.ENIs[e.Name] = s
 	}

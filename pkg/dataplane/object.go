@@ -157,6 +157,13 @@ func EncodePort(eni, incarnation uint32) []byte {
 	return bytesOf(&bpfPort{Eni: eni, Incarnation: incarnation})
 }
 
+// PortENI reads the index of the ENI from an entry of MapPorts.
+func PortENI(value []byte) (uint32, error) {
+	var v bpfPort
+	err := fromBytes(&v, value)
+	return v.Eni, err
+}
+
 // EncodeUplink returns the value for MapUplinks.
 func EncodeUplink(mac [6]byte) []byte { return bytesOf(&bpfUplink{Mac: mac}) }
 

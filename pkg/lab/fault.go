@@ -23,7 +23,7 @@ func (l *Lab) UnplugPort(eni string) error {
 	return l.open(func(ns ...*Namespace) error { return ns[0].remove(port.Device) }, inst.Host)
 }
 
-// PlugPort makes the device of an ENI again.
+// PlugPort makes the device of an ENI again, and the guest does with it what it did at first.
 func (l *Lab) PlugPort(eni string) error {
 	inst, port := l.Plan.Port(eni)
 	if port == nil {
@@ -32,7 +32,10 @@ func (l *Lab) PlugPort(eni string) error {
 	if inst.Migrates {
 		return l.plugLeg(inst, port, l.hostIndex(inst.Host))
 	}
-	return l.connect(inst, port)
+	if err := l.connect(inst, port); err != nil {
+		return err
+	}
+	return l.routeGuest(inst)
 }
 
 // FlapPort takes the host's device of an ENI down and up again.

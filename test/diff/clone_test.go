@@ -82,7 +82,8 @@ func isFlat(t reflect.Type) bool {
 // fork copies as much of the objects as change may write to: all of them whose kinds it changes, and of what hangs on
 // those the lists that it edits in place; others it replaces.
 func fork(before *api.Objects) *api.Objects {
-	o := *before
+	o, region := *before, *before.Region
+	o.Region = &region
 	o.SecurityGroups, o.NetworkACLs, o.Subnets = copied(o.SecurityGroups), copied(o.NetworkACLs), copied(o.Subnets)
 	o.EIPs, o.Instances = copied(o.EIPs), copied(o.Instances)
 	o.PrefixLists, o.ENIs = copied(o.PrefixLists), copied(o.ENIs)

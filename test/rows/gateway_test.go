@@ -293,6 +293,7 @@ func behindRows() []Row {
 			}
 		}
 	}
+	keeps := func(o *api.Objects) { o.ENIs["away-0"].OnPolicyChange = api.Keep }
 	gone := outward(away0, web0.eip).UDP(53, 40000)
 	moved := handed(outs.TCP(40000, 443, ACK), away0)
 	moved.Tunnel = &Tunnel{VNI: red, Remote: hostC}
@@ -354,6 +355,15 @@ func behindRows() []Row {
 			send(away0, outs.TCP(40000, 443, SYN), opened), gets(ins.TCP(443, 40000, SYN|ACK)),
 			after(other, send(away0, outs.TCP(40000, 443, ACK), moved)),
 			byGateway(ins.TCP(443, 40000, ACK).Payload(9), hostC, entered(ins.TCP(443, 40000, ACK).Payload(9), away0)),
+		}},
+		{Name: "another gateway, of an ENI that keeps, without rules", Steps: []Step{
+			after(keeps, send(away0, outs.TCP(40000, 443, SYN), opened)),
+			gets(ins.TCP(443, 40000, SYN|ACK)),
+			after(func(o *api.Objects) {
+				keeps(o)
+				other(o)
+				o.SecurityGroups["web"].Egress = nil
+			}, send(away0, outs.TCP(40000, 443, ACK), moved)),
 		}},
 		{Name: "the EIP is unbound: nothing goes out or comes in", Steps: []Step{
 			send(away0, outs.TCP(40000, 443, SYN), opened),
