@@ -140,10 +140,6 @@ const tracePackets = 4000
 
 // What trace says of a packet is what then becomes of it, and it changes nothing.
 func TestTrace(t *testing.T) {
-	l := effortOf(t)
-	if os.Getenv(envPackets) == "" {
-		l.packets = tracePackets
-	}
 	p := newPlayer(newHost(t, ownsAll))
 	var twin *trace.Twin
 	if err := p.q.Do(func() (err error) { twin, err = trace.New(p.q.TwinSpec(), p.q.Maps()); return err }); err != nil {
@@ -151,6 +147,10 @@ func TestTrace(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = twin.Close() })
 	p.tracing = &tracing{twin: twin, seed: maphash.MakeSeed()}
+	l := effortOf(t)
+	if os.Getenv(envPackets) == "" {
+		l.packets = tracePackets
+	}
 	begin := time.Now()
 	for seed := l.seed; !t.Failed() && int64(p.tracing.asked) < l.packets && (l.until.IsZero() || time.Now().Before(l.until)); seed++ {
 		if err := p.q.Do(func() error { return p.fuzz(t, seed) }); err != nil {
