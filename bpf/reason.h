@@ -396,6 +396,13 @@ enum reason {
 	 *   revision in force.
 	 * do: `enictl get eip`: is it associated? Else packets to it should not be routed to this host.
 	 */
+	REASON_STALE_EPOCH = 52, /* sent on by a host from which the ENI does not move */
+	/*
+	 * sender, overlay
+	 * why: While an ENI moves, its old host sends on what it has judged. Another host, or one of an older
+	 *   attachment epoch, may not.
+	 * do: Do the hosts have the same revision? `enictl status` on both; it ends with the move.
+	 */
 
 	REASON_LAST,
 };

@@ -223,6 +223,21 @@ func TestCapsFail(t *testing.T) {
 	}
 }
 
+// A pair that was made and not yet marked as ours, because its maker died or was told of an error, is in nobody's way.
+func TestHalfMadeShaper(t *testing.T) {
+	w := newWorld(t)
+	w.veth("port1")
+	w.veth("port2")
+	w.in(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = shaperNames(1)[0]
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: shaperNames(1)[1]})
+	})
+	if s := w.apply(w.open(), cappedState(1, 100, 0, 0)).ENIs["eni-1-1"]; s.Phase != Ready || w.queues(shaperNames(1)[0]) == "" {
+		t.Errorf("the ENI is %+v, its queues %q", s, w.queues(shaperNames(1)[0]))
+	}
+}
+
 // A teardown leaves no queues.
 func TestTeardownOfCaps(t *testing.T) {
 	w := newWorld(t)

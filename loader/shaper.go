@@ -99,9 +99,11 @@ func calmShaper(ends []*netlink.LinkAttrs) (changed bool, err error) {
 	return changed, nil
 }
 
-// raiseShaper lets the pair carry packets; tree and program must be in place.
+// raiseShaper lets the pair carry packets; tree and program must be in place. The near end comes last: it has a carrier then,
+// and queues at once. As the first it would get them when the kernel has heard of its carrier, which on a busy host takes
+// a while, and lose all that is sent before.
 func raiseShaper(index uint32) error {
-	for _, name := range shaperNames(index) {
+	for _, name := range slices.Backward(shaperNames(index)) {
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("look up %s: %w", name, err)
@@ -124,12 +126,18 @@ func findShaper(eni *compile.ENI, all devices) (*netlink.LinkAttrs, error) {
 	switch {
 	case near != nil && far != nil && near.Alias == shaperAlias(eni) && near.ParentIndex == far.Index:
 		return near, nil
-	case near != nil && isShaper(near):
+	case near != nil && (isShaper(near) || far != nil && isHalfMade(near, far)):
 		return nil, removeDevice(near)
 	case near == nil && far == nil:
 		return nil, nil
 	}
 	return nil, fmt.Errorf("devices %s exist and are not as we make them: remove them", strings.Join(names, ", "))
+}
+
+// isHalfMade tells whether two devices are a pair as makeShaper leaves it if it does not come to the end: of our names, and
+// never used.
+func isHalfMade(near, far *netlink.LinkAttrs) bool {
+	return near.ParentIndex == far.Index && near.Alias == "" && !isUp(near) && !isUp(far)
 }
 
 func makeShaper(eni *compile.ENI, names []string) error {

@@ -198,6 +198,7 @@ func TestUpgradeAndTeardownOfTheSweep(t *testing.T) {
 	if !programLives(first) {
 		t.Fatal("the program of the timer went with its agent")
 	}
+	w.forgetPrograms() // as if another build came
 	l = w.open()
 	second := sweepProgram(t, l)
 	eventually(t, "the end of the old program", func() bool { return !programLives(first) })

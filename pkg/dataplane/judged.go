@@ -21,12 +21,12 @@ const (
 	ProgramUplink = bpfProgUplink
 )
 
-// vxlanMark vouches, in skb->mark, for what the uplink has let through to the VXLAN device; the role of the sender is
-// added to it (bpf/overlay.h).
+// vxlanMark vouches, in skb->mark, for what the uplink has let through to the VXLAN device; the role of the sender or a
+// group policy is added to it, in a byte (bpf/overlay.h).
 const vxlanMark = 0xe41b0d01
 
 // Vouched tells whether skb->mark says that the uplink has let a VXLAN packet through.
-func Vouched(mark uint32) bool { return mark-vxlanMark <= cVTEPBehind }
+func Vouched(mark uint32) bool { return mark-vxlanMark < 1<<8 }
 
 // Judged is a question to the rules, and the answer (struct judge of bpf/judge.h).
 type Judged struct {

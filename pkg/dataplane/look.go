@@ -128,7 +128,7 @@ func (l *Look) NextHop(index uint32) (*NextHopFacts, error) {
 	}
 	n := &NextHopFacts{Index: index, VNI: v.Vni, MAC: v.Mac}
 	switch v.Kind {
-	case cNhLocal:
+	case cNhLocal, cNhMoved: // that has moved is judged here, too
 		n.ENI = uint32(v.Eni)
 	case cNhVTEP:
 		n.VTEP = netip.AddrFrom4(v.Vtep)

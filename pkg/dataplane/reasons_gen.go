@@ -58,6 +58,7 @@ const (
 	ReasonFlowRate       Reason = 49 // the ENI has more new flows in a second than it may have
 	ReasonWrongENI       Reason = 50 // sent from an address that another ENI of the same instance has
 	ReasonEIPUnknown     Reason = 51 // an EIP that nobody has, or that only other gateways take
+	ReasonStaleEpoch     Reason = 52 // sent on by a host from which the ENI does not move
 )
 
 var reasonTable = [...]reasonText{
@@ -372,5 +373,11 @@ var reasonTable = [...]reasonText{
 		kind: "policy", stage: "EIP",
 		why: "The address lies in a range for which this host is a gateway, and no ENI has it in the revision in force.",
 		do:  "`enictl get eip`: is it associated? Else packets to it should not be routed to this host.",
+	},
+	{
+		name: "STALE_EPOCH", help: "sent on by a host from which the ENI does not move",
+		kind: "sender", stage: "overlay",
+		why: "While an ENI moves, its old host sends on what it has judged. Another host, or one of an older attachment epoch, may not.",
+		do:  "Do the hosts have the same revision? `enictl status` on both; it ends with the move.",
 	},
 }
