@@ -22,12 +22,6 @@ static __always_inline bool from_internet(enum origin from)
 	return from >= FROM_INTERNET;
 }
 
-/* The group policy id of the overlay. */
-enum group_policy {
-	GROUP_NONE = 0,
-	GROUP_INTERNET = 1 << 0, /* from the internet, by a gateway */
-};
-
 /* What is known of a packet on its way to a local ENI. */
 struct arrival {
 	__u32 sender_nexthop; /* FROM_LOCAL */
@@ -44,6 +38,7 @@ struct outer {
 	__be32 vxlan[2];
 	__u8 dmac[6]; /* of the frame inside */
 	__u8 pad[2];
+	__u32 policy; /* enum group_policy of what a host has sent on, else GROUP_NONE */
 	struct vtep_key source;
 };
 
@@ -85,9 +80,20 @@ static __always_inline enum reason too_big_for(struct pkt *p, __u32 mtu)
 	return REASON_TOO_BIG;
 }
 
+/* Is the ENI of a next hop behind the host, or was it or will it be there, since it moves? */
+static __always_inline bool nexthop_behind(const struct pkt *p, __u32 nexthop, __u32 vtep)
+{
+	const struct nexthop *nh = nexthop_find(nexthop);
+
+	if (nh && nexthop_away(nh) && *(const __u32 *)nh->vtep == vtep)
+		return true;
+	return move_end(p->slot, nexthop, vtep);
+}
+
 /*
  * A new flow from the overlay: the source MAC must name an ENI behind the sending host, and the
- * source IP must be that ENI's own unless it may send foreign ones.
+ * source IP must be that ENI's own unless it may send foreign ones. The host from which the receiver
+ * moves has looked where the sender is.
  */
 static __always_inline enum reason overlay_sender(const struct pkt *p, const struct eni_conf *conf,
 						  struct arrival *a, const bool v6)
@@ -99,7 +105,7 @@ static __always_inline enum reason overlay_sender(const struct pkt *p, const str
 	if (!m)
 		return REASON_VXLAN_SENDER;
 	nh = nexthop_find(m->nexthop);
-	if (!nh || nh->kind != NH_VTEP || *(const __u32 *)nh->vtep != a->vtep)
+	if (!nh || (!(p->out & CAME_MOVED) && !nexthop_behind(p, m->nexthop, a->vtep)))
 		return REASON_VXLAN_SENDER;
 	a->sender_nexthop = m->nexthop;
 	e = endpoint_find(p->slot, nh->vni, p->src, v6);
@@ -212,46 +218,6 @@ static __always_inline enum reason arrival_flow(struct pkt *p, const struct eni_
 	return track_open(p, w, key.scope, key.class, a->sender_nexthop, v6);
 }
 
-/* Judges a packet for the ENI that it is addressed to and hands it to its port. */
-static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf *host, __u32 eni,
-					  struct arrival *a, enum origin from, const bool v6,
-					  const bool xdp)
-{
-	const struct nexthop *nh = NULL;
-	const struct eni_conf *conf;
-	const struct live *device;
-	struct work *w;
-
-	conf = eni_ready(p->slot, eni, &device);
-	if (!conf)
-		return REASON_NOT_READY;
-	if (!eni_forwards(conf))
-		nh = quick_in(p, conf, from_internet(from) ? CLASS_INTERNET : 0, v6);
-	if (!nh) {
-		w = work_of(p, conf);
-		if (!w)
-			return REASON_HELPER;
-		TRY(arrival_flow(p, conf, w, a, from, v6, xdp));
-		if (p->fragment == FRAGMENT_FIRST)
-			fragment_first(p, w, from_internet(from), v6);
-		/* An error may come from a third party; all else comes from the flow's peer. */
-		nh = nexthop_find(p->quotes && !from_internet(from) ? a->sender_nexthop :
-								      w->flow.nexthop);
-	}
-	if (p->ip_len > device->mtu)
-		return too_big_for(p, device->mtu);
-	p->out_ifindex = device->ifindex;
-	if (!xdp && unlikely(device->flags & LIVE_CAP_IN))
-		p->out |= OUT_CLASS;
-	TRY(rate_packet(p, conf));
-	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
-		return REASON_HELPER;
-	if (!nh || !rewrite_macs(p, conf->mac,
-				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
-		return REASON_HELPER;
-	return REASON_DELIVERED;
-}
-
 /* What the kernel's VXLAN device is to write in front of the packet. */
 static __always_inline bool tunnel_set(struct pkt *p, const struct host_conf *host, __u32 vni,
 				       __u32 vtep, enum group_policy policy)
@@ -302,6 +268,88 @@ static __always_inline enum reason to_overlay(struct pkt *p, const struct host_c
 	if (!rewrite_macs(p, nh->mac, conf->mac, false))
 		return REASON_HELPER;
 	return to_vtep(p, host, nh, GROUP_NONE);
+}
+
+/*
+ * The ENI is elsewhere by now, and another host or the internet does not know it yet. What its flows or
+ * rules here let through is sent on with a mark, as it came. What is of no flow here may be of one that was
+ * opened there: without a mark nothing else gets in. Only TC: XDP leaves such packets. A function of its own, since
+ * the stack is near. CONTINUE = it is here after all.
+ */
+static __noinline enum reason to_moved(struct pkt *p, const struct host_conf *host,
+				       const struct eni_conf *conf, enum reason judged,
+				       enum origin from)
+{
+	const struct nexthop *own = nexthop_find(conf->nexthop);
+	const bool internet = from_internet(from);
+	__u32 policy = GROUP_MOVED | (internet ? GROUP_INTERNET : 0);
+
+	if (!own || own->kind != NH_MOVED)
+		return judged;
+	if (judged == REASON_NO_FLOW || judged == REASON_SG_DENIED) {
+		if (internet)
+			return judged;
+		policy = GROUP_NONE;
+	} else if (judged != REASON_CONTINUE) {
+		return judged;
+	}
+	if (p->ip_len > host->overlay_mtu)
+		return too_big_for(p, internet ? host->overlay_mtu : 0);
+	if (!rewrite_macs(p, conf->mac, internet ? host->gateway_mac : p->smac, false))
+		return REASON_HELPER;
+	if (to_vtep(p, host, own, policy) != REASON_DELIVERED)
+		return REASON_HELPER;
+	return REASON_REDIRECTED;
+}
+
+/* Judges a packet for the ENI that it is addressed to and hands it to its port. */
+static __always_inline enum reason to_eni(struct pkt *p, const struct host_conf *host, __u32 eni,
+					  struct arrival *a, enum origin from, const bool v6,
+					  const bool xdp)
+{
+	const struct nexthop *nh = NULL;
+	enum reason reason = REASON_CONTINUE;
+	const struct eni_conf *conf;
+	const struct live *device;
+	struct work *w;
+
+	conf = eni_ready(p->slot, eni, &device);
+	if (!conf)
+		return REASON_NOT_READY;
+	if (from != FROM_OVERLAY && unlikely(device->flags & LIVE_CLOSED) &&
+	    (xdp || !(p->out & CAME_MOVED)))
+		return REASON_NOT_READY;
+	if (!eni_forwards(conf))
+		nh = quick_in(p, conf, from_internet(from) ? CLASS_INTERNET : 0, v6);
+	if (!nh) {
+		w = work_of(p, conf);
+		if (!w)
+			return REASON_HELPER;
+		reason = arrival_flow(p, conf, w, a, from, v6, xdp);
+		if (xdp && reason != REASON_CONTINUE)
+			return reason;
+		if (reason == REASON_CONTINUE && p->fragment == FRAGMENT_FIRST)
+			fragment_first(p, w, from_internet(from), v6);
+		/* An error may come from a third party; all else comes from the flow's peer. */
+		nh = nexthop_find(p->quotes && !from_internet(from) ? a->sender_nexthop :
+								      w->flow.nexthop);
+	}
+	if (!xdp && unlikely(device->flags & LIVE_LEFT))
+		reason = to_moved(p, host, conf, reason, from);
+	if (reason != REASON_CONTINUE)
+		return reason;
+	if (p->ip_len > device->mtu)
+		return too_big_for(p, device->mtu);
+	p->out_ifindex = device->ifindex;
+	if (!xdp && unlikely(device->flags & LIVE_CAP_IN))
+		p->out |= OUT_CLASS;
+	TRY(rate_packet(p, conf));
+	if (from == FROM_INTERNET && !rewrite_addr(p, a->eip, p->dst, false, v6, xdp))
+		return REASON_HELPER;
+	if (!nh || !rewrite_macs(p, conf->mac,
+				 nh->subnet == conf->subnet ? nh->mac : host->gateway_mac, xdp))
+		return REASON_HELPER;
+	return REASON_DELIVERED;
 }
 
 /*

@@ -54,7 +54,7 @@ static __always_inline enum reason eni_of_port(struct pkt *p, const struct eni_c
 		return REASON_NOT_READY;
 	eni = *(volatile __u32 *)hint;
 	*conf = eni_ready(p->slot, eni, &device);
-	if (*conf && device->ifindex == p->ifindex) {
+	if (*conf && device->ifindex == p->ifindex && !(device->flags & LIVE_CLOSED)) {
 		count_enter(p, eni, DIR_OUT);
 		eni_caps(p, device);
 		return REASON_CONTINUE;
@@ -66,7 +66,8 @@ static __always_inline enum reason eni_of_port(struct pkt *p, const struct eni_c
 	}
 	count_enter(p, port->eni, DIR_OUT);
 	*conf = eni_ready(p->slot, port->eni, &device);
-	if (!*conf || (*conf)->incarnation != port->incarnation || device->ifindex != p->ifindex)
+	if (!*conf || (*conf)->incarnation != port->incarnation || device->ifindex != p->ifindex ||
+	    device->flags & LIVE_CLOSED)
 		return REASON_NOT_READY;
 	*(volatile __u32 *)hint = port->eni;
 	eni_caps(p, device);
@@ -82,29 +83,51 @@ static __always_inline bool eni_here(const struct eni_conf *conf, __u32 eni)
 }
 
 /*
- * The ENI of this host that has the packet's destination MAC; 0 = there is none. What `macs` says of an
- * ENI that is ready, its configuration and its next hop say too; so they confirm a guess.
+ * May the ENI of a next hop get a packet here? One that has left or is prepared may. What another host has
+ * sent on only from the one that had the ENI before; it is not sent on again.
  */
-static __always_inline __u32 eni_of_mac(const struct pkt *p, __u32 vni)
+static __always_inline enum reason eni_receives(const struct pkt *p, __u32 index,
+						const struct nexthop *nh, __u32 sent_on)
+{
+	if (unlikely(!nh->eni)) /* neither here nor prepared */
+		return REASON_VXLAN_NO_ENI;
+	if (!sent_on)
+		return REASON_CONTINUE;
+	if (nh->kind == NH_MOVED || !(move_end(p->slot, index, sent_on) & MOVE_FROM))
+		return REASON_STALE_EPOCH;
+	return REASON_CONTINUE;
+}
+
+/*
+ * The ENI of this host that has the packet's destination MAC, or why there is none, negative. What `macs` says
+ * of an ENI that is ready, its configuration and its next hop say too; so they confirm a guess. Of ENIs that move
+ * and of what the host `sent_on` has sent on (0 = nobody has) they say nothing.
+ */
+static __always_inline __s32 eni_of_mac(const struct pkt *p, __u32 vni, __u32 sent_on)
 {
 	__u32 place = (vni * 61 ^ p->dmac[4] << 8 ^ p->dmac[5]) & (MAC_HINTS - 1);
 	const struct eni_conf *conf;
 	const struct mac_entry *m;
 	const struct nexthop *nh;
 	const struct live *device;
+	enum reason reason;
 	__u32 *hint, eni;
 
 	hint = bpf_map_lookup_elem(&mac_hints, &place);
 	if (!hint)
-		return 0;
+		return -REASON_VXLAN_NO_ENI;
 	eni = *(volatile __u32 *)hint;
 	conf = eni_ready(p->slot, eni, &device);
-	if (conf && conf->vni == vni && mac_equal(conf->mac, p->dmac) && eni_here(conf, eni))
+	if (!sent_on && conf && conf->vni == vni && mac_equal(conf->mac, p->dmac) &&
+	    eni_here(conf, eni))
 		return eni;
 	m = mac_find(p, vni, p->dmac);
 	nh = m ? nexthop_find(m->nexthop) : NULL;
-	if (!nh || nh->kind != NH_LOCAL || nh->vni != vni) /* a peer's ENI is no receiver */
-		return 0;
+	if (!nh || nh->vni != vni) /* a peer's ENI is no receiver */
+		return -REASON_VXLAN_NO_ENI;
+	reason = eni_receives(p, m->nexthop, nh, sent_on);
+	if (reason != REASON_CONTINUE)
+		return -reason;
 	*(volatile __u32 *)hint = nh->eni;
 	return nh->eni;
 }

@@ -4,6 +4,7 @@
  * program in force, so that an upgrade replaces a slot of an array and never touches a link. If a
  * slot is empty, ports and the VXLAN device drop and the uplink, which is the host's too, passes.
  */
+#include "import.h"
 #include "port.h"
 #include "shape.h"
 #include "sweep.h"
@@ -35,6 +36,7 @@ static __always_inline int tc_action(const struct pkt *p, enum reason reason, in
 	case REASON_NOT_OURS:
 		return otherwise;
 	case REASON_DELIVERED:
+	case REASON_REDIRECTED:
 	case REASON_ANSWERED:
 		if (p->out & OUT_NEIGHBOUR)
 			return bpf_redirect_neigh(p->out_ifindex, NULL, 0, 0);
@@ -184,6 +186,14 @@ int sweep_start(struct __sk_buff *skb)
 {
 	(void)skb;
 	return sweep_start_timer();
+}
+
+/* Run by the agent: takes the flows in flow_imports into the table. */
+SEC("tcx/ingress")
+int flow_import(struct __sk_buff *skb)
+{
+	(void)skb;
+	return import_all();
 }
 
 /* Run by tests: a whole pass at once. */

@@ -41,7 +41,7 @@ static __always_inline enum reason gateway_deliver(struct pkt *p, const struct h
 {
 	const struct nexthop *nh = nexthop_find(nexthop);
 
-	if (!nh || nh->kind != NH_VTEP)
+	if (!nh || !nexthop_away(nh))
 		return REASON_NO_NEXTHOP;
 	if (!rewrite_addr(p, eip, private, false, v6, false) ||
 	    !rewrite_macs(p, nh->mac, host->gateway_mac, false))
@@ -77,8 +77,7 @@ static __always_inline enum reason gateway_sender(const struct pkt *p, __u32 vni
 	if (!e || !(e->flags & EIP_BEHIND))
 		return REASON_NO_EIP;
 	nh = nexthop_find(e->nexthop);
-	if (!nh || nh->kind != NH_VTEP || *(const __u32 *)nh->vtep != vtep ||
-	    !mac_equal(nh->mac, p->smac))
+	if (!nh || !nexthop_behind(p, e->nexthop, vtep) || !mac_equal(nh->mac, p->smac))
 		return REASON_VXLAN_SENDER;
 	return REASON_CONTINUE;
 }

@@ -81,6 +81,12 @@ MAP(macs, BPF_MAP_TYPE_HASH, struct mac_key, struct macs, MAX_NEXTHOPS, BPF_F_NO
 /* Index -> where an ENI is; edited in place through a mapping. NH_NONE = NO_NEXTHOP. */
 MAP(nexthops, BPF_MAP_TYPE_ARRAY, __u32, struct nexthop, MAX_NEXTHOPS, BPF_F_MMAPABLE);
 
+/* Slotted. Next hop -> where its ENI comes from and goes to. Miss = it does not move. */
+struct moves {
+	struct move v[2];
+};
+MAP(moves, BPF_MAP_TYPE_HASH, __u32, struct moves, MAX_NEXTHOPS, BPF_F_NO_PREALLOC);
+
 /* (VNI and role, VTEP) -> 1. Miss = VXLAN_SOURCE: that host has nothing of this kind to send to this VPC. */
 MAP(vteps, BPF_MAP_TYPE_HASH, struct vtep_key, __u32, MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
 

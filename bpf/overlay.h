@@ -6,8 +6,9 @@
 #include "own.h"
 
 #define VXLAN_DMAC_LEN (VXLAN_LEN + 6) /* up to the destination of the frame inside */
-#define VXLAN_FLAGS_INTERNET (VXLAN_FLAGS | 0x80000000 | GROUP_INTERNET) /* a group policy id */
-#define VXLAN_MARK 0xe41b0d01 /* + vtep_role: skb->mark of what passed overlay_outer */
+#define VXLAN_GROUP 0x80000000 /* a group policy id in the lower half */
+#define VXLAN_MARK 0xe41b0d01 /* skb->mark of what passed overlay_outer, and: */
+#define VXLAN_MARK_POLICY 4 /* + vtep_role, or in this bit enum group_policy of what was sent on */
 
 /* In which role the sender of the packet that overlay_outer has passed has sent it. */
 static __always_inline __u32 overlay_role(const struct outer *o)
@@ -24,11 +25,15 @@ static __always_inline enum reason overlay_vxlan(struct outer *o, const struct h
 
 	if (vni & bpf_htonl(0xff))
 		return REASON_VXLAN_HEADER;
+	o->policy = GROUP_NONE;
 	/* No ENI has the gateway's MAC: it is to leave here. Nobody sends from the internet to the internet. */
 	if (unlikely(mac_equal(dmac, host->gateway_mac)))
 		key.vni |= VTEP_BEHIND << VTEP_ROLE_SHIFT;
-	if (unlikely(flags == bpf_htonl(VXLAN_FLAGS_INTERNET)))
+	if (unlikely(flags == bpf_htonl(VXLAN_FLAGS | VXLAN_GROUP | GROUP_INTERNET)))
 		key.vni |= VTEP_GATEWAY << VTEP_ROLE_SHIFT;
+	else if (unlikely((flags & ~bpf_htonl(GROUP_INTERNET)) ==
+			  bpf_htonl(VXLAN_FLAGS | VXLAN_GROUP | GROUP_MOVED)))
+		o->policy = bpf_ntohl(flags) & (GROUP_MOVED | GROUP_INTERNET);
 	else if (flags != bpf_htonl(VXLAN_FLAGS))
 		return REASON_VXLAN_HEADER;
 	*(__be32 *)key.vtep = src;
@@ -69,6 +74,40 @@ static __always_inline void overlay_tunnel(struct __sk_buff *skb, struct scratch
 	s->came.vtep = bpf_htonl(key->remote_ipv4);
 }
 
+/* enum group_policy of what another host has sent on, GROUP_NONE of what came straight. */
+static __always_inline __u32 overlay_moved(const struct scratch *s)
+{
+	return (s->came.mark - VXLAN_MARK) >> VXLAN_MARK_POLICY;
+}
+
+/* Has the uplink let it pass? */
+static __always_inline bool overlay_marked(const struct scratch *s)
+{
+	__u32 came = s->came.mark - VXLAN_MARK;
+
+	return came <= VTEP_BEHIND || came == GROUP_MOVED << VXLAN_MARK_POLICY ||
+	       came == (GROUP_MOVED | GROUP_INTERNET) << VXLAN_MARK_POLICY;
+}
+
+/*
+ * From the internet to an ENI that moves: as it came to the host that had it before, by the EIP or, if a gateway has
+ * translated it, to the private IP.
+ */
+static __always_inline enum reason overlay_moved_internet(struct pkt *p, struct scratch *s,
+							  __u32 eni, enum origin *from,
+							  const bool v6)
+{
+	const struct eip_in4 *e;
+
+	addr_copy(s->arrival.eip, p->dst, v6);
+	s->arrival.uplink = 0;
+	e = eip_find(p, p->dst, v6);
+	if (e && ((e->flags & EIP_BEHIND) || e->eni != eni))
+		return REASON_NO_ENDPOINT;
+	*from = e ? FROM_INTERNET : FROM_GATEWAY;
+	return REASON_CONTINUE;
+}
+
 static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_conf *host,
 					      struct scratch *s, __u32 eni, const bool v6,
 					      const bool xdp)
@@ -82,6 +121,11 @@ static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_c
 		return REASON_MULTICAST;
 	TRY(parse_addresses(p, v6));
 	TRY(nd_stray(p, v6));
+	if (!xdp && unlikely(overlay_moved(s))) {
+		p->out |= CAME_MOVED;
+		if (overlay_moved(s) & GROUP_INTERNET)
+			TRY(overlay_moved_internet(p, s, eni, &from, v6));
+	}
 	if (!xdp && s->came.mark == VXLAN_MARK + VTEP_GATEWAY)
 		from = FROM_GATEWAY;
 	if (!xdp && s->came.mark == VXLAN_MARK + VTEP_BEHIND) {
@@ -99,21 +143,20 @@ static __always_inline enum reason overlay_ip(struct pkt *p, const struct host_c
 static __always_inline enum reason overlay_run(struct pkt *p, struct scratch *s, const bool xdp)
 {
 	const struct host_conf *host = host_find(p);
-	__u32 eni = 0;
+	__s32 eni = 0;
 
 	p->dir = DIR_IN;
-	if (s->came.mark - VXLAN_MARK > VTEP_BEHIND || !host ||
-	    parse_eth(p, xdp) != REASON_CONTINUE) {
+	if (!overlay_marked(s) || !host || parse_eth(p, xdp) != REASON_CONTINUE) {
 		arrival_enter(p, 0, xdp);
 		return REASON_VXLAN_UNMARKED;
 	}
 	if (s->came.mark == VXLAN_MARK + VTEP_BEHIND) {
 		count_enter(p, 0, DIR_OUT);
 	} else {
-		eni = eni_of_mac(p, s->came.vni);
-		arrival_enter(p, eni, xdp);
-		if (!eni)
-			return REASON_VXLAN_NO_ENI;
+		eni = eni_of_mac(p, s->came.vni, overlay_moved(s) ? s->came.vtep : 0);
+		arrival_enter(p, eni > 0 ? eni : 0, xdp);
+		if (eni <= 0)
+			return -eni;
 	}
 	switch (p->ethertype) {
 	case ETH_P_IP:
@@ -186,11 +229,14 @@ static __always_inline bool overlay_owned(struct pkt *p, const struct outer *o)
 	const struct nexthop *nh;
 	bool congested, owned;
 
-	if (!f || !overlay_bare(p, f) || overlay_role(o) != VTEP_ENIS) /* needs what only TC has */
+	if (!f || o->policy || !overlay_bare(p, f) ||
+	    overlay_role(o) != VTEP_ENIS) /* needs what only TC has */
 		return false;
 	congested = (f->ip.tos & IP_ECN) == IP_ECN;
 	m = mac_find(p, o->source.vni, f->inside.h_dest);
 	nh = m ? nexthop_find(m->nexthop) : NULL;
+	if (nh && nh->kind != NH_LOCAL && nh->eni)
+		return false; /* it moves: too much for XDP */
 	if (!nh || nh->kind != NH_LOCAL || nh->vni != o->source.vni)
 		return true; /* nobody's: dropped */
 	if (f->inside.h_proto == bpf_htons(ETH_P_IP))

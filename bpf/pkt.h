@@ -18,7 +18,7 @@
 			return try_;                                                               \
 	} while (0)
 
-/* How a packet leaves: bits. */
+/* Bits: how a packet leaves, and how it has come. Here, because the stack is near. */
 enum out {
 	OUT_DEVICE = 0, /* as it is */
 	OUT_NEIGHBOUR = 1 << 0, /* the kernel writes the next hop's MAC */
@@ -26,6 +26,7 @@ enum out {
 	OUT_SHAPED = 1 << 2, /* by the sender's shaper (shape.h) */
 	OUT_SHAPED_EIPS = 1 << 3, /* if it goes to the internet */
 	OUT_CLASS = 1 << 4, /* in a class of the receiver's device */
+	CAME_MOVED = 1 << 5, /* from the host that had the ENI before, which has judged it */
 };
 
 enum fragment {

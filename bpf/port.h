@@ -103,6 +103,27 @@ static __always_inline enum reason port_hairpin(struct pkt *p, const struct host
 	return reason;
 }
 
+/*
+ * The EIP that is the destination, if this host knows it. Not while its ENI is only prepared here: until it is heard,
+ * it is elsewhere.
+ */
+static __always_inline const struct eip_in4 *port_neighbour(struct pkt *p, struct arrival *a,
+							    const bool v6)
+{
+	const struct eip_in4 *e;
+	const struct live *device;
+
+	addr_copy(a->eip, p->dst, v6);
+	e = eip_find(p, p->dst, v6);
+	if (!e || (e->flags & EIP_BEHIND))
+		return e;
+	device = bpf_map_lookup_elem(&live, &e->eni);
+	if (!device || !(device->flags & LIVE_CLOSED))
+		return e;
+	addr_copy(p->dst, a->eip, v6);
+	return NULL;
+}
+
 /* To an EIP for which this host is a gateway: to the host that has it. */
 static __always_inline enum reason port_behind(struct pkt *p, const struct host_conf *host,
 					       const __u8 *nat, __u32 nexthop,
@@ -128,8 +149,7 @@ static __always_inline enum reason port_eip(struct pkt *p, const struct host_con
 		return REASON_HELPER;
 	known = !gateway && egress_known(way, p, nat, v6);
 	if (!known) {
-		addr_copy(a->eip, p->dst, v6);
-		e = eip_find(p, p->dst, v6);
+		e = port_neighbour(p, a, v6);
 		if (e && !(e->flags & EIP_BEHIND))
 			return port_hairpin(p, host, nat, e->eni, a, v6);
 		if (e)
@@ -185,6 +205,7 @@ static __always_inline enum reason port_ip(struct pkt *p, const struct host_conf
 		count_enter(p, nh->eni, DIR_IN);
 		return to_eni(p, host, nh->eni, &s->arrival, FROM_LOCAL, v6, false);
 	case NH_VTEP:
+	case NH_MOVED:
 	case NH_GATEWAY:
 		if (unlikely(p->out & OUT_SHAPED) && w)
 			return shape_overlay(p, host, conf, nh, w->flow.nexthop);

@@ -79,6 +79,7 @@ enum reason {
 	REASON_WRONG_ENI = 50, /* sent from an address that another ENI of the same instance has */
 
 	REASON_EIP_UNKNOWN = 51, /* an EIP that nobody has, or that only other gateways take */
+	REASON_STALE_EPOCH = 52, /* sent on by a host from which the ENI does not move */
 
 	REASON_LAST,
 };

@@ -111,6 +111,8 @@ static __always_inline enum reason refuse(struct pkt *p, __u32 eni, struct arriv
 	conf = eni_ready(p->slot, eni, &device);
 	if (!conf)
 		return REASON_NOT_READY;
+	if (unlikely(device->flags & (LIVE_CLOSED | LIVE_LEFT)))
+		return REASON_NOT_OURS; /* it moves: who is dropped then is for TC to say */
 	w = work_of(p, conf);
 	if (!w)
 		return REASON_HELPER;

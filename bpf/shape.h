@@ -158,7 +158,7 @@ static __always_inline enum reason shape_to_overlay(struct pkt *p, __u32 to)
 	const struct nexthop *nh = nexthop_find(to >> 10 & 0xfffff);
 	const struct host_conf *host = host_find(p);
 
-	if (!host || !nh || (nh->kind != NH_VTEP && nh->kind != NH_GATEWAY) ||
+	if (!host || !nh || (!nexthop_away(nh) && nh->kind != NH_GATEWAY) ||
 	    (nh->since & 0x3ff) != (to & 0x3ff))
 		return REASON_NO_NEXTHOP;
 	TRY(parse_eth(p, false));

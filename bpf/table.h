@@ -64,6 +64,35 @@ static __always_inline const struct nexthop *nexthop_find(__u32 index)
 	return bpf_map_lookup_elem(&nexthops, &index);
 }
 
+enum move_end {
+	MOVE_FROM = 1 << 0,
+	MOVE_TO = 1 << 1,
+};
+
+/*
+ * Does the ENI of a next hop move from or to the host? A function of its own: few packets ask, and its
+ * stack is not the programs'.
+ */
+__noinline int move_end(__u32 slot, __u32 nexthop, __u32 vtep)
+{
+	struct moves *both = bpf_map_lookup_elem(&moves, &nexthop);
+	const struct move *m;
+
+	if (!both)
+		return 0;
+	m = &both->v[slot & 1];
+	if (!*(const __u32 *)m->to)
+		return 0;
+	return (*(const __u32 *)m->from == vtep ? MOVE_FROM : 0) |
+	       (*(const __u32 *)m->to == vtep ? MOVE_TO : 0);
+}
+
+/* Is its ENI on another host, moved there or not? */
+static __always_inline bool nexthop_away(const struct nexthop *nh)
+{
+	return nh->kind == NH_VTEP || nh->kind == NH_MOVED;
+}
+
 /* Does it lead to the internet, by this host or by a gateway? */
 static __always_inline bool nexthop_public(const struct nexthop *nh)
 {

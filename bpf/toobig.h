@@ -186,7 +186,7 @@ static __always_inline enum reason too_big_in_overlay(struct pkt *p, const struc
 	const struct host_conf *host = host_find(p);
 	enum reason reason;
 
-	if (!host || !nh || nh->kind != NH_VTEP)
+	if (!host || !nh || !nexthop_away(nh))
 		return REASON_TOO_BIG;
 	reason = too_big(p, eni_conf_of(p->slot, p->eni), p->eni, DIR_IN);
 	if (reason != REASON_ANSWERED)
@@ -206,8 +206,10 @@ static __always_inline enum reason too_big_in_tunnel(struct pkt *p)
 
 	if (!s || !host)
 		return REASON_TOO_BIG;
-	if (s->came.mark == VXLAN_MARK)
+	if (s->came.mark == VXLAN_MARK || overlay_moved(s) == GROUP_MOVED)
 		return too_big_in_overlay(p, &s->came);
+	if (overlay_moved(s))
+		return REASON_TOO_BIG; /* the host that sent it on has no word for its answer */
 	reason = too_big(p, NULL, p->eni, p->dir);
 	if (reason != REASON_ANSWERED)
 		return reason;

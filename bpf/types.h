@@ -96,6 +96,8 @@ enum live_flag {
 	LIVE_CAP_IN = 1 << 1, /* the device has classes (shape.h): limits.ingressMbps */
 	LIVE_CAP_OUT = 1 << 2, /* all that the ENI sends goes by `shaper`: limits.egressMbps */
 	LIVE_CAP_EIPS = 1 << 3, /* what it sends to the internet does: egressMbps of an EIP */
+	LIVE_CLOSED = 1 << 4, /* prepared: gets what others send to it here, is not heard */
+	LIVE_LEFT = 1 << 5, /* the ENI is elsewhere: what comes for it is sent on */
 };
 
 /* live: the device of an ENI and its READY mark. Written last, cleared first. */
@@ -213,9 +215,10 @@ struct mac_entry {
 enum nexthop_kind {
 	NH_NONE = 0,
 	NH_LOCAL = 1, /* eni */
-	NH_VTEP = 2, /* vtep */
+	NH_VTEP = 2, /* vtep; eni not 0: it is prepared here too */
 	NH_INTERNET = 3, /* the host's own routes, over its uplinks */
-	NH_GATEWAY = 4, /* vtep: from a VPC to the internet by a gateway, which translates */
+	NH_MOVED = 4, /* eni: judged here by its flows, then sent on to vtep */
+	NH_GATEWAY = 5, /* vtep: from a VPC to the internet by a gateway, which translates */
 };
 
 enum nexthop_index {
@@ -235,6 +238,22 @@ struct nexthop {
 	__u8 mac[6]; /* of the ENI; NH_GATEWAY: the region's gateway MAC */
 	__u8 pad2[2];
 	__u32 since; /* the generation in which the entry became this ENI's */
+};
+
+/*
+ * moves (slotted): next hop -> the two hosts between which its ENI moves. Meanwhile both send as the
+ * ENI, and what `from` sends on to `to` was judged there.
+ */
+struct move {
+	__u8 from[4];
+	__u8 to[4]; /* 0 = it does not move */
+};
+
+/* The VXLAN group policy id (draft-smith-vxlan-group-policy). */
+enum group_policy {
+	GROUP_NONE = 0,
+	GROUP_INTERNET = 1 << 0, /* from the internet, by a gateway */
+	GROUP_MOVED = 1 << 1, /* judged and sent on by the host that had the ENI before */
 };
 
 /* vteps: what a host may send in a VNI; no entry = such packets from there are dropped. */
@@ -471,6 +490,31 @@ enum flow_flag {
 	FLOW_FOREIGN = 1 << 5, /* nobody had the peer's address: it leads to who sent from it */
 	FLOW_ANSWERED = 1 << 6, /* the other side was heard while it was half-open */
 	FLOW_REFUSED = 1 << 7, /* closed while half-open: worth no more than a half-open one */
+};
+
+/* flow_imports: a flow of another host on its way into the table (import.h). */
+struct flow_import {
+	__u32 eni;
+	__u32 incarnation; /* of the ENI, to which the flow shall belong */
+	__u32 nexthop; /* NEXTHOP_NONE = not known here */
+	__u32 rule;
+	__u32 v6;
+	__u32 state; /* enum flow_state */
+	__u32 flags; /* enum flow_flag */
+	__u32 reason; /* why it is blocked */
+	__u32 remaining; /* ticks to its deadline */
+	__u32 age; /* ticks since it was opened */
+	__u32 result; /* answered: enum reason */
+	struct flow_key4 key4;
+	struct flow_key6 key6;
+	__u16 seq[2];
+	__u8 nat[16];
+	__u64 packets[2]; /* by enum direction */
+	__u64 bytes[2];
+};
+
+enum flow_import_batch {
+	FLOW_IMPORTS = 64, /* flows that one run takes */
 };
 
 #pragma clang diagnostic pop

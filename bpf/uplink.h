@@ -27,9 +27,10 @@ static __always_inline bool uplink_has_eip(const struct pkt *p, const __u8 *addr
 	if (!e || !(e->flags & EIP_UPLINK))
 		return false;
 	if (!(e->flags & EIP_BEHIND))
-		return eni_ready(p->slot, e->eni, &device);
+		return eni_ready(p->slot, e->eni, &device) &&
+		       !(device->flags & (LIVE_CLOSED | LIVE_LEFT));
 	nh = nexthop_find(e->nexthop);
-	return nh && nh->kind == NH_VTEP;
+	return nh && nexthop_away(nh);
 }
 
 static __always_inline enum reason uplink_arp(struct pkt *p, const bool xdp)
@@ -144,7 +145,8 @@ static __always_inline enum reason uplink_vxlan(struct pkt *p, const struct host
 		return REASON_NOT_OURS;
 	reason = overlay_outer(p, host, &s->outer, false);
 	if (reason == REASON_CONTINUE) {
-		((struct __sk_buff *)p->ctx)->mark = VXLAN_MARK + overlay_role(&s->outer);
+		((struct __sk_buff *)p->ctx)->mark = VXLAN_MARK + overlay_role(&s->outer) +
+						     (s->outer.policy << VXLAN_MARK_POLICY);
 		return REASON_NOT_OURS;
 	}
 	if (reason != REASON_NOT_OURS)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/dataplane"
@@ -101,6 +102,9 @@ func (l *Loader) settle(report *Report, p *plan, ports []*port, fresh []uint32, 
 	if err := l.shut(want); err != nil {
 		return err
 	}
+	if err := l.moveOn(p); err != nil {
+		return err
+	}
 	if err := l.engine.finish(p); err != nil {
 		return err
 	}
@@ -121,6 +125,23 @@ func (l *Loader) settle(report *Report, p *plan, ports []*port, fresh []uint32, 
 	l.endOrphans()
 	l.looked = true
 	return nil
+}
+
+// moveOn follows the flip at once: where ENIs are, and who of them is heard here. Who is here is open before neighbours
+// are told, and who has left is so after they are: packets to it have a way at any moment.
+func (l *Loader) moveOn(p *plan) error {
+	moved := l.moving
+	l.moving = slices.ContainsFunc(l.state.ENIs, func(e compile.ENI) bool { return e.Stage != compile.Attached })
+	if !moved && !l.moving {
+		return l.engine.move(p)
+	}
+	if err := l.restate(l.state, compile.Attached); err != nil {
+		return err
+	}
+	if err := l.engine.move(p); err != nil {
+		return err
+	}
+	return l.restate(l.state, compile.Prepared, compile.Left)
 }
 
 // openPorts makes what may be READY so and reports on every ENI.

@@ -174,13 +174,16 @@ func (e *engine) flip(p *plan) error {
 	return nil
 }
 
-// finish edits the next hops and, when no packet of the old slot is under way, removes what is of
-// no use any more. After an error the revision is in force all the same; the next plan finishes it.
-func (e *engine) finish(p *plan) error {
+// move edits the next hops of what is elsewhere by now. After an error the revision is in force all the same; the
+// next plan finishes it.
+func (e *engine) move(p *plan) error {
 	e.current, e.sets = nil, nil
-	if err := e.run(p.moves); err != nil {
-		return err
-	}
+	return e.run(p.moves)
+}
+
+// finish edits the other next hops, when no packet of the old slot is under way, and removes what is of no use any
+// more.
+func (e *engine) finish(p *plan) error {
 	if err := e.grace(); err != nil {
 		return err
 	}

@@ -192,6 +192,9 @@ func (m *memory) apply(e *engine, want *dataplane.Tables) error {
 	if err := e.flip(p); err != nil {
 		return errors.Join(err, e.abandon(p))
 	}
+	if err := e.move(p); err != nil {
+		return err
+	}
 	if err := e.finish(p); err != nil {
 		return err
 	}

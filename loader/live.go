@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/dataplane"
 )
 
@@ -30,10 +31,42 @@ func wantedOpenings(ports []*port) openings {
 		if p.caps.err == nil {
 			p.caps.mark(&ready)
 		}
+		standAs(&ready, p.eni)
 		o.live[dataplane.Index(p.eni.Index)] = ready.Encode()
 		o.ports[dataplane.Index(uint32(p.device.Index))] = dataplane.EncodePort(p.eni.Index, p.eni.Incarnation)
 	}
 	return o
+}
+
+// standAs marks the device of an ENI that moves. What is sent on is too much for XDP.
+func standAs(live *dataplane.Live, eni *compile.ENI) {
+	live.Closed, live.Left = eni.Stage == compile.Prepared, eni.Stage == compile.Left
+	live.XDP = live.XDP && eni.Stage == compile.Attached
+}
+
+// restate marks ENIs that stay and now stand otherwise, those that stand so: who has moved here is heard, who has left gets
+// nothing any more. What devices are and can do stays as it was seen.
+func (l *Loader) restate(st *compile.State, stages ...compile.Stage) error {
+	now, err := l.content(dataplane.MapLive)
+	if err != nil {
+		return err
+	}
+	s := step{table: dataplane.MapLive}
+	for i := range st.ENIs {
+		key := dataplane.Index(st.ENIs[i].Index)
+		if now[key] == nil || !slices.Contains(stages, st.ENIs[i].Stage) {
+			continue
+		}
+		live, err := dataplane.DecodeLive(now[key])
+		if err != nil {
+			return err
+		}
+		standAs(&live, &st.ENIs[i])
+		if value := live.Encode(); live.Incarnation == st.ENIs[i].Incarnation && !bytes.Equal(value, now[key]) {
+			s.put(key, value)
+		}
+	}
+	return l.engine.run([]step{s})
 }
 
 // mark tells the programs by which queues packets of the ENI go. XDP has none.

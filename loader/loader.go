@@ -50,6 +50,7 @@ type Loader struct {
 	guard   guard
 	sweep   sweeper
 	events  deviceEvents
+	imports *mapping // of MapImports
 
 	underlay *underlay
 	damages  *damages
@@ -62,6 +63,7 @@ type Loader struct {
 	seen    map[int]hookSeen    // by ifindex
 	// capsKept has the indexes of ENIs whose caps were asked for last, and whether they are kept; nil = unknown.
 	capsKept map[uint32]bool
+	moving   bool // the state before the last one had ENIs that move; true = unknown
 	looked   bool // the last look at devices found or made all as state needs it
 	report   Report
 }
@@ -77,7 +79,7 @@ func Open(ctx context.Context, opts Options) (*Loader, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	l := &Loader{place: p, log: log, guard: newGuard(opts.Host), seen: map[int]hookSeen{}}
+	l := &Loader{place: p, log: log, guard: newGuard(opts.Host), seen: map[int]hookSeen{}, moving: true}
 	if err := l.guard.alone(); err != nil {
 		return nil, fmt.Errorf("open host %s: %w", opts.Host, err)
 	}
@@ -170,6 +172,10 @@ func (l *Loader) openTables() error {
 		return err
 	}
 	l.closers = append(l.closers, active.close)
+	if l.imports, err = newMapping(l.maps.Map(dataplane.MapImports)); err != nil {
+		return err
+	}
+	l.closers = append(l.closers, l.imports.close)
 	l.engine = engine{tables: l.tables, word: hostWord{active}, grace: grace}
 	return nil
 }

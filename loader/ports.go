@@ -38,6 +38,10 @@ func (p *port) status() ENIStatus {
 		s.Phase, s.Message = Degraded, p.caps.err.Error()+asBefore
 	case p.device == nil:
 		s.Phase, s.Message = Waiting, fmt.Sprintf("device %s does not exist", p.eni.Device)
+	case p.eni.Stage == compile.Prepared:
+		s.Phase, s.Message = Prepared, "its instance moves here"
+	case p.eni.Stage == compile.Left:
+		s.Phase, s.Message = Left, "it is on "+p.eni.MovingTo+", what still comes for it is sent on"
 	}
 	if p.device != nil {
 		s.Ifindex = p.device.Index

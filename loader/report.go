@@ -16,6 +16,8 @@ const (
 	Ready    Phase = "Ready"    // its packets pass
 	Waiting  Phase = "Waiting"  // its device does not exist
 	Degraded Phase = "Degraded" // something failed, it carries nothing
+	Prepared Phase = "Prepared" // it moves here
+	Left     Phase = "Left"     // it has moved away, what still comes for it is sent on
 )
 
 // ENIStatus is the state of one ENI's port.

@@ -81,6 +81,9 @@ func (l *Loader) applyRules(ctx context.Context, st *compile.State, report *Repo
 	}
 	l.state, l.looked = st, false
 	report.count(p)
+	if err := l.moveOn(p); err != nil {
+		return err
+	}
 	if err := l.engine.finish(p); err != nil {
 		return err
 	}

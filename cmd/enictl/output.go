@@ -200,7 +200,7 @@ func (a *app) paint(cell string) string {
 	switch cell {
 	case "Ready", "ok", "established":
 		return "\x1b[32m" + cell + "\x1b[0m"
-	case "Waiting", "warning", "opening", "answered", "closing", "refused":
+	case "Waiting", "Prepared", "Left", "warning", "opening", "answered", "closing", "refused":
 		return "\x1b[33m" + cell + "\x1b[0m"
 	case "Degraded", "missing", "blocked":
 		return "\x1b[31m" + cell + "\x1b[0m"

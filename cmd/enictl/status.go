@@ -197,8 +197,11 @@ func phaseCounts(enis []agent.ENIStatus) string {
 	for _, e := range enis {
 		n[e.Phase]++
 	}
-	return fmt.Sprintf("%d Ready, %d Waiting, %d Degraded",
-		n[loader.Ready], n[loader.Waiting], n[loader.Degraded])
+	text := fmt.Sprintf("%d Ready, %d Waiting, %d Degraded", n[loader.Ready], n[loader.Waiting], n[loader.Degraded])
+	if moves := n[loader.Prepared] + n[loader.Left]; moves > 0 {
+		text += fmt.Sprintf(", %d Prepared, %d Left", n[loader.Prepared], n[loader.Left])
+	}
+	return text
 }
 
 func eniRows(enis []agent.ENIStatus, flows *flowStatus) list {

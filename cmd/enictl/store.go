@@ -87,6 +87,11 @@ func (a *app) writes(c *cobra.Command) *writer {
 
 // commit changes the feed and says what came of it.
 func (w *writer) commit(ctx context.Context, opts etcd.Options, change func(*etcd.Draft) error) error {
+	return w.commitThen(ctx, opts, change, func(*etcd.Result) {})
+}
+
+// commitThen is commit for who needs the result.
+func (w *writer) commitThen(ctx context.Context, opts etcd.Options, change func(*etcd.Draft) error, then func(*etcd.Result)) error {
 	if path, ok := strings.CutPrefix(w.feed, dirScheme); ok {
 		if w.wait || opts.Force {
 			return usagef("--wait and --force need a feed in etcd; deletes in a directory are released by its file FORCE")
@@ -95,6 +100,7 @@ func (w *writer) commit(ctx context.Context, opts etcd.Options, change func(*etc
 		if err != nil {
 			return err
 		}
+		then(result)
 		return w.printChanges(result, opts)
 	}
 	return w.withStore(ctx, func(s *etcd.Store) error {
@@ -105,6 +111,7 @@ func (w *writer) commit(ctx context.Context, opts etcd.Options, change func(*etc
 		if err != nil {
 			return err
 		}
+		then(result)
 		if err := w.printChanges(result, opts); err != nil {
 			return err
 		}

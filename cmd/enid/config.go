@@ -35,6 +35,11 @@ type config struct {
 	MaxFlows       uint32  `yaml:"max-flows"`
 	MaxDeleteRatio float64 `yaml:"max-delete-ratio"`
 
+	PeerCA        string `yaml:"peer-ca"`
+	PeerCert      string `yaml:"peer-cert"`
+	PeerKey       string `yaml:"peer-key"`
+	PeerPlaintext bool   `yaml:"peer-plaintext"`
+
 	EtcdCA   string `yaml:"etcd-ca"`
 	EtcdCert string `yaml:"etcd-cert"`
 	EtcdKey  string `yaml:"etcd-key"`
@@ -61,7 +66,11 @@ func parseConfig(args []string, out io.Writer) (*config, error) {
 	fs.StringVar(&c.BPFFS, "bpffs", defaultBPFFS, "directory in a BPF file system; pins live in DIR/HOST")
 	fs.StringVar(&c.StateDir, "state-dir", defaultStateDir, "directory of the state; files live in DIR/HOST")
 	fs.StringVar(&c.Listen, "listen", defaultListen, "address of /healthz, /readyz and /metrics")
-	fs.StringVar(&c.PeerListen, "peer-listen", "", "not supported by this version")
+	fs.StringVar(&c.PeerListen, "peer-listen", "", "address for other agents: flows of instances that move here; needs --peer-cert (default the peer of this Host in the feed)")
+	fs.StringVar(&c.PeerCA, "peer-ca", "", "file of the authorities that sign the agents' certificates")
+	fs.StringVar(&c.PeerCert, "peer-cert", "", "file of this agent's certificate for other agents; its DNS name is --host")
+	fs.StringVar(&c.PeerKey, "peer-key", "", "file of its key")
+	fs.BoolVar(&c.PeerPlaintext, "peer-plaintext", false, "talk to other agents without TLS, for labs only: who has a host's address is the host")
 	fs.Uint32Var(&c.MaxFlows, "max-flows", 0, "flows that the host can hold (default those of its pinned tables, else 1048576)")
 	fs.Float64Var(&c.MaxDeleteRatio, "max-delete-ratio", defaultRatio,
 		"refuse a revision that deletes more than this part of the host's ENIs (4 always pass)")
@@ -125,8 +134,8 @@ func (c *config) check() error {
 		return errors.New("--state-dir is empty")
 	case !isListenAddress(c.Listen):
 		return fmt.Errorf("--listen %q is not ADDR:PORT", c.Listen)
-	case c.PeerListen != "":
-		return errors.New("--peer-listen is not supported by this version")
+	case c.PeerListen != "" && !isListenAddress(c.PeerListen):
+		return fmt.Errorf("--peer-listen %q is not ADDR:PORT", c.PeerListen)
 	case !(c.MaxDeleteRatio >= 0 && c.MaxDeleteRatio <= 1): // also refuses NaN
 		return fmt.Errorf("--max-delete-ratio %v is not between 0 and 1", c.MaxDeleteRatio)
 	}

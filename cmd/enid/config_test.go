@@ -79,13 +79,13 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"host in capitals", []string{"--host", "A", "--feed", "dir:/x"}, "is not a name"},
 		{"unknown flag", append(ok, "--frobnicate"), "unknown flag"},
 		{"argument", append(ok, "start"), `unexpected argument "start"`},
-		{"peer listener", append(ok, "--peer-listen", ":1"), "not supported by this version"},
+		{"peer listener that is no address", append(ok, "--peer-listen", "here"), "is not ADDR:PORT"},
 		{"too many flows", append(ok, "--max-flows", "5000000000"), "--max-flows"},
 		{"ratio above one", append(ok, "--max-delete-ratio", "1.1"), "not between 0 and 1"},
 		{"ratio that is no number", append(ok, "--max-delete-ratio", "NaN"), "not between 0 and 1"},
 		{"no such file", append(ok, "--config", dir+"/none"), "no such file"},
 		{"unknown key", append(ok, "--config", write("u", "hosts: x\n")), "hosts"},
-		{"peer listener in the file", append(ok, "--config", write("p", "peer-listen: ':1'\n")), "not supported"},
+		{"peer listener in the file", append(ok, "--config", write("p", "peer-listen: here\n")), "is not ADDR:PORT"},
 		{"two documents", append(ok, "--config", write("d", "host: a\n---\nhost: b\n")), "more than one"},
 		{"wrong type", append(ok, "--config", write("t", "max-flows: many\n")), "cannot unmarshal"},
 	} {
@@ -117,7 +117,7 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 		t.Fatalf("error %v", err)
 	}
 	for _, name := range []string{
-		"host", "feed", "bpffs", "state-dir", "listen", "peer-listen", "max-flows", "max-delete-ratio", "etcd-ca", "etcd-cert", "etcd-key", "etcd-user", "config",
+		"host", "feed", "bpffs", "state-dir", "listen", "peer-listen", "peer-ca", "peer-cert", "peer-key", "peer-plaintext", "max-flows", "max-delete-ratio", "etcd-ca", "etcd-cert", "etcd-key", "etcd-user", "config",
 	} {
 		if !strings.Contains(out.String(), "--"+name+" ") {
 			t.Errorf("help does not name --%s", name)

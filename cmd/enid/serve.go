@@ -51,11 +51,16 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, kernel.Close()) }()
+	peers, err := newPeers(cfg, kernel, log)
+	if err != nil {
+		return err
+	}
+	defer peers.close()
 	a, err := agent.New(agent.Options{
 		Host: cfg.Host, Feed: cfg.Feed, StateDir: stateDir, MaxDeleteRatio: cfg.MaxDeleteRatio, Log: log,
 		Source: source, LastGood: func() (*feed.Revision, error) { return feed.LastGood(stateDir) },
 		Dataplane: inForce{kernel}, Announcer: announce.NewNeighbours(log), Links: links, Damages: kernel.Damaged(),
-		Obstacles: agent.Obstacles,
+		Obstacles: agent.Obstacles, Migrator: peers.migrator(),
 	})
 	if err != nil {
 		return err
@@ -69,6 +74,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return agent.Serve(ctx, listener, a.Handler(metricsHandler(kernel, a, build))) })
 	group.Go(func() error { a.Run(ctx); return nil })
+	group.Go(func() error { return peers.serve(ctx) })
 	err = group.Wait()
 	log.Info("enid ends, what is in force stays in force")
 	return err

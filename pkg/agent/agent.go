@@ -24,6 +24,7 @@ import (
 	"github.com/eniplane/eniplane/pkg/feed"
 	"github.com/eniplane/eniplane/pkg/feed/etcd"
 	"github.com/eniplane/eniplane/pkg/metrics"
+	"github.com/eniplane/eniplane/pkg/migrate"
 )
 
 // The agent's clock. Devices come in bursts, so their events wait for a little quiet.
@@ -34,6 +35,7 @@ const (
 	retryLast      = 2 * time.Minute
 	listenAgain    = 5 * time.Second // to a feed that ended
 	reconcileEvery = time.Minute
+	redirectFor    = 10 * time.Second // how long a host sends on what comes for an ENI that has left
 )
 
 const idsFile = "ids.json"
@@ -61,6 +63,15 @@ type Options struct {
 	Links     <-chan struct{} // a value when devices changed
 	Damages   <-chan struct{} // a value when somebody removed what the loader needs
 	Obstacles func() []string // what stands in the way of the overlay
+	Migrator  Migrator        // copies flows of ENIs that move; nil = nobody does
+}
+
+// Migrator is told what is in force, and copies flows by it.
+type Migrator interface {
+	Update(context.Context, *migrate.View)
+	Status() []migrate.Status
+	Changed() <-chan struct{} // a value when Status says something new
+	Departures() <-chan migrate.Departure
 }
 
 // Agent brings revisions into force on one host.
@@ -78,6 +89,11 @@ type Agent struct {
 	lastGood *feed.Revision    // of the last agent, until this one brought something into force
 	waiting  *feed.Revision    // could not be brought into force and is tried again
 
+	current    *feed.Revision   // in force
+	claims     map[string]claim // by instance: it is where it moves to, although the feed does not say so yet
+	arrivals   chan string      // instances that are seen here: Arrived
+	moves      []compile.Move   // that are over, and not settled yet
+	settleAt   <-chan time.Time
 	restoreAt  <-chan time.Time // nil = not armed
 	retryAt    <-chan time.Time
 	retryAfter time.Duration
@@ -94,7 +110,7 @@ type Agent struct {
 
 // New reads what the last agent of this host left in the state directory.
 func New(opts Options) (*Agent, error) {
-	a := &Agent{Options: opts, local: map[string]string{}}
+	a := &Agent{Options: opts, local: map[string]string{}, claims: map[string]claim{}, arrivals: make(chan string, 64)}
 	now := time.Now()
 	a.status = Status{
 		Host: opts.Host, Version: BuildVersion().Version, PID: os.Getpid(), Started: now, Updated: now,
@@ -158,7 +174,7 @@ func (a *Agent) recall(active uint64) {
 	if a.ids == nil || rev.Number != active {
 		return
 	}
-	res, err := a.compile(rev)
+	res, err := a.compile(rev, false)
 	if err != nil {
 		a.noteError(fmt.Errorf("compile the last good revision: %w", err))
 		return
@@ -190,6 +206,11 @@ func (a *Agent) Run(ctx context.Context) {
 	slow := time.NewTicker(reconcileEvery)
 	defer slow.Stop()
 	defer a.Announcer.Wait()
+	var copied <-chan struct{}
+	var departures <-chan migrate.Departure
+	if a.Migrator != nil {
+		copied, departures = a.Migrator.Changed(), a.Migrator.Departures()
+	}
 	a.lookAround()
 	a.save()
 	for {
@@ -212,6 +233,13 @@ func (a *Agent) Run(ctx context.Context) {
 		case <-slow.C:
 			a.lookAround()
 			a.reconcile(ctx)
+		case <-a.settleAt:
+			a.settle(ctx)
+		case <-copied: // save tells it
+		case d := <-departures:
+			a.departed(ctx, d)
+		case instance := <-a.arrivals:
+			a.claim(ctx, instance, claim{to: a.Host})
 		case <-a.retryAt:
 			a.take(ctx, a.waiting)
 		}
@@ -269,7 +297,7 @@ func (a *Agent) take(ctx context.Context, rev *feed.Revision) {
 		a.restore(ctx)
 		return
 	}
-	if err := a.apply(ctx, rev, false); err != nil {
+	if err := a.apply(ctx, rev, terms{}); err != nil {
 		a.waiting, a.retryAt = rev, time.After(a.retryAfter)
 		a.retryAfter = min(2*a.retryAfter, retryLast)
 		a.refuse(err)
@@ -302,20 +330,27 @@ func (a *Agent) restore(ctx context.Context) {
 		return
 	}
 	a.Log.Info("restoring the last good revision", "revision", rev.Number)
-	if err := a.apply(ctx, rev, true); err != nil {
+	if err := a.apply(ctx, rev, terms{restored: true}); err != nil {
 		a.noteError(err)
 	}
 }
 
-func (a *Agent) compile(rev *feed.Revision) (*compile.Result, error) {
+func (a *Agent) compile(rev *feed.Revision, settled bool) (*compile.Result, error) {
+	objects, open := a.claimed(rev.Objects)
 	return compile.Compile(compile.Input{
-		Objects: rev.Objects, Host: a.Host, Revision: rev.Number, Previous: a.inForce, IDs: a.ids,
+		Objects: objects, Host: a.Host, Revision: rev.Number, Previous: a.inForce, IDs: a.ids, Settled: settled, Open: open,
 	})
 }
 
+// terms say how a revision is brought into force.
+type terms struct {
+	restored bool // from disk
+	settled  bool // what has moved is where it is
+}
+
 // apply brings a revision into force, in the order of the package comment.
-func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) error {
-	res, err := a.compile(rev)
+func (a *Agent) apply(ctx context.Context, rev *feed.Revision, how terms) error {
+	res, err := a.compile(rev, how.settled)
 	if err != nil {
 		return a.fail("cannot compile the revision", err)
 	}
@@ -338,20 +373,21 @@ func (a *Agent) apply(ctx context.Context, rev *feed.Revision, restored bool) er
 		return a.fail("cannot bring the revision into force", err)
 	}
 	a.inForce, a.degraded, a.local = res.State, res.Degraded, localENIs(rev.Objects, a.Host)
-	a.lastGood = nil
+	a.lastGood, a.current = nil, rev
+	a.follow(ctx)
 	a.mu.Lock()
 	a.status.Revision = &RevisionStatus{
-		Number: rev.Number, Hash: rev.Hash, Applied: time.Now(), Restored: restored, Feed: rev.Place, Kept: rev.Kept,
+		Number: rev.Number, Hash: rev.Hash, Applied: time.Now(), Restored: how.restored, Feed: rev.Place, Kept: rev.Kept,
 	}
 	a.status.Uplinks = res.State.Host.Uplinks
 	a.mu.Unlock()
 	a.observe(report)
 	a.lookAgain(report, nil)
-	a.announce(ctx, restored) // before any file is written: whoever sends to an EIP that moved waits for it
+	a.announce(ctx, how.restored) // before any file is written: whoever sends to an EIP that moved waits for it
 	a.Log.Info("a revision is in force", "revision", rev.Number, "hash", shortHash(rev.Hash),
 		"enis", len(res.State.ENIs), "written", report.Written, "deleted", report.Deleted)
 	a.keepNames(res.State.Names)
-	if !restored {
+	if !how.restored {
 		if err := a.Source.Commit(rev); err != nil {
 			a.noteError(fmt.Errorf("keep revision %d as the last good one: %w", rev.Number, err))
 		}
@@ -399,6 +435,7 @@ func (a *Agent) Metrics() metrics.Snapshot {
 	s := a.Status()
 	snap := metrics.Snapshot{FeedAge: s.Age(time.Now()).Seconds(), ENIs: map[string]int{
 		string(loader.Ready): 0, string(loader.Waiting): 0, string(loader.Degraded): 0,
+		string(loader.Prepared): 0, string(loader.Left): 0,
 	}}
 	if s.Revision != nil {
 		snap.Revision = s.Revision.Number

@@ -24,6 +24,9 @@ func (a *Agent) Status() Status {
 	defer a.mu.Unlock()
 	s := a.status.clone()
 	s.Problems = append(s.Problems, a.Announcer.Problems()...)
+	if a.Migrator != nil {
+		s.Copies = a.Migrator.Status()
+	}
 	return s
 }
 

@@ -37,11 +37,17 @@ func feedStatus(s *Status) *etcd.Status {
 		}
 	}
 	for _, e := range s.ENIs {
+		if e.Phase == loader.Prepared || e.Phase == loader.Left {
+			continue // the host speaks for it that has it
+		}
 		state := string(e.Phase)
 		if e.Phase == loader.Ready {
 			state = programmed
 		}
 		r.ENIs = append(r.ENIs, etcd.ENIStatus{Name: e.Name, State: state, Reason: e.Reason})
+	}
+	for _, c := range s.Copies {
+		r.Copies = append(r.Copies, etcd.CopyStatus{ENI: c.ENI, To: c.To, Whole: c.Whole, Error: c.Error})
 	}
 	return r
 }

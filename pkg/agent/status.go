@@ -15,6 +15,7 @@ import (
 	"github.com/eniplane/eniplane/loader"
 	"github.com/eniplane/eniplane/pkg/durable"
 	"github.com/eniplane/eniplane/pkg/feed/etcd"
+	"github.com/eniplane/eniplane/pkg/migrate"
 )
 
 // statusFile holds the Status in the host's state directory.
@@ -39,6 +40,7 @@ type Status struct {
 	Problems  []string         `json:"problems,omitempty"` // of the host: an uplink that is missing, say
 	Foreign   []loader.Foreign `json:"foreign,omitempty"`
 	Obstacles []string         `json:"obstacles,omitempty"` // to the overlay: other devices, firewalls
+	Copies    []migrate.Status `json:"copies,omitempty"`    // of flows, to hosts to which ENIs move
 	Errors    []ErrorLine      `json:"errors,omitempty"`    // the last ones, newest first
 }
 

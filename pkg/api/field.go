@@ -196,6 +196,9 @@ func (m *mapping) missing(name string) {
 	absent.errorf("is missing (add it)")
 }
 
+// keys returns the names of all fields, sorted: those of a mapping by names of objects.
+func (m *mapping) keys() []string { return slices.Sorted(maps.Keys(m.entries)) }
+
 // skip knows fields that are of no interest to us, whatever they hold.
 func (m *mapping) skip(names ...string) {
 	if m != nil {

@@ -90,9 +90,24 @@ func decodeInstanceType(m *mapping) Object {
 }
 
 func decodeInstance(m *mapping) Object {
-	i := &Instance{Host: m.need("host").name(), Type: m.need("type").name()}
-	m.unsupported("migration")
-	return i
+	return &Instance{Host: m.need("host").name(), Type: m.need("type").name(), Migration: m.get("migration").migration()}
+}
+
+func (f *field) migration() *Migration {
+	m := f.mapping()
+	if m == nil {
+		return nil
+	}
+	out := &Migration{To: m.need("to").name(), From: m.get("from").name()}
+	if d := m.get("devices").mapping(); d != nil {
+		out.Devices = map[string]string{}
+		for _, eni := range d.keys() {
+			out.Devices[eni] = d.need(eni).device()
+		}
+		d.done()
+	}
+	m.done()
+	return out
 }
 
 func decodeVPC(m *mapping) Object {

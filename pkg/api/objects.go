@@ -105,6 +105,31 @@ func (o *Objects) HostOf(eni *ENI) string {
 	return o.Instances[eni.Attachment.Instance].Host
 }
 
+// MovingTo returns the host on which an ENI is prepared because its instance moves there, "" if there is none.
+func (o *Objects) MovingTo(eni *ENI) string {
+	if eni.Attachment == nil {
+		return eni.ElsewhereTo
+	}
+	i := o.Instances[eni.Attachment.Instance]
+	if i.Migration == nil || i.Migration.To == i.Host {
+		return ""
+	}
+	return i.Migration.To
+}
+
+// MovedFrom returns the host that an ENI has left with its instance as it was prepared to, as long as the feed says so;
+// "" if there is none.
+func (o *Objects) MovedFrom(eni *ENI) string {
+	if eni.Attachment == nil {
+		return eni.ElsewhereFrom
+	}
+	i := o.Instances[eni.Attachment.Instance]
+	if i.Migration == nil || i.Migration.To != i.Host {
+		return ""
+	}
+	return i.Migration.From
+}
+
 // VPCOf returns the VPC of the ENI.
 func (o *Objects) VPCOf(eni *ENI) *VPC {
 	return o.VPCs[o.Subnets[eni.Subnet].VPC]

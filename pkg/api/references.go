@@ -44,6 +44,10 @@ func References(o Object) []Reference {
 	case *Instance:
 		add("Host", v.Host)
 		add("InstanceType", v.Type)
+		if v.Migration != nil {
+			add("Host", v.Migration.To)
+			add("Host", v.Migration.From)
+		}
 	case *Subnet:
 		add("VPC", v.VPC)
 		add("RouteTable", v.RouteTable)

@@ -47,7 +47,7 @@ func specOf(o Object) tree {
 	case *InstanceType:
 		return tree{{"maxENIs", v.MaxENIs}, {"maxIPsPerENI", v.MaxIPsPerENI}}
 	case *Instance:
-		return tree{{"host", v.Host}, {"type", v.Type}}
+		return v.spec()
 	case *VPC:
 		return v.spec()
 	case *Subnet:
@@ -88,6 +88,23 @@ func (h *Host) spec() tree {
 	t := tree{{"zone", h.Zone}, {"vtep", h.VTEP.String()}, {"uplinks", plain(h.Uplinks)}}
 	if h.Peer.IsValid() {
 		t.put("peer", h.Peer.String())
+	}
+	return t
+}
+
+func (i *Instance) spec() tree {
+	t := tree{{"host", i.Host}, {"type", i.Type}}
+	if m := i.Migration; m != nil {
+		migration := tree{{"to", m.To}}
+		migration.putText("from", m.From)
+		if len(m.Devices) > 0 {
+			var devices tree
+			for _, eni := range slices.Sorted(maps.Keys(m.Devices)) {
+				devices.put(eni, m.Devices[eni])
+			}
+			migration.put("devices", devices)
+		}
+		t.put("migration", migration)
 	}
 	return t
 }

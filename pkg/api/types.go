@@ -79,8 +79,25 @@ type InstanceType struct {
 // Instance is a virtual machine or container.
 type Instance struct {
 	Metadata
-	Host string
-	Type string
+	Host      string
+	Type      string
+	Migration *Migration // nil = it stays
+}
+
+// Migration prepares an instance on another host, until `host` says that it is there. If it stays then, the host that the
+// instance has left sends on what still comes, until it is removed.
+type Migration struct {
+	To      string
+	From    string            // the host that it has left; "" = it has not, or nobody says
+	Devices map[string]string // by ENI: its port there; without an entry that of the attachment
+}
+
+// Device returns by which device an ENI is attached after the migration.
+func (m *Migration) Device(e *ENI) string {
+	if device := m.Devices[e.Name]; device != "" {
+		return device
+	}
+	return e.Attachment.Device
 }
 
 // VPC is a tenant's own address space.
@@ -209,6 +226,8 @@ type ENI struct {
 	// and of the rest only what other hosts must know. "" = the document is known, or it is attached
 	// nowhere.
 	Elsewhere string
+	// ElsewhereTo and ElsewhereFrom are MovingTo and MovedFrom of such an ENI.
+	ElsewhereTo, ElsewhereFrom string
 }
 
 // Attachment says of which instance an ENI is, and by which device of the host.

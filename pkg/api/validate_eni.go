@@ -4,6 +4,7 @@ package api
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -13,7 +14,49 @@ func (r *revision) checkInstances() {
 	each(r, func(d *document, i *Instance) {
 		refer[*Host](r, d, "spec.host", i.Host)
 		refer[*InstanceType](r, d, "spec.type", i.Type)
+		if i.Migration != nil {
+			refer[*Host](r, d, "spec.migration.to", i.Migration.To)
+			r.checkMigrationFrom(d, i)
+			r.checkMigrationDevices(d, i)
+		}
 	})
+}
+
+// checkMigrationFrom: it is over, and was from another host.
+func (r *revision) checkMigrationFrom(d *document, i *Instance) {
+	m := i.Migration
+	switch {
+	case m.From == "":
+	case m.From == m.To:
+		d.errorf("spec.migration.from", "%s is where it goes to, too (remove it)", m.From)
+	case m.To != i.Host:
+		d.errorf("spec.migration.from", "the instance has not left Host/%s: spec.host is not %s (remove it)", m.From, m.To)
+	default:
+		refer[*Host](r, d, "spec.migration.from", m.From)
+	}
+}
+
+// checkMigrationDevices: each is that of an ENI of the instance.
+func (r *revision) checkMigrationDevices(d *document, i *Instance) {
+	for _, name := range slices.Sorted(maps.Keys(i.Migration.Devices)) {
+		e := r.objects.ENIs[name]
+		if e == nil || e.Attachment == nil || e.Attachment.Instance != i.Name {
+			d.errorf("spec.migration.devices", "ENI/%s is not attached to this instance (remove it)", name)
+		}
+	}
+}
+
+// port is a device of a host.
+type port struct{ host, device string }
+
+// checkPort: the device is free to be the port of an ENI.
+func (r *revision) checkPort(d *document, ports claims[port], path string, p port) {
+	if owner := ports.claim(p, d); owner != nil && owner != d {
+		d.errorf(path, "%s is the port of %s too on Host/%s (give one another)", p.device, owner.label(), p.host)
+	}
+	if h := r.objects.Hosts[p.host]; h != nil && slices.Contains(h.Uplinks, p.device) {
+		d.errorf(path, "%s is an uplink of Host/%s (name the ENI's own device)", p.device, h.Name)
+	}
 }
 
 // vpcAddr and vpcMAC are unique: VPCs may overlap each other.
@@ -125,7 +168,6 @@ func (r *revision) checkAttachments() {
 		instance string
 		index    int
 	}
-	type port struct{ host, device string }
 	slots, ports := claims[slot]{}, claims[port]{}
 	enis := map[string]int{}
 	first := claims[string]{} // ENI of an instance
@@ -149,12 +191,10 @@ func (r *revision) checkAttachments() {
 			d.errorf("spec.attachment.index", "%d is the index of %s too (give one another)", a.Index, owner.label())
 		}
 		if a.Device != "" && instance.Host != "" {
-			if owner := ports.claim(port{instance.Host, a.Device}, d); owner != nil {
-				d.errorf("spec.attachment.device", "%s is the port of %s too on Host/%s (give one another)", a.Device, owner.label(), instance.Host)
-			}
-			if h := r.objects.Hosts[instance.Host]; h != nil && slices.Contains(h.Uplinks, a.Device) {
-				d.errorf("spec.attachment.device", "%s is an uplink of Host/%s (name the ENI's own device)", a.Device, h.Name)
-			}
+			r.checkPort(d, ports, "spec.attachment.device", port{instance.Host, a.Device})
+		}
+		if m := instance.Migration; m != nil && m.To != instance.Host && a.Device != "" && m.To != "" {
+			r.checkPort(d, ports, "spec.attachment.device", port{m.To, m.Device(e)})
 		}
 		if other := first.claim(a.Instance, d); other != nil {
 			r.checkOneVPC(d, e, other)

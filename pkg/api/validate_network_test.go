@@ -15,7 +15,13 @@ func TestInstances(t *testing.T) {
 		{"fraction", "maxENIs: 2", `maxENIs: 2.0 #HERE`, `InstanceType/small: spec.maxENIs: is a fraction, not a number`},
 		{"no such host", "host: host-a\n", "host: host-z #HERE\n", `Instance/vm: spec.host: Host "host-z" does not exist (add it or correct the name)`},
 		{"no such type", "type: small\n", "type: big #HERE\n", `Instance/vm: spec.type: InstanceType "big" does not exist (add it or correct the name)`},
-		{"migration", "host: host-a\n", "host: host-a\n  migration: {to: host-b} #HERE\n", "Instance/vm: spec.migration: is not supported by this version (remove it)"},
+		{"migration", "host: host-a\n", "host: host-a\n  migration: {to: host-b}\n", ""},
+		{"migration that is over", "host: host-a\n", "host: host-a\n  migration: {to: host-a}\n", ""},
+		{"migration whose source is told", "host: host-a\n", "host: host-a\n  migration: {to: host-a, from: host-b}\n", ""},
+		{"migration that has left too early", "host: host-a\n", "host: host-a\n  migration: {to: host-b, from: host-a} #HERE\n", "Instance/vm: spec.migration.from: the instance has not left Host/host-a: spec.host is not host-b (remove it)"},
+		{"migration on the spot", "host: host-a\n", "host: host-a\n  migration: {to: host-a, from: host-a} #HERE\n", "Instance/vm: spec.migration.from: host-a is where it goes to, too (remove it)"},
+		{"migration to nowhere", "host: host-a\n", "host: host-a\n  migration: {to: host-z} #HERE\n", `Instance/vm: spec.migration.to: Host "host-z" does not exist (add it or correct the name)`},
+		{"migration of another's ENI", "host: host-a\n", "host: host-a\n  migration: {to: host-b, devices: {nobody: tap9}} #HERE\n", "Instance/vm: spec.migration.devices: ENI/nobody is not attached to this instance (remove it)"},
 	})
 }
 

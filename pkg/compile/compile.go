@@ -24,6 +24,13 @@ type Input struct {
 	Previous *State // in force on the host; nil = unknown
 	IDs      *IDs   // of the last compilation, whether or not it came into force; nil = none ever
 
+	// Settled ends what is kept for ENIs that have moved: whoever sends to them knows by now where they are. Where the feed
+	// says itself when that is (Objects.MovedFrom), it decides.
+	Settled bool
+
+	// Open are ENIs that are here before the feed says so: their slots are those of the epochs that it gives them.
+	Open map[string]bool
+
 	WideRules bool // every rule set is wide and its ports are blocks, however small: for tests
 }
 
@@ -110,6 +117,7 @@ type compiler struct {
 
 	previousLists map[[2]string]groupRules
 	made          ruleTables // in this run, or taken over
+	previousMoves map[uint32]*Move
 
 	infra []netip.Prefix
 	local []*api.ENI      // attached here, by name
@@ -130,7 +138,11 @@ type compiler struct {
 	routes     map[uint32]namedRoutes
 	policies   map[uint32][]PolicyRoute
 
-	here     map[string]uint32 // index by name of the ENIs in out
+	here     map[string]uint32       // index by name of the ENIs in out that are not only prepared
+	prepared map[string]uint32       // of those that are
+	leaving  bool                    // an ENI here was about to leave, or has left
+	left     map[string]bool         // ENIs that are elsewhere by now
+	senders  map[string][]netip.Addr // hosts that may send as an ENI although it is elsewhere
 	out      State
 	degraded map[string]error
 }
@@ -138,27 +150,36 @@ type compiler struct {
 func newCompiler(in Input, alloc *allocator) *compiler {
 	c := &compiler{
 		Input: in, alloc: alloc, room: newRoom(),
-		previousENIs: map[string]*ENI{},
-		made:         newRuleTables(),
-		vpcOf:        map[string]*vpc{},
-		eips:         map[string][]*api.EIP{},
-		listHashes:   map[string][32]byte{},
-		ruleLists:    map[[2]string]*ruleList{},
-		compiled:     map[string]*compiled{},
-		tables:       map[[2]string]*table{},
-		routes:       map[uint32]namedRoutes{},
-		policies:     map[uint32][]PolicyRoute{},
-		vpcByName:    map[string]*vpc{},
-		gateways:     map[vpcGateway]bool{},
-		here:         map[string]uint32{},
-		degraded:     map[string]error{},
+		previousENIs:  map[string]*ENI{},
+		made:          newRuleTables(),
+		vpcOf:         map[string]*vpc{},
+		eips:          map[string][]*api.EIP{},
+		listHashes:    map[string][32]byte{},
+		ruleLists:     map[[2]string]*ruleList{},
+		compiled:      map[string]*compiled{},
+		tables:        map[[2]string]*table{},
+		routes:        map[uint32]namedRoutes{},
+		policies:      map[uint32][]PolicyRoute{},
+		vpcByName:     map[string]*vpc{},
+		gateways:      map[vpcGateway]bool{},
+		here:          map[string]uint32{},
+		prepared:      map[string]uint32{},
+		left:          map[string]bool{},
+		degraded:      map[string]error{},
+		previousMoves: map[uint32]*Move{},
+		senders:       map[string][]netip.Addr{},
 	}
 	c.out.Revision, c.out.lists = in.Revision, map[[2]string]groupRules{}
 	if in.Previous == nil {
 		return c
 	}
 	for i := range in.Previous.ENIs {
-		c.previousENIs[in.Previous.ENIs[i].Name] = &in.Previous.ENIs[i]
+		e := &in.Previous.ENIs[i]
+		c.previousENIs[e.Name] = e
+		c.leaving = c.leaving || e.MovingTo != ""
+	}
+	for i := range in.Previous.Moves {
+		c.previousMoves[in.Previous.Moves[i].NextHop] = &in.Previous.Moves[i]
 	}
 	c.previous, c.previousIDs = tablesOf(in.Previous)
 	c.previousLists = in.Previous.lists
@@ -171,11 +192,12 @@ func (c *compiler) survey() {
 	c.infra = obj.InfraCIDRs()
 	enis := sorted(obj.ENIs)
 	for _, e := range enis {
-		if e.Attachment == nil || obj.HostOf(e) != c.Host {
+		local := c.standing(e)
+		if local == nil {
 			continue
 		}
-		c.local = append(c.local, e)
-		c.out.PortNames = append(c.out.PortNames, e.Attachment.Device)
+		c.local = append(c.local, local)
+		c.out.PortNames = append(c.out.PortNames, local.Attachment.Device)
 		v := obj.VPCOf(e)
 		if c.vpcByName[v.Name] == nil {
 			c.vpcs = append(c.vpcs, c.newVPC(v))
@@ -254,7 +276,7 @@ func (c *compiler) number() {
 	for _, name := range c.alloc.claimNextHops(c.hopClaims(enis)) {
 		c.degraded[name] = fmt.Errorf("number %s: all %d next hops of this host are in use or were until now: spread the instances of its VPC over fewer hosts", name, MaxNextHops-firstNextHop)
 	}
-	for _, e := range c.alloc.claimENIs(c.local) {
+	for _, e := range c.alloc.claimENIs(c.local, c.isPrepared, c.Open) {
 		c.degraded[e.Name] = fmt.Errorf("number ENI %s: all %d ENIs of this host are in use or were until now: move instances to other hosts, or wait for the next revision if some have just left", e.Name, MaxENIs-firstENI)
 	}
 }
@@ -295,12 +317,15 @@ func (c *compiler) addVPC(v *vpc) {
 			continue
 		}
 		hop := NextHop{
-			Index: slot.Index, ENI: e.Name, Local: c.here[e.Name],
+			Index: slot.Index, ENI: e.Name, Local: c.here[e.Name], Prepared: c.prepared[e.Name],
 			Generation: slot.Generation, Since: slot.Since, VNI: vni, Subnet: c.alloc.subnet(c.Objects.Subnets[e.Subnet]), MAC: e.MAC,
 		}
 		if host := c.Objects.HostOf(e); host != "" && host != c.Host {
 			hop.VTEP = c.Objects.Hosts[host].VTEP
 			vteps[hop.VTEP] = v.present
+		}
+		for _, host := range c.addMove(e, &hop) {
+			vteps[host] = v.present
 		}
 		c.out.NextHops = append(c.out.NextHops, hop)
 		if v.present {
@@ -409,6 +434,7 @@ func (c *compiler) sort() {
 		return cmp.Or(cmp.Compare(a.Role, b.Role), cmp.Compare(a.VNI, b.VNI), a.Addr.Compare(b.Addr))
 	})
 	out.VTEPs = slices.Compact(out.VTEPs)
+	slices.SortFunc(out.Moves, func(a, b Move) int { return cmp.Compare(a.NextHop, b.NextHop) })
 	slices.SortFunc(out.EIPs, func(a, b EIP) int { return a.Addr.Compare(b.Addr) })
 	slices.SortFunc(out.Routes, compareRoutes)
 	slices.SortFunc(out.Policies, func(a, b PolicyRoute) int { return cmp.Or(cmp.Compare(a.Policy, b.Policy), cmp.Compare(a.Bit, b.Bit)) })

@@ -99,7 +99,7 @@ func (c *compiler) addENI(e *api.ENI) {
 	slot.claimEIPs(c.eips[e.Name])
 	c.alloc.ids.ENIs[e.Name] = slot
 	eni.Generation, eni.Flows = slot.Generation, slot.Flows
-	c.here[e.Name] = eni.Index
+	c.stand(e, &eni)
 	c.out.ENIs = append(c.out.ENIs, eni)
 }
 

@@ -39,14 +39,22 @@ func (c *compiler) surveyGateways() {
 		e := c.Objects.ENIs[eip.ENI]
 		switch {
 		case e == nil:
-		case c.Objects.HostOf(e) == c.Host:
+		case c.isBehind(eip):
+			c.behind = append(c.behind, eip)
+		case c.Objects.HostOf(e) == c.Host || c.isPrepared(e) || c.left[e.Name]:
 			if gateway := c.gatewayOf(eip); gateway != "" && gateway != c.Host {
 				c.gateways[vpcGateway{host: gateway, vpc: c.Objects.VPCOf(e).Name}] = true
 			}
-		case slices.ContainsFunc(c.ranges, func(p netip.Prefix) bool { return p.Contains(eip.Address) }):
-			c.behind = append(c.behind, eip)
 		}
 	}
+}
+
+// isBehind tells whether the EIP is of an ENI of another host and this one is a gateway for it: also while the ENI is only
+// prepared here, and as soon as it has left.
+func (c *compiler) isBehind(eip *api.EIP) bool {
+	e := c.Objects.ENIs[eip.ENI]
+	return e != nil && c.Objects.HostOf(e) != c.Host &&
+		slices.ContainsFunc(c.ranges, func(p netip.Prefix) bool { return p.Contains(eip.Address) })
 }
 
 // hopClaims are the claims of some ENIs, of those with EIPs for which this host is a gateway, and of the gateways that it
@@ -78,6 +86,9 @@ func (c *compiler) addEIPs() {
 	for i := range c.out.ENIs {
 		eni := &c.out.ENIs[i]
 		for _, eip := range c.eips[eni.Name] {
+			if c.isBehind(eip) {
+				continue // addBehind
+			}
 			out := EIP{
 				Addr: eip.Address, ENI: eni.Index, VNI: eni.VNI, Private: eip.PrivateIP,
 				NextHop: NextHopInternet, Uplink: true, Announce: true,
@@ -134,16 +145,24 @@ func (c *compiler) addBehind(eip *api.EIP, added map[string]bool) {
 		Announce: host != "" && c.gatewayOf(eip) == c.Host, Gatewayed: true,
 	}
 	c.out.EIPs = append(c.out.EIPs, out)
+	if c.vpcOf[e.Name] == nil && !added[e.Name] {
+		added[e.Name] = true
+		c.addHopBehind(e, &slot, vpc.VNI)
+	}
 	if host != "" {
-		c.out.VTEPs = append(c.out.VTEPs, VTEP{VNI: vpc.VNI, Addr: c.Objects.Hosts[host].VTEP, Role: RoleBehind})
+		for _, vtep := range append(c.senders[e.Name], c.Objects.Hosts[host].VTEP) {
+			c.out.VTEPs = append(c.out.VTEPs, VTEP{VNI: vpc.VNI, Addr: vtep, Role: RoleBehind})
+		}
 	}
-	if c.vpcOf[e.Name] != nil || added[e.Name] {
-		return
-	}
-	added[e.Name] = true
-	hop := NextHop{Index: slot.Index, ENI: e.Name, Generation: slot.Generation, Since: slot.Since, VNI: vpc.VNI, MAC: e.MAC}
+}
+
+// addHopBehind adds where an ENI is whose VPC is not here.
+func (c *compiler) addHopBehind(e *api.ENI, slot *NextHopSlot, vni uint32) {
+	host := c.Objects.HostOf(e)
+	hop := NextHop{Index: slot.Index, ENI: e.Name, Generation: slot.Generation, Since: slot.Since, VNI: vni, MAC: e.MAC}
 	if host != "" {
 		hop.VTEP = c.Objects.Hosts[host].VTEP
+		c.addMove(e, &hop)
 	}
 	c.out.NextHops = append(c.out.NextHops, hop)
 }

@@ -64,8 +64,23 @@ type ENISlot struct {
 	Content     string `json:"content"`
 	Flows       uint32 `json:"flows,omitempty"` // 0 = as the incarnation
 	Groups      string `json:"groups,omitempty"`
+	Prepared    bool   `json:"prepared,omitempty"` // for the attachment that follows Epoch - 1, whatever epoch that gets
+	Open        bool   `json:"open,omitempty"`     // it is attached already, and has not got that epoch
+	Device      string `json:"device,omitempty"`
 
 	EIPs map[string]uint32 `json:"eips,omitempty"` // classes of its EIPs, by name
+}
+
+// is tells whether the slot is that of an attachment. A prepared one becomes that of the attachment for which it was
+// made, with all that it has.
+func (s *ENISlot) is(e *api.ENI, prepared bool) bool {
+	if s.UID != identity(e) {
+		return false
+	}
+	if (s.Prepared || s.Open) && !prepared && e.Attachment.Epoch >= s.Epoch {
+		return true
+	}
+	return s.Epoch == e.Attachment.Epoch && s.Prepared == prepared
 }
 
 // NextHopSlot is what any ENI owns whose VPC is present. Content covers its UID and addresses, Owner its
@@ -234,7 +249,7 @@ func identity(e *api.ENI) string {
 // claimENIs gives each attached ENI its slot. One whose UID or epoch changed is another ENI: it gets
 // another index too, so that nothing of the old one is ever seen under the new one's. It returns
 // those for which no index is left.
-func (a *allocator) claimENIs(enis []*api.ENI) (failed []*api.ENI) {
+func (a *allocator) claimENIs(enis []*api.ENI, prepared func(*api.ENI) bool, open map[string]bool) (failed []*api.ENI) {
 	owned, blocked := newBitset(MaxENIs), newBitset(MaxENIs)
 	for _, slot := range a.old.ENIs {
 		blocked.add(int(slot.Index))
@@ -249,10 +264,12 @@ func (a *allocator) claimENIs(enis []*api.ENI) (failed []*api.ENI) {
 	var fresh []*api.ENI
 	for _, e := range enis {
 		slot, ok := a.old.ENIs[e.Name]
-		if !ok || slot.UID != identity(e) || slot.Epoch != e.Attachment.Epoch {
+		if !ok || !slot.is(e, prepared(e)) {
 			fresh = append(fresh, e)
 			continue
 		}
+		slot.Epoch, slot.Prepared, slot.Open = e.Attachment.Epoch, prepared(e), open[e.Name]
+		slot.Device = e.Attachment.Device
 		a.ids.ENIs[e.Name] = slot
 		owned.add(int(slot.Index))
 	}
@@ -265,7 +282,8 @@ func (a *allocator) claimENIs(enis []*api.ENI) (failed []*api.ENI) {
 		}
 		a.ids.ENIs[e.Name] = ENISlot{
 			Index: index, Incarnation: a.next(&a.ids.Last.Incarnation, "incarnations"),
-			UID: identity(e), Epoch: e.Attachment.Epoch,
+			UID: identity(e), Epoch: e.Attachment.Epoch, Prepared: prepared(e), Open: open[e.Name],
+			Device: e.Attachment.Device,
 		}
 		owned.add(int(index))
 	}

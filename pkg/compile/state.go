@@ -18,6 +18,7 @@ type State struct {
 	NextHops  []NextHop  // one per ENI of the VPCs present on this host and of their peers, and per gateway that it uses
 	Endpoints []Endpoint // one per private IP of those VPCs, and their gateways
 	MACs      []MAC      // one per ENI of the VPCs present; those of peers under each VPC that they may send to
+	Moves     []Move     // the ENIs in NextHops that change hosts
 	VTEPs     []VTEP     // the other hosts that send to these VPCs, and what they may send
 	EIPs      []EIP      // those whose ENI is in ENIs, and as a gateway those of its ranges
 	Routes    []Route    // of all route tables in use, Host.Infra included
@@ -82,10 +83,24 @@ type ENI struct {
 	Gateway4 netip.Addr // of the subnet; invalid = it has none of the family
 	Gateway6 netip.Addr
 
+	Stage    Stage
+	MovingTo string // host where it is prepared, or went; "" = none
+	Told     bool   // Left: the feed says so, and will say when that is over
+
 	NoSource bool // sourceDestCheck: false
 	Keep     bool // onPolicyChange: keep
 	Idle     Idle
 }
+
+// Stage says how an ENI of this host stands in a migration.
+type Stage int
+
+// The stages.
+const (
+	Attached Stage = iota
+	Prepared       // it moves here, and is not heard yet
+	Left           // it is elsewhere: what comes for it is sent on
+)
 
 // Idle says for how many seconds a flow lives without a packet.
 type Idle struct {
@@ -99,12 +114,21 @@ type NextHop struct {
 	ENI        string // of a gateway: as GatewayHop names it
 	Gateway    bool
 	Local      uint32     // ENI.Index if it is here, else 0
-	VTEP       netip.Addr // if it is elsewhere; invalid and Local == 0 = attached nowhere
+	Prepared   uint32     // ENI.Index if it moves here
+	VTEP       netip.Addr // if it is elsewhere, Local too if it has left; invalid and Local == 0 = attached nowhere
 	Generation uint32
 	Since      uint32 // the generation in which the entry became this ENI's
 	VNI        uint32
 	Subnet     uint32
 	MAC        [6]byte
+}
+
+// Move says between which hosts an ENI moves, by its next hop.
+type Move struct {
+	NextHop  uint32
+	From, To netip.Addr // VTEPs
+	Pending  bool       // it is not there yet
+	Told     bool       // the feed says when it is over
 }
 
 // Endpoint is a private address of a VPC.

@@ -176,6 +176,46 @@ type bpfFlowDueLine struct {
 	Due [16]uint32
 }
 
+type bpfFlowImports struct {
+	_     structs.HostLayout
+	Count uint32
+	Pad   uint32
+	Flows [64]struct {
+		_           structs.HostLayout
+		Eni         uint32
+		Incarnation uint32
+		Nexthop     uint32
+		Rule        uint32
+		V6          uint32
+		State       uint32
+		Flags       uint32
+		Reason      uint32
+		Remaining   uint32
+		Age         uint32
+		Result      uint32
+		Key4        struct {
+			_          structs.HostLayout
+			ScopeClass uint32
+			Local      [4]uint8
+			Remote     [4]uint8
+			LocalPort  uint16
+			RemotePort uint16
+		}
+		Key6 struct {
+			_          structs.HostLayout
+			ScopeClass uint32
+			Local      [16]uint8
+			Remote     [16]uint8
+			LocalPort  uint16
+			RemotePort uint16
+		}
+		Seq     [2]uint16
+		Nat     [16]uint8
+		Packets [2]uint64
+		Bytes   [2]uint64
+	}
+}
+
 type bpfFlowSet4 struct {
 	_    structs.HostLayout
 	Line struct {
@@ -381,6 +421,15 @@ type bpfMacs struct {
 	}
 }
 
+type bpfMoves struct {
+	_ structs.HostLayout
+	V [2]struct {
+		_    structs.HostLayout
+		From [4]uint8
+		To   [4]uint8
+	}
+}
+
 type bpfNdFrame struct {
 	_          structs.HostLayout
 	Pad        [2]uint8
@@ -527,6 +576,7 @@ type bpfScratch struct {
 		Vxlan  [2]uint32
 		Dmac   [6]uint8
 		Pad    [2]uint8
+		Policy uint32
 		Source bpfVtepKey
 	}
 	Came struct {
@@ -548,6 +598,7 @@ type bpfScratch struct {
 	}
 	Nat     [16]uint8
 	Private [16]uint8
+	_       [4]byte
 	Fib     [64]uint8
 }
 
@@ -781,6 +832,7 @@ const (
 	bpfMapExits          = "exits"
 	bpfMapFlowDue4       = "flow_due4"
 	bpfMapFlowDue6       = "flow_due6"
+	bpfMapFlowImports    = "flow_imports"
 	bpfMapFlowSweep      = "flow_sweep"
 	bpfMapFlowTables     = "flow_tables"
 	bpfMapFlowTags4      = "flow_tags4"
@@ -793,10 +845,12 @@ const (
 	bpfMapGroups         = "groups"
 	bpfMapHalfOpen       = "half_open"
 	bpfMapHostConf       = "host_conf"
+	bpfMapImportWorks    = "import_works"
 	bpfMapJudgeTurns     = "judge_turns"
 	bpfMapLive           = "live"
 	bpfMapMacHints       = "mac_hints"
 	bpfMapMacs           = "macs"
+	bpfMapMoves          = "moves"
 	bpfMapNdFrames       = "nd_frames"
 	bpfMapNexthops       = "nexthops"
 	bpfMapOutsides       = "outsides"
@@ -823,6 +877,7 @@ const (
 	bpfMapWatches        = "watches"
 	bpfMapWorks          = "works"
 	bpfMapXdpLease       = "xdp_lease"
+	bpfProgFlowImport    = "flow_import"
 	bpfProgPort          = "port"
 	bpfProgShaper        = "shaper"
 	bpfProgStubPort      = "stub_port"
@@ -882,6 +937,7 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
+	FlowImport    *ebpf.ProgramSpec `ebpf:"flow_import"`
 	Port          *ebpf.ProgramSpec `ebpf:"port"`
 	Shaper        *ebpf.ProgramSpec `ebpf:"shaper"`
 	StubPort      *ebpf.ProgramSpec `ebpf:"stub_port"`
@@ -917,6 +973,7 @@ type bpfMapSpecs struct {
 	Exits         *ebpf.MapSpec `ebpf:"exits"`
 	FlowDue4      *ebpf.MapSpec `ebpf:"flow_due4"`
 	FlowDue6      *ebpf.MapSpec `ebpf:"flow_due6"`
+	FlowImports   *ebpf.MapSpec `ebpf:"flow_imports"`
 	FlowSweep     *ebpf.MapSpec `ebpf:"flow_sweep"`
 	FlowTables    *ebpf.MapSpec `ebpf:"flow_tables"`
 	FlowTags4     *ebpf.MapSpec `ebpf:"flow_tags4"`
@@ -929,10 +986,12 @@ type bpfMapSpecs struct {
 	Groups        *ebpf.MapSpec `ebpf:"groups"`
 	HalfOpen      *ebpf.MapSpec `ebpf:"half_open"`
 	HostConf      *ebpf.MapSpec `ebpf:"host_conf"`
+	ImportWorks   *ebpf.MapSpec `ebpf:"import_works"`
 	JudgeTurns    *ebpf.MapSpec `ebpf:"judge_turns"`
 	Live          *ebpf.MapSpec `ebpf:"live"`
 	MacHints      *ebpf.MapSpec `ebpf:"mac_hints"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
+	Moves         *ebpf.MapSpec `ebpf:"moves"`
 	NdFrames      *ebpf.MapSpec `ebpf:"nd_frames"`
 	Nexthops      *ebpf.MapSpec `ebpf:"nexthops"`
 	Outsides      *ebpf.MapSpec `ebpf:"outsides"`
@@ -1007,6 +1066,7 @@ type bpfMaps struct {
 	Exits         *ebpf.Map `ebpf:"exits"`
 	FlowDue4      *ebpf.Map `ebpf:"flow_due4"`
 	FlowDue6      *ebpf.Map `ebpf:"flow_due6"`
+	FlowImports   *ebpf.Map `ebpf:"flow_imports"`
 	FlowSweep     *ebpf.Map `ebpf:"flow_sweep"`
 	FlowTables    *ebpf.Map `ebpf:"flow_tables"`
 	FlowTags4     *ebpf.Map `ebpf:"flow_tags4"`
@@ -1019,10 +1079,12 @@ type bpfMaps struct {
 	Groups        *ebpf.Map `ebpf:"groups"`
 	HalfOpen      *ebpf.Map `ebpf:"half_open"`
 	HostConf      *ebpf.Map `ebpf:"host_conf"`
+	ImportWorks   *ebpf.Map `ebpf:"import_works"`
 	JudgeTurns    *ebpf.Map `ebpf:"judge_turns"`
 	Live          *ebpf.Map `ebpf:"live"`
 	MacHints      *ebpf.Map `ebpf:"mac_hints"`
 	Macs          *ebpf.Map `ebpf:"macs"`
+	Moves         *ebpf.Map `ebpf:"moves"`
 	NdFrames      *ebpf.Map `ebpf:"nd_frames"`
 	Nexthops      *ebpf.Map `ebpf:"nexthops"`
 	Outsides      *ebpf.Map `ebpf:"outsides"`
@@ -1070,6 +1132,7 @@ func (m *bpfMaps) Close() error {
 		m.Exits,
 		m.FlowDue4,
 		m.FlowDue6,
+		m.FlowImports,
 		m.FlowSweep,
 		m.FlowTables,
 		m.FlowTags4,
@@ -1082,10 +1145,12 @@ func (m *bpfMaps) Close() error {
 		m.Groups,
 		m.HalfOpen,
 		m.HostConf,
+		m.ImportWorks,
 		m.JudgeTurns,
 		m.Live,
 		m.MacHints,
 		m.Macs,
+		m.Moves,
 		m.NdFrames,
 		m.Nexthops,
 		m.Outsides,
@@ -1128,6 +1193,7 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
+	FlowImport    *ebpf.Program `ebpf:"flow_import"`
 	Port          *ebpf.Program `ebpf:"port"`
 	Shaper        *ebpf.Program `ebpf:"shaper"`
 	StubPort      *ebpf.Program `ebpf:"stub_port"`
@@ -1144,6 +1210,7 @@ type bpfPrograms struct {
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
+		p.FlowImport,
 		p.Port,
 		p.Shaper,
 		p.StubPort,

@@ -85,12 +85,28 @@ func (e *encoder) nexthops(hops []compile.NextHop) {
 		switch {
 		case h.Gateway && h.VTEP.Is4():
 			value.Kind, value.Vtep = cNhGateway, h.VTEP.As4()
+		case h.Local != 0 && h.VTEP.Is4():
+			value.Kind, value.Eni, value.Vtep = cNhMoved, uint16(h.Local), h.VTEP.As4()
 		case h.Local != 0:
 			value.Kind, value.Eni = cNhLocal, uint16(h.Local)
 		case h.VTEP.Is4():
-			value.Kind, value.Vtep = cNhVTEP, h.VTEP.As4()
+			value.Kind, value.Eni, value.Vtep = cNhVTEP, uint16(h.Prepared), h.VTEP.As4()
 		}
 		e.put(bpfMapNexthops, keyOf(&h.Index), bytesOf(&value))
+	}
+}
+
+func (e *encoder) moves(moves []compile.Move) {
+	for i := range moves {
+		m := &moves[i]
+		if !m.From.Is4() || !m.To.Is4() {
+			e.fail("next hop %d: moves from %v to %v, which are not both IPv4 addresses", m.NextHop, m.From, m.To)
+			return
+		}
+		var slots bpfMoves
+		half := &slots.V[0]
+		half.From, half.To = m.From.As4(), m.To.As4()
+		e.put(bpfMapMoves, keyOf(&m.NextHop), bytesOf(half))
 	}
 }
 

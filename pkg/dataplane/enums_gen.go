@@ -41,6 +41,8 @@ const (
 	cLiveCapIn   = 1 << 1 // the device has classes (shape.h): limits.ingressMbps
 	cLiveCapOut  = 1 << 2 // all that the ENI sends goes by `shaper`: limits.egressMbps
 	cLiveCapEips = 1 << 3 // what it sends to the internet does: egressMbps of an EIP
+	cLiveClosed  = 1 << 4 // prepared: gets what others send to it here, is not heard
+	cLiveLeft    = 1 << 5 // the ENI is elsewhere: what comes for it is sent on
 )
 
 // enum shape
@@ -67,9 +69,10 @@ const (
 const (
 	cNhNone     = 0
 	cNhLocal    = 1 // eni
-	cNhVTEP     = 2 // vtep
+	cNhVTEP     = 2 // vtep; eni not 0: it is prepared here too
 	cNhInternet = 3 // the host's own routes, over its uplinks
-	cNhGateway  = 4 // vtep: from a VPC to the internet by a gateway, which translates
+	cNhMoved    = 4 // eni: judged here by its flows, then sent on to vtep
+	cNhGateway  = 5 // vtep: from a VPC to the internet by a gateway, which translates
 )
 
 // enum nexthop_index
@@ -77,6 +80,13 @@ const (
 	cNexthopNone     = 0
 	cNexthopInternet = 1
 	cNexthopFirst    = 2 // the first that belongs to an ENI
+)
+
+// enum group_policy
+const (
+	cGroupNone     = 0
+	cGroupInternet = 1 << 0 // from the internet, by a gateway
+	cGroupMoved    = 1 << 1 // judged and sent on by the host that had the ENI before
 )
 
 // enum vtep_role
@@ -158,6 +168,11 @@ const (
 	cFlowForeign      = 1 << 5 // nobody had the peer's address: it leads to who sent from it
 	cFlowAnswered     = 1 << 6 // the other side was heard while it was half-open
 	cFlowRefused      = 1 << 7 // closed while half-open: worth no more than a half-open one
+)
+
+// enum flow_import_batch
+const (
+	cFlowImports = 64 // flows that one run takes
 )
 
 // enum program_slot

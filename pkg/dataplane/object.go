@@ -43,6 +43,7 @@ const (
 	MapFlowSweep  = bpfMapFlowSweep
 	MapHalfOpen   = bpfMapHalfOpen
 	MapSweepTimer = bpfMapSweepTimers
+	MapImports    = bpfMapFlowImports
 	MapProgsTC    = bpfMapProgsTc
 	MapProgsXDP   = bpfMapProgsXdp
 )
@@ -67,6 +68,7 @@ const (
 // Programs that packets never run.
 const (
 	SweepStart = bpfProgSweepStart // starts the timer of the sweep, or gives it the text of this version
+	FlowImport = bpfProgFlowImport // takes flows of another host into the table
 	SweepAll   = bpfProgSweepAll   // a whole pass of the sweep at once, for tests
 )
 
@@ -122,6 +124,8 @@ type Live struct {
 	Ifindex     uint32
 	MTU         uint32
 	XDP         bool // the device takes frames from XDP
+	Closed      bool // prepared for an ENI that moves here
+	Left        bool // of an ENI that has moved away
 	CapIn       bool // the device has classes for what the ENI receives
 	CapOut      bool // all that it sends goes by the shaper
 	CapEIPs     bool // what it sends to the internet does
@@ -135,7 +139,10 @@ type liveFlag struct {
 }
 
 func (l *Live) flags() []liveFlag {
-	return []liveFlag{{cLiveXdp, &l.XDP}, {cLiveCapIn, &l.CapIn}, {cLiveCapOut, &l.CapOut}, {cLiveCapEips, &l.CapEIPs}}
+	return []liveFlag{
+		{cLiveXdp, &l.XDP}, {cLiveCapIn, &l.CapIn}, {cLiveCapOut, &l.CapOut}, {cLiveCapEips, &l.CapEIPs},
+		{cLiveClosed, &l.Closed}, {cLiveLeft, &l.Left},
+	}
 }
 
 // Encode returns the value for MapLive.

@@ -58,6 +58,7 @@ const (
 	ReasonFlowRate       Reason = 49 // the ENI has more new flows in a second than it may have
 	ReasonWrongENI       Reason = 50 // sent from an address that another ENI of the same instance has
 	ReasonEIPUnknown     Reason = 51 // an EIP that nobody has, or that only other gateways take
+	ReasonStaleEpoch     Reason = 52 // sent on by a host from which the ENI does not move
 )
 
 var reasonTable = [...]struct{ name, help string }{
@@ -113,4 +114,5 @@ var reasonTable = [...]struct{ name, help string }{
 	{"FLOW_RATE", "the ENI has more new flows in a second than it may have"},
 	{"WRONG_ENI", "sent from an address that another ENI of the same instance has"},
 	{"EIP_UNKNOWN", "an EIP that nobody has, or that only other gateways take"},
+	{"STALE_EPOCH", "sent on by a host from which the ENI does not move"},
 }

@@ -70,6 +70,7 @@ func TableKinds() map[string]Kind {
 		bpfMapHostConf: Slotted, bpfMapEnis: Slotted, bpfMapMacs: Slotted,
 		bpfMapEndpoints4: Slotted, bpfMapEndpoints6: Slotted,
 		bpfMapEipIn4: Slotted, bpfMapEipIn6: Slotted, bpfMapEipOut4: Slotted, bpfMapEipOut6: Slotted,
+		bpfMapMoves:    Slotted,
 		bpfMapNexthops: InPlace,
 		bpfMapVteps:    Plain, bpfMapRoutes4: Plain, bpfMapRoutes6: Plain,
 		bpfMapPolicies: Plain, bpfMapAddrs4: Plain, bpfMapAddrs6: Plain, bpfMapGroups: Plain,
@@ -102,6 +103,7 @@ func Encode(st *compile.State, facts HostFacts) (*Tables, error) {
 	e.nexthops(st.NextHops)
 	e.endpoints(st.Endpoints)
 	e.macs(st.MACs)
+	e.moves(st.Moves)
 	e.vteps(st.VTEPs)
 	e.eips(st.EIPs)
 	e.policies(st.Policies)

@@ -63,7 +63,7 @@ func (l *Lab) StartAgent(host string) error {
 	args := append([]string{
 		"--host", host, "--feed", source, "--bpffs", l.AgentBPFFS(),
 		"--state-dir", l.AgentStateDir(), "--listen", agentListen,
-	}, l.Flags...)
+	}, append(l.peerFlags(host), l.Flags...)...)
 	cmd := exec.Command(l.Enid, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -180,10 +180,11 @@ func (s *story) moves(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.line(r.UDP.Returned > 0, fmt.Sprintf("web-vm moved from %s to %s, ready there after %d ms", r.From, r.To, r.Prepare.Milliseconds()), r.UDP.String())
-	s.note("UDP through the EIP: %s", r.UDP)
-	s.note("TCP through the EIP: %s", r.TCP)
-	s.note("this version does not move flows yet: connections that the old host knew end")
+	s.note("web-vm moves from %s to %s: prepared there with its flows after %d ms, at work there %d ms later", r.From, r.To, r.Prepare.Milliseconds(), r.Switch.Milliseconds())
+	s.line(r.UDP.Lost() == 0 && r.UDP.Repeated == 0, "UDP through its EIP loses nothing", r.UDP.String())
+	s.note("UDP: %s", r.UDP)
+	s.line(r.TCP.Broken == nil, "TCP through its EIP goes on", r.TCP.String())
+	s.note("TCP: %s", r.TCP)
 	return errors.Join(
 		s.passes(ctx, "from its new host it reaches the database", "web-vm", "db-vm", "tcp", 5432, IPv4),
 		s.passes(ctx, "its EIP has moved along", nodeInternet, "web-vm", "tcp", 443, IPv4),

@@ -220,6 +220,16 @@ func child(mapping *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
+// Remove takes a key out, if it is there.
+func Remove(mapping *yaml.Node, key string) {
+	for i := 0; i+1 < len(mapping.Content); i += 2 {
+		if mapping.Content[i].Value == key {
+			mapping.Content = append(mapping.Content[:i], mapping.Content[i+2:]...)
+			return
+		}
+	}
+}
+
 // Set makes the value of a key whatever value encodes to.
 func Set(mapping *yaml.Node, key string, value any) error {
 	n := new(yaml.Node)

@@ -223,7 +223,7 @@ func TestWireSwitches(t *testing.T) {
 	}
 	reaches("host-a", true)
 	reaches("host-b", false)
-	if err := l.move(context.Background(), l.Plan.Instance("web-vm"), "host-b", &MigrationReport{}); err != nil {
+	if err := l.move(context.Background(), l.Plan.Instance("web-vm"), "host-b", &MigrationReport{}, MigrateHooks{}); err != nil {
 		t.Fatal(err)
 	}
 	reaches("host-a", false)

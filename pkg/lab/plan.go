@@ -40,6 +40,7 @@ type HostPlan struct {
 	Uplinks  []string
 	Addrs    []netip.Prefix // of the first uplink; the VTEP is the first
 	Gateways []netip.Addr
+	Peer     netip.AddrPort // where its agent talks to others; invalid = nowhere
 }
 
 // InstancePlan is one guest.
@@ -101,7 +102,7 @@ func MakePlan(t *Topology, objects *api.Objects) (*Plan, error) {
 }
 
 func planHost(t *Topology, h *api.Host) (HostPlan, error) {
-	plan := HostPlan{Name: h.Name, Uplinks: h.Uplinks}
+	plan := HostPlan{Name: h.Name, Uplinks: h.Uplinks, Peer: h.Peer}
 	if len(h.Uplinks) == 0 {
 		return plan, fmt.Errorf("host %s has no uplink", h.Name)
 	}

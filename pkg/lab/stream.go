@@ -68,7 +68,7 @@ func (l *Lab) StartUDP(from, to Spot, port uint16) (*UDPStream, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open a socket on %s: %w", from, err), server.Close())
 	}
-	if err := errors.Join(roomy(server), roomy(client)); err != nil {
+	if err := errors.Join(buffer(server, streamBuffer), buffer(client, streamBuffer)); err != nil {
 		return nil, errors.Join(err, client.Close(), server.Close())
 	}
 	s := &UDPStream{
@@ -81,15 +81,18 @@ func (l *Lab) StartUDP(from, to Spot, port uint16) (*UDPStream, error) {
 	return s, nil
 }
 
-// roomy lets a socket hold what arrives while this process has no CPU, so that only the network can lose it.
-func roomy(c *net.UDPConn) error {
+// streamBuffer is what a socket holds of a stream while this process has no CPU, so that only the network can lose it.
+const streamBuffer = 8 << 20
+
+// buffer gives a socket room for what arrives.
+func buffer(c *net.UDPConn, size int) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("reach a socket: %w", err)
 	}
 	var set error
 	err = raw.Control(func(fd uintptr) {
-		set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
+		set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size)
 	})
 	if err = errors.Join(err, set); err != nil {
 		return fmt.Errorf("enlarge the buffer of a socket: %w", err)

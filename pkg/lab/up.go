@@ -119,6 +119,7 @@ func (l *Lab) build(ctx context.Context, t *Topology, o *Options) error {
 		do   func() error
 	}{
 		{"directories and pins", l.makeDirs},
+		{"certificates of the agents", l.makeCertificates},
 		{"feed", func() error { return copyFeed(t.Feed, l.FeedDir()) }},
 		{"network namespaces", func() error { return l.makeNamespaces(ctx) }},
 		{"underlay and internet", l.makeUnderlay},

@@ -18,6 +18,13 @@ import (
 // a namespace of their own, where two tiny programs join the guest to one leg. Which one is a single
 // word for all ENIs of the instance, so the switch is one step and loses nothing by itself.
 
+// The word: which leg the guest sends into, and whether it hears all of them, as a machine does whose ports are there
+// on both hosts while it moves: what the new one gets early waits there, what the old one got was delivered.
+const (
+	legMask = 0xff
+	allLegs = 0x100
+)
+
 // tcx verdicts.
 const tcxDrop = 2
 
@@ -204,7 +211,7 @@ func redirectR1() asm.Instructions {
 func guestProgram(m wireMaps, _ int) asm.Instructions {
 	code := asm.Instructions{asm.StoreImm(asm.RFP, -4, 0, asm.Word)}
 	code = append(code, lookupWord(m.active)...)
-	code = append(code, asm.StoreMem(asm.RFP, -4, asm.R6, asm.Word))
+	code = append(code, asm.And.Imm(asm.R6, legMask), asm.StoreMem(asm.RFP, -4, asm.R6, asm.Word))
 	code = append(code, lookupWord(m.legs)...)
 	code = append(code,
 		asm.JEq.Imm(asm.R6, 0, "drop"),
@@ -212,18 +219,23 @@ func guestProgram(m wireMaps, _ int) asm.Instructions {
 	return append(code, redirectR1()...)
 }
 
-// legProgram sends what comes from a host to the guest, if its leg is the active one.
+// legProgram sends what comes from a host to the guest, if its leg is the active one, or all are heard.
 func legProgram(m wireMaps, guest, host int) asm.Instructions {
 	code := asm.Instructions{asm.StoreImm(asm.RFP, -4, 0, asm.Word)}
 	code = append(code, lookupWord(m.active)...)
 	code = append(code,
-		asm.JNE.Imm(asm.R6, int32(host), "drop"),
-		asm.Mov.Imm(asm.R1, int32(guest)))
+		asm.Mov.Reg(asm.R7, asm.R6),
+		asm.And.Imm(asm.R6, legMask),
+		asm.JEq.Imm(asm.R6, int32(host), "pass"),
+		asm.And.Imm(asm.R7, allLegs),
+		asm.JEq.Imm(asm.R7, 0, "drop"),
+		asm.Mov.Imm(asm.R1, int32(guest)).WithSymbol("pass"))
 	return append(code, redirectR1()...)
 }
 
-// switchWire makes the leg to a host the active one, for all ENIs of the instance in one step.
-func (l *Lab) switchWire(inst *InstancePlan, host string) error {
+// switchWire makes the leg to a host the active one, for all ENIs of the instance in one step. moving: the guest hears
+// the other legs, too.
+func (l *Lab) switchWire(inst *InstancePlan, host string, moving bool) error {
 	if len(inst.Ports) == 0 {
 		return nil
 	}
@@ -232,7 +244,11 @@ func (l *Lab) switchWire(inst *InstancePlan, host string) error {
 		return fmt.Errorf("open map of the active leg: %w", err)
 	}
 	defer active.Close()
-	if err := active.Put(uint32(0), uint32(l.hostIndex(host))); err != nil {
+	word := uint32(l.hostIndex(host))
+	if moving {
+		word |= allLegs
+	}
+	if err := active.Put(uint32(0), word); err != nil {
 		return fmt.Errorf("switch the wire of %s: %w", inst.Name, err)
 	}
 	return nil

@@ -82,7 +82,7 @@ func (w *World) build(t testing.TB) error {
 	if err != nil {
 		return err
 	}
-	if w.base, err = w.compile(objects); err != nil {
+	if w.base, err = w.compile(objects, true); err != nil {
 		return err
 	}
 	if err := w.makeDevices(t); err != nil {
@@ -188,9 +188,11 @@ func (w *World) makeDevices(t testing.TB) error {
 	return w.setup.Underlay.connect(int(uplink))
 }
 
-// compile makes the next revision.
-func (w *World) compile(objects *api.Objects) (*compile.State, error) {
-	in := compile.Input{Objects: objects, Host: w.setup.Host, Revision: 1, Previous: w.state, IDs: w.ids, WideRules: w.setup.WideRules}
+// compile makes the next revision; settled: what has moved before is where it is.
+func (w *World) compile(objects *api.Objects, settled bool) (*compile.State, error) {
+	in := compile.Input{
+		Objects: objects, Host: w.setup.Host, Revision: 1, Previous: w.state, IDs: w.ids, Settled: settled, WideRules: w.setup.WideRules,
+	}
 	if w.state != nil {
 		in.Revision = w.state.Revision + 1
 	}
@@ -214,7 +216,7 @@ func (w *World) Revise(change func(*api.Objects)) error {
 	if change != nil {
 		change(objects)
 	}
-	st, err := w.compile(objects)
+	st, err := w.compile(objects, change == nil)
 	if err != nil {
 		return err
 	}
@@ -290,7 +292,10 @@ func (w *World) ready(st *compile.State, e compile.ENI) error {
 	if !ok {
 		return nil
 	}
-	live := dataplane.Live{Incarnation: e.Incarnation, Ifindex: index, MTU: 1500, XDP: !w.setup.NoXDP}
+	live := dataplane.Live{
+		Incarnation: e.Incarnation, Ifindex: index, MTU: 1500, XDP: !w.setup.NoXDP && e.Stage == compile.Attached,
+		Closed: e.Stage == compile.Prepared, Left: e.Stage == compile.Left,
+	}
 	w.capLive(st, &e, &live)
 	return errors.Join(
 		w.put(dataplane.MapPorts, u32(index), dataplane.EncodePort(e.Index, e.Incarnation)),

@@ -34,6 +34,7 @@ var bounds = map[string][]string{
 	"pkg/durable":  {},
 	"pkg/feed":     {"pkg/api", "pkg/durable"},
 	"pkg/guest":    {"pkg/api"},
+	"pkg/migrate":  {"pkg/api", "pkg/compile", "pkg/dataplane"},
 	"pkg/testroot": {"pkg/lab/netnsdir"},
 	"pkg/pkttest":  {"pkg/api", "pkg/compile", "pkg/dataplane", "pkg/testroot"},
 	"pkg/oracle":   {"pkg/api"},

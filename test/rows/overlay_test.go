@@ -3,6 +3,7 @@
 package rows
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -207,8 +208,6 @@ func outerRows() []Row {
 		header("no VNI", 0x00, 0, 0, 0),
 		header("another flag", 0x18, 0, 0, 0),
 		header("OAM flag", 0x09, 0, 0, 0),
-		header("another policy id", 0x88, 2, 0, 0),
-		header("two policy ids", 0x88, 3, 0, 0),
 		header("a policy id and a flag beside it", 0xc8, 1, 0, 0),
 		header("a policy id, policy applied", 0x88, 0x0801, 0, 0),
 		header("a policy id and a reserved byte", 0x88, 1, 0, 1),
@@ -223,6 +222,7 @@ func outerRows() []Row {
 		drop("from a gateway that does not exist", public(IP("192.168.100.77"), red, inner(web9, away0)), source),
 		drop("from a gateway, less than a frame", public(vtepB, red, inner(web9, away0)).Cut(14+20+8+8+5), dataplane.ReasonVXLANHeader),
 		header("policy id 0", 0x88, 0, 0, 0),
+		header("policy id 4", 0x88, 4, 0, 0),
 		header("policy applied", 0x88, 0x0800, 0, 0),
 		header("policy bytes without the flag", 0x08, 1, 0, 0),
 		header("first reserved byte", 0x08, 0, 1, 0),
@@ -233,6 +233,13 @@ func outerRows() []Row {
 		row("to another address", fromUplink, outer(vtepB, IP("192.168.100.9"), red), untouched()),
 		row("tcp to the port", fromUplink,
 			Eth(routerMAC, uplinkMAC).Underlay(vtepB, vtepA).TCP(1, VXLANPort, SYN).Only(V4), untouched()),
+	}
+	for policy, mark := range map[uint16]uint32{2: movedMark, 3: internetMark} {
+		want := untouched()
+		want.Mark = mark
+		sent := row(fmt.Sprintf("sent on, policy id %d", policy), fromUplink, good.VXLANFlags(0x88, policy, 0, 0), want)
+		sent.Hooks = TCOnly
+		rows = append(rows, sent)
 	}
 	marked := row("a mark that came along vouches for nothing", fromUplink, outer(vtepC, vtepA, red),
 		Want{Counts: []Count{onHost(source)}})

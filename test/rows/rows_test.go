@@ -64,6 +64,9 @@ func stages() map[string][]Row {
 		"quota":     quotaRows(),
 		"ring":      ringRows(),
 		"budget":    budgetRows(),
+		"left":      leftRows(),
+		"prepared":  preparedRows(),
+		"moving":    gatewayMoveRows(),
 		"packets":   packetRateRows(),
 		"opened":    flowRateRows(),
 		"shape":     shapeRows(),
@@ -177,10 +180,9 @@ func TestRowsOfWideRules(t *testing.T) {
 
 // unreachable lists the reasons that no row can provoke, and why.
 var unreachable = map[dataplane.Reason]string{
-	dataplane.ReasonContinue:   "no outcome: it counts what came in, in every row",
-	dataplane.ReasonNotOurs:    "never counted: the rows whose packet passes the uplink untouched",
-	dataplane.ReasonRedirected: "sent only during a migration, which this version does not have",
-	dataplane.ReasonHelper:     "the kernel refuses nothing that a packet of a row can ask for",
+	dataplane.ReasonContinue: "no outcome: it counts what came in, in every row",
+	dataplane.ReasonNotOurs:  "never counted: the rows whose packet passes the uplink untouched",
+	dataplane.ReasonHelper:   "the kernel refuses nothing that a packet of a row can ask for",
 }
 
 // Every reason has a row in which it is counted, or a written excuse.

@@ -413,6 +413,15 @@ type driverMeetingPoint struct {
 	Moment  uint64
 }
 
+type driverMoves struct {
+	_ structs.HostLayout
+	V [2]struct {
+		_    structs.HostLayout
+		From [4]uint8
+		To   [4]uint8
+	}
+}
+
 type driverNexthop struct {
 	_          structs.HostLayout
 	Kind       uint8
@@ -621,6 +630,7 @@ const (
 	driverMapLive          = "live"
 	driverMapMacHints      = "mac_hints"
 	driverMapMacs          = "macs"
+	driverMapMoves         = "moves"
 	driverMapNexthops      = "nexthops"
 	driverMapPolicies      = "policies"
 	driverMapPortHints     = "port_hints"
@@ -768,6 +778,7 @@ type driverMapSpecs struct {
 	Live          *ebpf.MapSpec `ebpf:"live"`
 	MacHints      *ebpf.MapSpec `ebpf:"mac_hints"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
+	Moves         *ebpf.MapSpec `ebpf:"moves"`
 	Nexthops      *ebpf.MapSpec `ebpf:"nexthops"`
 	Policies      *ebpf.MapSpec `ebpf:"policies"`
 	PortHints     *ebpf.MapSpec `ebpf:"port_hints"`
@@ -849,6 +860,7 @@ type driverMaps struct {
 	Live          *ebpf.Map `ebpf:"live"`
 	MacHints      *ebpf.Map `ebpf:"mac_hints"`
 	Macs          *ebpf.Map `ebpf:"macs"`
+	Moves         *ebpf.Map `ebpf:"moves"`
 	Nexthops      *ebpf.Map `ebpf:"nexthops"`
 	Policies      *ebpf.Map `ebpf:"policies"`
 	PortHints     *ebpf.Map `ebpf:"port_hints"`
@@ -903,6 +915,7 @@ func (m *driverMaps) Close() error {
 		m.Live,
 		m.MacHints,
 		m.Macs,
+		m.Moves,
 		m.Nexthops,
 		m.Policies,
 		m.PortHints,

@@ -114,6 +114,7 @@ type Flow struct {
 	Expires           uint32 // tick
 	Packets           [2]uint64
 	Bytes             [2]uint64
+	Seq               [2]uint16 // by direction of the sender; TCP: the upper half of its number, ICMP: the code of its request
 
 	place place
 }
@@ -257,12 +258,14 @@ func (t *Table) read(set, i int, f *Flow) bool {
 		before, after, s = snapshot(&slot.Control, slot)
 		f.fill(s.Key.ScopeClass, netip.AddrFrom16(s.Key.Local), netip.AddrFrom16(s.Key.Remote),
 			s.Key.LocalPort, s.Key.RemotePort, netip.AddrFrom16(s.Nat), &s.Body)
+		f.Seq = s.Seq
 	} else {
 		var s slot4
 		slot := &(*set4)(unsafe.Pointer(t.line(set))).Slots[i]
 		before, after, s = snapshot(&slot.Control, slot)
 		f.fill(s.Key.ScopeClass, netip.AddrFrom4(s.Key.Local), netip.AddrFrom4(s.Key.Remote),
 			s.Key.LocalPort, s.Key.RemotePort, netip.AddrFrom4(s.Nat), &s.Body)
+		f.Seq = s.Seq
 	}
 	f.State = uint8(after >> stateShift & stateMask)
 	f.Flags = uint8(after >> flagsShift & flagsMask)

@@ -100,6 +100,7 @@ func (d *Draft) finish(mark *Mark, old *api.Objects) (*api.Objects, error) {
 			o.Meta().UID = fmt.Sprintf("%d-%s-%d", mark.Revision, mark.ID[:6], i)
 		}
 	}
+	d.noteDepartures(old)
 	d.raiseEpochs(mark.Revision, old)
 	docs, err := d.documents()
 	if err != nil {
@@ -123,6 +124,32 @@ func (d *Draft) documents() (Documents, error) {
 		docs[ref] = Document{Text: text, UID: o.Meta().UID}
 	}
 	return docs, nil
+}
+
+// noteDepartures says of instances that are now where they moved to which host they have left, as long as their migration
+// stays. One that goes elsewhere again has left nothing yet.
+func (d *Draft) noteDepartures(old *api.Objects) {
+	for ref, o := range d.fresh {
+		i, ok := o.(*api.Instance)
+		if !ok || i.Migration == nil {
+			continue
+		}
+		from := ""
+		if i.Migration.To == i.Host && old != nil && old.Instances[i.Name] != nil {
+			if was := old.Instances[i.Name]; was.Host != i.Host {
+				from = was.Host
+			} else if was.Migration != nil && was.Migration.To == i.Host {
+				from = was.Migration.From
+			}
+		}
+		if i.Migration.From == from {
+			continue
+		}
+		moved, migration := *i, *i.Migration // others may hold what was read
+		migration.From = from
+		moved.Migration = &migration
+		d.fresh[ref] = &moved
+	}
 }
 
 // raiseEpochs gives each ENI that gets to another place the revision as its epoch, which is greater than any before;

@@ -17,11 +17,14 @@ import (
 //
 //	UID HOST MAC FLAGS SUBNET GROUP[,GROUP..] IP[,IP..]
 //
-// with - for no host and no flags. The flag f says that the ENI may send from foreign addresses.
+// with - for no host and no flags. HOST is A>B of one that moves from A to B and is at A, B<A when it is at B and A sends
+// on what comes late. The flag f says that the ENI may send from foreign addresses.
 type Record struct {
 	Name    string
 	UID     string
 	Host    string // "" = attached nowhere
+	To      string // the host where it is prepared; "" = none
+	From    string // the host that it has left; "" = none, or that is over
 	MAC     api.MAC
 	Foreign bool
 	Subnet  string
@@ -32,7 +35,7 @@ type Record struct {
 // RecordOf makes the record of an ENI.
 func RecordOf(objects *api.Objects, e *api.ENI) Record {
 	return Record{
-		Name: e.Name, UID: e.UID, Host: objects.HostOf(e), MAC: e.MAC,
+		Name: e.Name, UID: e.UID, Host: objects.HostOf(e), To: objects.MovingTo(e), From: objects.MovedFrom(e), MAC: e.MAC,
 		Foreign: len(e.AllowedAddresses) > 0 || !e.SourceDestCheck,
 		Subnet:  e.Subnet, Groups: e.SecurityGroups, IPs: e.IPs,
 	}
@@ -42,8 +45,13 @@ const none = "-"
 
 func (r Record) text() []byte {
 	host, flags := r.Host, none
-	if host == "" {
+	switch {
+	case host == "":
 		host = none
+	case r.To != "":
+		host += ">" + r.To
+	case r.From != "":
+		host += "<" + r.From
 	}
 	if r.Foreign {
 		flags = "f"
@@ -70,12 +78,10 @@ func ParseRecord(name, line string) (Record, error) {
 	}
 	// Copies: a piece of the packed text would keep all of it alive.
 	r.Name, r.UID = strings.Clone(name), strings.Clone(words[0])
-	r.Host, r.Subnet = intern(words[1]), intern(words[4])
+	r.Subnet = intern(words[4])
+	r.place(words[1])
 	for _, group := range strings.Split(words[5], ",") {
 		r.Groups = append(r.Groups, intern(group))
-	}
-	if r.Host == none {
-		r.Host = ""
 	}
 	mac, err := net.ParseMAC(words[2])
 	if err != nil || len(mac) != len(r.MAC) {
@@ -96,6 +102,20 @@ func ParseRecord(name, line string) (Record, error) {
 		r.IPs = append(r.IPs, ip)
 	}
 	return r, r.check()
+}
+
+// place reads where the ENI is.
+func (r *Record) place(word string) {
+	if word == none {
+		return
+	}
+	host, to, moves := strings.Cut(word, ">")
+	if moves {
+		r.To = intern(to)
+	} else if at, from, moved := strings.Cut(word, "<"); moved {
+		host, r.From = at, intern(from)
+	}
+	r.Host = intern(host)
 }
 
 // intern makes one copy of a name that many records have.
@@ -191,11 +211,13 @@ func addRecord(objects *api.Objects, vpc, name, line string, taken *claims) erro
 func (r *Record) addTo(objects *api.Objects, vpc string, taken *claims) error {
 	bad := func(what error) error { return fmt.Errorf("endpoint record of ENI %s: %w", r.Name, what) }
 	subnet := objects.Subnets[r.Subnet]
-	switch {
-	case subnet == nil || subnet.VPC != vpc:
+	if subnet == nil || subnet.VPC != vpc {
 		return bad(fmt.Errorf("its subnet %s is not of VPC %s", r.Subnet, vpc))
-	case r.Host != "" && objects.Hosts[r.Host] == nil:
-		return bad(fmt.Errorf("its host %s does not exist", r.Host))
+	}
+	for _, host := range []string{r.Host, r.To, r.From} {
+		if host != "" && objects.Hosts[host] == nil {
+			return bad(fmt.Errorf("its host %s does not exist", host))
+		}
 	}
 	if err := taken.take(r.MAC, r.IPs); err != nil {
 		return bad(err)
@@ -204,6 +226,7 @@ func (r *Record) addTo(objects *api.Objects, vpc string, taken *claims) error {
 		Metadata: api.Metadata{Name: r.Name, UID: r.UID}, Subnet: r.Subnet, MAC: r.MAC, IPs: r.IPs,
 		SecurityGroups: r.Groups, SourceDestCheck: !r.Foreign, OnPolicyChange: api.Reevaluate,
 		Timeouts: api.DefaultTimeouts(), Limits: api.DefaultLimits(), Elsewhere: r.Host,
+		ElsewhereTo: r.To, ElsewhereFrom: r.From,
 	}
 	return nil
 }

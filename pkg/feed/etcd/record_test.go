@@ -22,6 +22,8 @@ func TestRecordText(t *testing.T) {
 		{Name: "a", UID: "1-abc-2", Host: "h", MAC: api.MAC{2, 0, 0, 0, 1, 2}, Subnet: "s", Groups: []string{"g"}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}},
 		{Name: "b", UID: "7", MAC: api.MAC{2, 0, 0, 0, 1, 3}, Foreign: true, Subnet: "s", Groups: []string{"g", "h"},
 			IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}},
+		{Name: "c", UID: "8", Host: "h", To: "i", MAC: api.MAC{2, 0, 0, 0, 1, 4}, Subnet: "s", Groups: []string{"g"}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}},
+		{Name: "d", UID: "9", Host: "i", From: "h", MAC: api.MAC{2, 0, 0, 0, 1, 5}, Subnet: "s", Groups: []string{"g"}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.3")}},
 	} {
 		got, err := ParseRecord(r.Name, string(r.text()))
 		if err != nil {

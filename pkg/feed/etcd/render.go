@@ -43,8 +43,8 @@ func render(objects *api.Objects) (rendered, error) {
 		case *api.Host, *api.InstanceType:
 			views = []string{regionView}
 		case *api.Instance:
-			views = append(targetViews(objects, targets, v.Name), hostView(v.Host))
-			for _, host := range gateways.ofInstance[v.Name] {
+			views = targetViews(objects, targets, v.Name)
+			for _, host := range append(hostsOfInstance(v), gateways.ofInstance[v.Name]...) {
 				views = append(views, hostView(host))
 			}
 		case *api.VPC:
@@ -67,11 +67,7 @@ func render(objects *api.Objects) (rendered, error) {
 			if targets[v.Name] {
 				views = []string{vpcView(vpc)}
 			}
-			hosts := gateways.ofENI[v.Name]
-			if host := objects.HostOf(v); host != "" && !slices.Contains(hosts, host) {
-				hosts = append(slices.Clone(hosts), host)
-			}
-			for _, host := range hosts {
+			for _, host := range append(hostsOf(objects, v), gateways.ofENI[v.Name]...) {
 				views = append(views, hostView(host))
 				for _, name := range append(peerings.Named(vpc), vpc) {
 					out.put(hostView(host), presentKind+"/"+name, nil)
@@ -84,10 +80,8 @@ func render(objects *api.Objects) (rendered, error) {
 			}
 		case *api.EIP:
 			if eni := objects.ENIs[v.ENI]; eni != nil {
-				for _, host := range append([]string{objects.HostOf(eni)}, objects.GatewaysOf(v.Address)...) {
-					if host != "" {
-						views = append(views, hostView(host))
-					}
+				for _, host := range append(hostsOf(objects, eni), objects.GatewaysOf(v.Address)...) {
+					views = append(views, hostView(host))
 				}
 			}
 		}
@@ -129,6 +123,27 @@ func gatewayHosts(objects *api.Objects) gatewayViews {
 		}
 	}
 	return g
+}
+
+// hostsOfInstance are the hosts that must know all of an instance: where it is, and meanwhile where it moves to or has left.
+func hostsOfInstance(i *api.Instance) []string {
+	hosts := []string{i.Host}
+	switch m := i.Migration; {
+	case m == nil:
+	case m.To != i.Host:
+		hosts = append(hosts, m.To)
+	case m.From != "":
+		hosts = append(hosts, m.From)
+	}
+	return hosts
+}
+
+// hostsOf are those that must know all of an ENI.
+func hostsOf(objects *api.Objects, e *api.ENI) []string {
+	if e.Attachment == nil {
+		return nil
+	}
+	return hostsOfInstance(objects.Instances[e.Attachment.Instance])
 }
 
 // targetENIs are those that routes name: all hosts of the VPC are sent their documents, since what names them

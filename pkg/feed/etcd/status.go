@@ -26,6 +26,16 @@ type Status struct {
 	Error    string      `json:"error,omitempty"` // why what the feed says now is not in force
 	Kept     []string    `json:"kept,omitempty"`  // objects that are as they were before, and why
 	ENIs     []ENIStatus `json:"enis"`
+
+	Copies []CopyStatus `json:"copies,omitempty"` // of flows, to the hosts to which ENIs move
+}
+
+// CopyStatus says how far the copy of the flows of an ENI is.
+type CopyStatus struct {
+	ENI   string `json:"eni"`
+	To    string `json:"to"`
+	Whole bool   `json:"whole"`           // that host has all of them, but for the last moments
+	Error string `json:"error,omitempty"` // why it has not
 }
 
 // ENIStatus is the state of one ENI.
