@@ -62,6 +62,7 @@ struct scratch {
 	__u8 nat[16]; /* the sender's EIP */
 	__u8 private[16]; /* what eip_find makes of an EIP */
 	__u8 fib[64] __attribute__((aligned(8))); /* struct bpf_fib_lookup */
+	__u32 next_known; /* ... and it has the MACs of the uplink and of the next hop, and the MTU */
 };
 _Static_assert(sizeof(struct bpf_tunnel_key) <= 64 && sizeof(struct bpf_fib_lookup) <= 64, "fits");
 
@@ -373,11 +374,13 @@ static __always_inline enum reason to_internet(struct pkt *p, const struct host_
 	fib->ifindex = host->vxlan_ifindex;
 	addr_copy((__u8 *)&fib->ipv4_src, src, v6);
 	addr_copy((__u8 *)&fib->ipv4_dst, p->dst, v6);
-	ret = bpf_fib_lookup(p->ctx, fib, sizeof(*fib), FIB_LOOKUP_SKIP_NEIGH);
+	ret = bpf_fib_lookup(p->ctx, fib, sizeof(*fib), 0);
 	if (ret == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return too_big_for(p, fib->mtu_result);
-	if (ret != BPF_FIB_LKUP_RET_SUCCESS || !bpf_map_lookup_elem(&uplinks, &fib->ifindex))
+	if ((ret != BPF_FIB_LKUP_RET_SUCCESS && ret != BPF_FIB_LKUP_RET_NO_NEIGH) ||
+	    !bpf_map_lookup_elem(&uplinks, &fib->ifindex))
 		return REASON_NO_FIB;
+	s->next_known = ret == BPF_FIB_LKUP_RET_SUCCESS;
 	p->out_ifindex = fib->ifindex;
 	p->out |= OUT_NEIGHBOUR;
 	return REASON_DELIVERED;

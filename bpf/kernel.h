@@ -28,8 +28,6 @@
 #define TCX_DROP 2
 #define TCX_REDIRECT 7
 
-#define FIB_LOOKUP_SKIP_NEIGH (1U << 2)
-
 /* Since 6.16: the checksum of an IPv6 packet is not part of skb->csum's address difference. */
 #define CSUM_F_IPV6 (1ULL << 7)
 

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -142,13 +143,21 @@ func (f *fault) arrived(after uint64, want int, limit time.Duration) map[uint16]
 	return n
 }
 
-// denied counts the packets of the first ENI that its rules denied.
+// denied counts the packets of the first ENI that its rules denied, with or without an agent.
 func (f *fault) denied() (n uint64) {
 	f.t.Helper()
-	for _, c := range denials(f.t.(*testing.T), f.l) {
-		if c.ENI == 1 && c.Direction == dataplane.Out {
+	m, err := dataplane.OpenPinned(f.l.place.pins, false)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer m.Close()
+	if err := m.Counters(func(c dataplane.Counter) bool {
+		if c.Reason == dataplane.ReasonSGDenied && c.Direction == dataplane.Out {
 			n += c.Packets
 		}
+		return true
+	}, 1); err != nil {
+		f.t.Fatal(err)
 	}
 	return n
 }
@@ -252,8 +261,8 @@ func (f *fault) allReady(report *Report, when string) {
 	}
 }
 
-// points are the calls that fail, one after the other: in a soak all, else one of each kind.
-func points(calls []sysfault.Call) []int {
+// points are the calls that fail, one after the other, in a random order: all, or one of each kind.
+func points(calls []sysfault.Call, each bool) []int {
 	var all []int
 	seen := map[string]bool{}
 	asked := ""
@@ -264,13 +273,20 @@ func points(calls []sysfault.Call) []int {
 		} else if strings.HasPrefix(kind, "send ") {
 			asked = kind
 		}
-		if os.Getenv("ENIPLANE_SOAK") != "" || !seen[kind] {
+		if each || !seen[kind] {
 			all = append(all, c.Number)
 		}
 		seen[kind] = true
 	}
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	return all
 }
+
+// soak tells whether `make soak` runs the tests.
+func soak() bool { return os.Getenv("ENIPLANE_SOAK") != "" }
+
+// enough is how long a short run goes on: on an emulated machine it does not get to all kinds.
+const enough = 10 * time.Second
 
 // once makes the edit with the n-th call failing, and looks at what has become of it.
 func (f *fault) once(n int, errno unix.Errno) (hit bool) {
@@ -340,13 +356,16 @@ func (f *fault) run() {
 		f.t.Fatal(err)
 	}
 	errnos := []unix.Errno{unix.ENOMEM, unix.EPERM, unix.EBUSY}
-	hits := 0
-	for i, n := range points(calls) {
+	begin, hits := time.Now(), 0
+	for i, n := range points(calls, soak()) {
 		if f.once(n, errnos[i%len(errnos)]) {
 			hits++
 		}
+		if !soak() && time.Since(begin) > enough {
+			break
+		}
 	}
-	if len(calls) < 50 || hits < 10 {
+	if len(calls) < 50 || hits < 3 {
 		f.t.Errorf("of %d calls %d failed: too few to prove anything", len(calls), hits)
 	}
 	f.t.Logf("%d calls, %d of them failed in turn", len(calls), hits)
@@ -381,4 +400,70 @@ func TestApplySurvivesEveryFailingCall(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) { newFault(t, tt.states).run() })
 	}
+}
+
+// Whatever system call of a start fails: what is in force stays in force, and the next start finds it.
+func TestOpenSurvivesEveryFailingCall(t *testing.T) {
+	base := func(revision uint64) *compile.State { return testState(revision, 2) }
+	f := newFault(t, [2]func(uint64) *compile.State{base, base})
+	f.apply(f.l, f.next(0))
+	f.judges(f.revision, "before any fault")
+	open := func(judge func(sysfault.Call) unix.Errno) (l *Loader, err error) {
+		if fatal := sysfault.Run(judge, func() error {
+			if err := netns.Set(f.host.Handle); err != nil {
+				return err
+			}
+			l, err = Open(t.Context(), f.opts)
+			return nil
+		}); fatal != nil {
+			t.Fatal(fatal)
+		}
+		return l, err
+	}
+	again := func(judge func(sysfault.Call) unix.Errno) {
+		if err := f.l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l, err := open(judge)
+		if err == nil {
+			f.l = l
+		}
+	}
+	var calls []sysfault.Call
+	again(func(c sysfault.Call) unix.Errno { calls = append(calls, c); return 0 })
+	begin, hits := time.Now(), 0
+	for _, n := range points(calls, false) {
+		var failed sysfault.Call
+		again(func(c sysfault.Call) unix.Errno {
+			if c.Number != n {
+				return 0
+			}
+			failed = c
+			return unix.ENOMEM
+		})
+		if failed.Number == 0 {
+			continue
+		}
+		hits++
+		when := fmt.Sprintf("a start in which %v failed", failed)
+		f.judges(f.revision, when)
+		if err := f.l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		f.l = f.open()
+		when += ", and the next"
+		f.judges(f.revision, when)
+		f.closed(when)
+		f.served(f.revision, when)
+		if report := f.apply(f.l, f.made[f.revision]); len(report.Repairs) > 0 {
+			t.Errorf("%s: the same revision again had to repair %q", when, report.Repairs)
+		}
+		if !soak() && time.Since(begin) > enough {
+			break
+		}
+	}
+	if len(calls) < 100 || hits < 3 {
+		t.Errorf("of %d calls %d failed: too few to prove anything", len(calls), hits)
+	}
+	t.Logf("%d calls, %d of them failed in turn", len(calls), hits)
 }

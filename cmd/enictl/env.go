@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/eniplane/eniplane/loader"
+	"github.com/eniplane/eniplane/pkg/compile"
 )
 
 // The exit codes of the contract.
@@ -36,6 +37,7 @@ type env struct {
 	teardown func(context.Context, loader.Options) error
 	check    func(bpffs string) []feature
 	caps     func(ports map[string]string) ([]loader.CapUse, error)
+	traces   func(pinDir string, names compile.Names) (tracer, func() error, error)
 }
 
 // usageError is a mistake in the arguments.

@@ -128,6 +128,8 @@ type host struct {
 	features     []feature
 	caps         []loader.CapUse
 	tornDown     []loader.Options
+	tracer       fakeTracer
+	traceErr     error
 	now          time.Time
 }
 
@@ -211,6 +213,9 @@ func (h *host) run(line ...string) result {
 		},
 		check: func(string) []feature { return h.features },
 		caps:  func(map[string]string) ([]loader.CapUse, error) { return h.caps, nil },
+		traces: func(string, compile.Names) (tracer, func() error, error) {
+			return &h.tracer, func() error { return nil }, h.traceErr
+		},
 		teardown: func(_ context.Context, o loader.Options) error {
 			if o.Host != "host-a" {
 				return fmt.Errorf("%w: no pins", loader.ErrNothing)

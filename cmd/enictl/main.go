@@ -21,6 +21,7 @@ func main() {
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
 		getenv: os.Getenv, terminal: isTerminal(os.Stdout), now: time.Now,
 		open: openPinned, teardown: loader.Teardown, check: checkFeatures, caps: loader.ReadCaps,
+		traces: openTracer,
 	}, os.Args[1:])
 	stop()
 	os.Exit(code)

@@ -198,11 +198,11 @@ func (a *app) paint(cell string) string {
 		return cell
 	}
 	switch cell {
-	case "Ready", "ok", "established":
+	case "Ready", "ok", "established", "pass", "delivered":
 		return "\x1b[32m" + cell + "\x1b[0m"
 	case "Waiting", "Prepared", "Left", "warning", "opening", "answered", "closing", "refused":
 		return "\x1b[33m" + cell + "\x1b[0m"
-	case "Degraded", "missing", "blocked":
+	case "Degraded", "missing", "blocked", "denied":
 		return "\x1b[31m" + cell + "\x1b[0m"
 	}
 	return cell

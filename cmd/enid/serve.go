@@ -75,6 +75,11 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	group.Go(func() error { return agent.Serve(ctx, listener, a.Handler(metricsHandler(kernel, a, build))) })
 	group.Go(func() error { a.Run(ctx); return nil })
 	group.Go(func() error { return peers.serve(ctx) })
+	go func() { // beside the work: packets do not need them, and nobody waits for them at the end
+		if err := kernel.EnsureTwins(); err != nil {
+			log.Warn("enictl trace will not work on this host", "err", err)
+		}
+	}()
 	err = group.Wait()
 	log.Info("enid ends, what is in force stays in force")
 	return err

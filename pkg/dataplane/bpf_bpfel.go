@@ -57,9 +57,10 @@ type bpfEgress struct {
 	Active   uint64
 	Now      uint32
 	Ifindex  uint32
-	Mtu      uint32
-	Protocol uint32
-	Pad      uint64
+	Mtu      uint16
+	Protocol uint16
+	Smac     [6]uint8
+	Dmac     [6]uint8
 }
 
 type bpfEipKey4 struct {
@@ -366,6 +367,12 @@ type bpfGroupKey struct {
 	GroupSet uint32
 }
 
+type bpfHopUse struct {
+	_   structs.HostLayout
+	Now uint32
+	Via uint32
+}
+
 type bpfHostConfs struct {
 	_ structs.HostLayout
 	V [2]struct {
@@ -596,10 +603,12 @@ type bpfScratch struct {
 		Uplink        uint32
 		Pad           uint32
 	}
-	Nat     [16]uint8
-	Private [16]uint8
-	_       [4]byte
-	Fib     [64]uint8
+	Nat       [16]uint8
+	Private   [16]uint8
+	_         [4]byte
+	Fib       [64]uint8
+	NextKnown uint32
+	_         [4]byte
 }
 
 type bpfServiceBlock struct {
@@ -844,6 +853,7 @@ const (
 	bpfMapFragments      = "fragments"
 	bpfMapGroups         = "groups"
 	bpfMapHalfOpen       = "half_open"
+	bpfMapHopUses        = "hop_uses"
 	bpfMapHostConf       = "host_conf"
 	bpfMapImportWorks    = "import_works"
 	bpfMapJudgeTurns     = "judge_turns"
@@ -985,6 +995,7 @@ type bpfMapSpecs struct {
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Groups        *ebpf.MapSpec `ebpf:"groups"`
 	HalfOpen      *ebpf.MapSpec `ebpf:"half_open"`
+	HopUses       *ebpf.MapSpec `ebpf:"hop_uses"`
 	HostConf      *ebpf.MapSpec `ebpf:"host_conf"`
 	ImportWorks   *ebpf.MapSpec `ebpf:"import_works"`
 	JudgeTurns    *ebpf.MapSpec `ebpf:"judge_turns"`
@@ -1078,6 +1089,7 @@ type bpfMaps struct {
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Groups        *ebpf.Map `ebpf:"groups"`
 	HalfOpen      *ebpf.Map `ebpf:"half_open"`
+	HopUses       *ebpf.Map `ebpf:"hop_uses"`
 	HostConf      *ebpf.Map `ebpf:"host_conf"`
 	ImportWorks   *ebpf.Map `ebpf:"import_works"`
 	JudgeTurns    *ebpf.Map `ebpf:"judge_turns"`
@@ -1144,6 +1156,7 @@ func (m *bpfMaps) Close() error {
 		m.Fragments,
 		m.Groups,
 		m.HalfOpen,
+		m.HopUses,
 		m.HostConf,
 		m.ImportWorks,
 		m.JudgeTurns,

@@ -62,6 +62,24 @@ func ReadMap(m *ebpf.Map) ([]Entry, error) {
 	}
 }
 
+// CopyArray makes an array hold what another one of the same layout holds, in two system calls.
+func CopyArray(from, to *ebpf.Map) error {
+	n := int(from.MaxEntries())
+	keys, values := newChunk(n, int(from.KeySize())), newChunk(n, int(from.ValueSize()))
+	var cursor ebpf.MapBatchCursor
+	got, err := from.BatchLookup(&cursor, keys.first(n), values.first(n), nil)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("read map: %w", err)
+	}
+	if got != n {
+		return fmt.Errorf("read map: got %d entries of %d", got, n)
+	}
+	if _, err := to.BatchUpdate(keys.first(n), values.first(n), nil); err != nil {
+		return fmt.Errorf("write map: %w", err)
+	}
+	return nil
+}
+
 // WriteMap writes entries, new or not.
 func WriteMap(m *ebpf.Map, entries []Entry) error {
 	size := min(batch, len(entries))

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sort"
 
 	"github.com/cilium/ebpf"
@@ -88,6 +90,9 @@ func PinnedMaps(spec *ebpf.CollectionSpec) []string {
 	sort.Strings(names)
 	return names
 }
+
+// All lists the live maps by name, sorted.
+func (m *Maps) All() []string { return slices.Sorted(maps.Keys(m.byName)) }
 
 // Map returns a live map by its name in the object; nil if there is none.
 func (m *Maps) Map(name string) *ebpf.Map { return m.byName[name] }

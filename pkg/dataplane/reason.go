@@ -27,20 +27,46 @@ func ParseReason(name string) (Reason, error) {
 }
 
 // String returns the name as users see it, for example SG_DENIED.
-func (r Reason) String() string {
+func (r Reason) String() string { return r.text().name }
+
+// reasonText is what bpf/reason.h says of a reason.
+type reasonText struct{ name, help, kind, stage, why, do string }
+
+// text is what is said of a reason; of one of a newer version nothing is known.
+func (r Reason) text() reasonText {
 	if int(r) >= len(reasonTable) {
-		return fmt.Sprintf("REASON_%d", uint32(r))
+		return reasonText{
+			name: fmt.Sprintf("REASON_%d", uint32(r)), help: "unknown to this version", kind: "fault", stage: "-",
+			why: "The programs are of a newer version than this one.", do: "Use the version of the agent.",
+		}
 	}
-	return reasonTable[r].name
+	return reasonTable[r]
 }
 
-// Help explains the reason in a few words.
-func (r Reason) Help() string {
-	if int(r) >= len(reasonTable) {
-		return "unknown to this version"
-	}
-	return reasonTable[r].help
+// Explanation is all that is known of a reason, for people.
+type Explanation struct {
+	Reason Reason `json:"reason"`
+	Number uint32 `json:"number"`
+	Help   string `json:"help"`
+	// Kind is none (no drop), policy (somebody wrote a rule or a route, or did not), sender (who sent the packet is at
+	// fault), limit (more than may be) or fault (something is wrong with hosts or feed).
+	Kind  string `json:"kind"`
+	Stage string `json:"stage"` // at which it arises
+	Why   string `json:"why"`
+	Do    string `json:"do"`
 }
+
+// Explain says why a packet has come to this and what to do about it.
+func (r Reason) Explain() Explanation {
+	t := r.text()
+	return Explanation{Reason: r, Number: uint32(r), Help: t.help, Kind: t.kind, Stage: t.stage, Why: t.why, Do: t.do}
+}
+
+// Stage is the stage of the packet path at which the reason arises.
+func (r Reason) Stage() string { return r.text().stage }
+
+// Help explains the reason in a few words.
+func (r Reason) Help() string { return r.text().help }
 
 // IsDrop tells whether the packet ended here against its sender's wish. The reasons that are no
 // drops come first in the list.

@@ -49,7 +49,7 @@ type descs struct {
 	flows, mapEntries, mapMax                   *prometheus.Desc
 	counted, maxFlows, borrowed, pool, atLimit  *prometheus.Desc
 	revision, feedAge, applyErrors, enis, build *prometheus.Desc
-	capDrops                                    *prometheus.Desc
+	capDrops, reasons                           *prometheus.Desc
 }
 
 func newDescs() descs {
@@ -76,6 +76,8 @@ func newDescs() descs {
 		applyErrors: d("eni_apply_errors_total", "Revisions and repairs that failed since the agent started."),
 		capDrops: d("eni_cap_drop_packets_total",
 			"Packets lost behind caps in Mbit/s, as queued: one that stands for several on the wire counts once. Begins anew with a queue.", "direction"),
+		reasons: d("eni_drop_reason_info", "Always 1: of what kind the reason of a drop is (policy, sender, limit, fault), and at which stage it arises.",
+			"reason", "kind", "stage"),
 		enis: d("eni_enis", "ENIs of this host by state.", "state"),
 		build: d("eni_program_info", "Always 1: what is loaded, by agent version, hash of the BPF object, and kernel.",
 			"version", "hash", "kernel"),
@@ -88,7 +90,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
 		d.packets, d.bytes, d.dropPackets, d.dropBytes, d.flows, d.mapEntries, d.mapMax,
 		d.counted, d.maxFlows, d.borrowed, d.pool, d.atLimit,
-		d.revision, d.feedAge, d.applyErrors, d.enis, d.build, d.capDrops,
+		d.revision, d.feedAge, d.applyErrors, d.enis, d.build, d.capDrops, d.reasons,
 	} {
 		ch <- desc
 	}
@@ -131,6 +133,11 @@ func (c *Collector) collectAgent(d descs, ch chan<- prometheus.Metric) {
 	gauge(d.revision, float64(s.Revision))
 	gauge(d.feedAge, s.FeedAge)
 	gauge(d.build, 1, c.build.Version, c.build.Hash, c.build.Kernel)
+	for _, r := range dataplane.Reasons() {
+		if x := r.Explain(); r.IsDrop() {
+			gauge(d.reasons, 1, r.String(), x.Kind, x.Stage)
+		}
+	}
 	for _, state := range slices.Sorted(maps.Keys(s.ENIs)) {
 		gauge(d.enis, float64(s.ENIs[state]), state)
 	}

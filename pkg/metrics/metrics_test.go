@@ -129,6 +129,8 @@ func TestCollector(t *testing.T) {
 		`eni_enis{state="Ready"}`:                                    "2",
 		`eni_enis{state="Waiting"}`:                                  "0",
 		`eni_program_info{hash="abc",kernel="6.6.0",version="v1"}`:   "1",
+
+		`eni_drop_reason_info{kind="policy",reason="SG_DENIED",stage="security groups"}`: "1",
 	} {
 		if got[name] != want {
 			t.Errorf("%s = %q, want %s", name, got[name], want)

@@ -50,6 +50,10 @@ func (w *World) wanted(step Step, family Family, got result) (Want, []byte) {
 	if want.Verdict == Drop {
 		return want, nil
 	}
+	atUplink := step.At.Program == UplinkProgram || step.At.Program == UplinkXDPProgram
+	if want.Tunnel == nil && !atUplink && got.asked.Neighbour == 0 && slices.Contains(w.base.Host.Uplinks, want.Device) {
+		return want, w.byNeighbour(packet.Bytes(family))
+	}
 	if want.Tunnel == nil || want.Tunnel.Policy != 0 || step.GSO > 0 || step.ByKernel {
 		return want, packet.Bytes(family)
 	}
@@ -61,6 +65,13 @@ func (w *World) wanted(step Step, family Family, got result) (Want, []byte) {
 	want.Device, want.Tunnel = w.base.Host.Uplinks[0], nil
 	w.ports.fill(frame, got.frame)
 	return want, frame
+}
+
+// byNeighbour is a frame with the MACs that the kernel would write: what is not left to it must have them.
+func (w *World) byNeighbour(frame []byte) []byte {
+	copy(frame, w.setup.Underlay.Neighbour[:])
+	copy(frame[6:], w.setup.Uplink[:])
+	return frame
 }
 
 // compareWay compares where a redirect goes.
@@ -80,6 +91,9 @@ func (w *World) compareWay(b *strings.Builder, want Want, family Family, got res
 		fmt.Fprintf(b, "tunnel %+v, want %+v\n", tunnel, want.Tunnel)
 	case tunnel != nil && *tunnel != *want.Tunnel:
 		fmt.Fprintf(b, "tunnel %+v, want %+v\n", *tunnel, *want.Tunnel)
+	}
+	if want.ByNeighbour && got.asked.Neighbour == 0 {
+		fmt.Fprintf(b, "redirect past the kernel's neighbours, want by them\n")
 	}
 	if via := want.Via.In(family); via.IsValid() && via != viaOf(got.asked) {
 		fmt.Fprintf(b, "by neighbour %v, want %v\n", viaOf(got.asked), via)

@@ -49,6 +49,7 @@ type Quick struct {
 	hits    hitCounters
 	usage   mapped
 	facts   dataplane.HostFacts
+	twins   *ebpf.CollectionSpec
 }
 
 // quickHook is a loaded program.
@@ -103,14 +104,15 @@ func (q *Quick) load(t testing.TB, setup QuickSetup) error {
 			return fmt.Errorf("set knob %s: %w", name, err)
 		}
 	}
-	if err := substitute(spec); err != nil {
+	if err := sizeFlows(spec, setup.Sets); err != nil {
+		return err
+	}
+	q.twins = spec.Copy()
+	if err := errors.Join(substitute(spec), substituteClock(q.twins)); err != nil {
 		return err
 	}
 	for _, m := range spec.Maps {
 		m.Pinning = ebpf.PinNone
-	}
-	if err := sizeFlows(spec, setup.Sets); err != nil {
-		return err
 	}
 	counters := spec.Maps[dataplane.MapCounters]
 	counters.Type, counters.Flags, counters.MaxEntries = ebpf.Array, unix.BPF_F_MMAPABLE, quickENIs*2*reasonsPerSide

@@ -56,13 +56,16 @@ type Want struct {
 	Device  string  // to which a redirect goes
 	Tunnel  *Tunnel // that a redirect to the VXLAN device sets
 	Via     Addr    // neighbour that a redirect to an uplink names, if the test wants to know
-	Mark    uint32
-	Class   uint32 // in which it waits, by TC: 1 of what leaves by no EIP, 2 by the first EIP; 0 = none
-	Bound   string // of a redirect to a shaper: where to it goes on, "eni NAME", "overlay NAME" or "uplink NAME"
-	Packet  Packet // as it leaves; the zero Packet = as it came
-	Counts  []Count
-	Flows   []Flow // which must be there afterwards, others do not matter
-	NoFlow  bool   // there must be no flow at all
+	// ByNeighbour: the kernel must write the MACs, although the programs could.
+	ByNeighbour bool
+
+	Mark   uint32
+	Class  uint32 // in which it waits, by TC: 1 of what leaves by no EIP, 2 by the first EIP; 0 = none
+	Bound  string // of a redirect to a shaper: where to it goes on, "eni NAME", "overlay NAME" or "uplink NAME"
+	Packet Packet // as it leaves; the zero Packet = as it came
+	Counts []Count
+	Flows  []Flow // which must be there afterwards, others do not matter
+	NoFlow bool   // there must be no flow at all
 	// Hits are the rules that decide, "ingress web/https", or for IPv4 and IPv6 "ingress acl/1|ingress acl/2";
 	// nil = the row does not say.
 	Hits []string

@@ -4,6 +4,7 @@ package pkttest
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -31,13 +32,24 @@ var substitutes = map[asm.BuiltinFunc]string{
 // substitute replaces, in all programs of spec, the calls of helpers that BPF_PROG_TEST_RUN cannot
 // serve.
 func substitute(spec *ebpf.CollectionSpec) error {
+	return substituteBy(spec, substitutes)
+}
+
+// substituteClock replaces only what tells the time.
+func substituteClock(spec *ebpf.CollectionSpec) error {
+	clock := maps.Clone(substitutes)
+	maps.DeleteFunc(clock, func(_ asm.BuiltinFunc, by string) bool { return by != "unit_ktime" })
+	return substituteBy(spec, clock)
+}
+
+func substituteBy(spec *ebpf.CollectionSpec, by map[asm.BuiltinFunc]string) error {
 	helpers, err := loadHelpers()
 	if err != nil {
 		return fmt.Errorf("load the substitutes of helpers: %w", err)
 	}
 	functions := splitFunctions(helpers.Programs["unit_helpers"].Instructions)
 	for _, p := range spec.Programs {
-		p.Instructions = append(p.Instructions, replaceCalls(p.Instructions, functions)...)
+		p.Instructions = append(p.Instructions, replaceCalls(p.Instructions, functions, by)...)
 	}
 	spec.Maps[unitMap] = helpers.Maps[".bss"].Copy()
 	spec.Maps[unitMap].Name = "unit_bss"
@@ -62,12 +74,12 @@ func splitFunctions(insns asm.Instructions) map[string]asm.Instructions {
 
 // replaceCalls changes calls of helpers in place, one instruction for one, and returns the functions
 // that are now called.
-func replaceCalls(insns asm.Instructions, functions map[string]asm.Instructions) asm.Instructions {
+func replaceCalls(insns asm.Instructions, functions map[string]asm.Instructions, by map[asm.BuiltinFunc]string) asm.Instructions {
 	var called asm.Instructions
 	done := make(map[string]bool)
 	for i := range insns {
 		ins := &insns[i]
-		name := substitutes[asm.BuiltinFunc(ins.Constant)]
+		name := by[asm.BuiltinFunc(ins.Constant)]
 		if !ins.IsBuiltinCall() || name == "" {
 			continue
 		}

@@ -141,6 +141,7 @@ type player struct {
 
 	reasons map[oracle.Reason]dataplane.Reason
 	counts  []pkttest.Count // scratch
+	tracing *tracing        // asks about packets before they are sent; nil = none
 }
 
 // seen is what became of a packet, and what was special about it: what it belongs to, or how it came.
@@ -259,14 +260,15 @@ func (p *player) step(c *Case, s *Step) (diff string, out oracle.Outcome, err er
 	if out.Tunnel != nil && out.Tunnel.Internet {
 		p.seen[seen{out.Reason, "by a gateway"}]++
 	}
-	return p.compareOutcome(s, out, got) + compareHits(&out, p.q.Hits()), out, nil
+	hits := p.q.Hits()
+	return p.compareOutcome(s, out, got) + compareHits(&out, hits) + p.compareTrace(hits), out, nil
 }
 
 // come runs the programs that see the packet of a step, up to the one that does not leave it to the next.
 func (p *player) come(s *Step) (pkttest.QuickResult, bool, error) {
 	wire := onWire(s)
 	if !p.inTurn || wire == nil {
-		return p.q.Send(quickPacket(s, p.now))
+		return p.send(quickPacket(s, p.now))
 	}
 	got, ok, err := p.q.Send(pkttest.QuickPacket{
 		At: pkttest.Hook{Program: pkttest.UplinkXDPProgram, Device: uplinkDevice}, Frame: wire, Now: p.now, Linear: s.Linear,
@@ -280,7 +282,7 @@ func (p *player) come(s *Step) (pkttest.QuickResult, bool, error) {
 		return got, ok, nil
 	}
 	s = &Step{From: s.From, Frame: s.Frame}
-	return p.q.Send(quickPacket(s, p.now))
+	return p.send(quickPacket(s, p.now))
 }
 
 // outsideOnly: what dropped the packet are its outer headers, of which the model at the VXLAN device knows nothing.
@@ -370,6 +372,12 @@ func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickR
 	w, g := outcome{Verdict: string(want.Verdict)}, outcome{Verdict: got.Verdict.String()}
 	if want.Outside != nil {
 		want.Device, want.Tunnel, want.Packet = want.Outside.Device, nil, withSourcePort(want.Outside.Packet, got.Frame)
+	}
+	if want.Neighbour && got.Verdict == pkttest.Redirect && !got.Neighbour {
+		// The programs have written the MACs that the kernel would write.
+		want.Neighbour, want.Packet = false, slices.Clone(want.Packet)
+		copy(want.Packet, routerMAC[:])
+		copy(want.Packet[6:], uplinkMAC[:])
 	}
 	if want.Verdict == oracle.Redirect {
 		w.Device, w.Neighbour = want.Device, want.Neighbour

@@ -11,7 +11,8 @@ import (
 	. "github.com/eniplane/eniplane/pkg/pkttest"
 )
 
-// translated: out to the internet with the EIP as source, MACs left to the kernel's neighbours.
+// translated: out to the internet with the EIP as source. MACs are left to the kernel's neighbours, or are what it would
+// write.
 func translated(packet Packet, from party) Want {
 	return Want{
 		Verdict: Redirect, Device: "uplink0", Packet: packet.From(from.eip),
@@ -51,6 +52,12 @@ func eipRows() []Row {
 	ask, answer := to(client).TCP(40000, 443, SYN), inward(client, web0).TCP(443, 40000, SYN|ACK)
 	opened := translated(ask, web0)
 	opened.Flows = fromNet(web0, opening, dataplane.Out)
+	known := opened
+	known.Packet = opened.Packet.MACs(uplinkMAC, routerMAC)
+	another := translated(to(besideClient).UDP(40000, 53), web0)
+	probing := another
+	probing.ByNeighbour = true
+	another.Packet = another.Packet.MACs(uplinkMAC, routerMAC)
 	return []Row{
 		row("tcp", web0.port(), ask, opened),
 		fine("tcp with an odd payload", to(client).TCP(40000, 443, SYN).Payload(7)),
@@ -104,6 +111,19 @@ func eipRows() []Row {
 		{Name: "more than the uplink carries, on a way that is known", Steps: []Step{
 			send(web0, to(client).UDP(40000, 53), translated(to(client).UDP(40000, 53), web0)),
 			send(web0, big, tooBig(big, web0, mtu, out(web0, dataplane.ReasonTooBig))),
+		}},
+		{Name: "a neighbour on the underlay whose MAC nobody knows", Steps: []Step{
+			send(web0, to(besideUs).UDP(40000, 53), translated(to(besideUs).UDP(40000, 53), web0)),
+			send(web0, to(besideUs).UDP(40000, 53), translated(to(besideUs).UDP(40000, 53), web0)),
+		}},
+		{Name: "a way that is known, with the neighbour's MAC", Steps: []Step{
+			send(web0, ask, opened),
+			send(web0, ask, known),
+		}},
+		{Name: "another way by a next hop that is known, with its MAC", Steps: []Step{
+			send(web0, ask, opened),
+			send(web0, to(besideClient).UDP(40000, 53), another),
+			later(send(web0, to(besideClient).UDP(40000, 53), probing), time.Second),
 		}},
 		{Name: "an address on the internet becomes a neighbour's EIP", Steps: []Step{
 			send(web1, taken, translated(taken, web1)),

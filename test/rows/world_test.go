@@ -123,26 +123,28 @@ var (
 	strangeMAC = ParseMAC("02:00:00:00:99:99")
 	greenMAC   = ParseMAC("02:00:00:00:04:80") // of green-8
 
-	client      = IP("198.51.100.7", "2001:db8:c::7")
-	office      = IP("192.0.2.70", "2001:db8:ff1::7")
-	unroutable  = IP("198.51.100.200", "2001:db8:c:bad::7") // the host's own routes refuse it
-	blackhole   = IP("198.18.0.7", "2001:db8:dead::7")
-	infra       = IP("100.64.0.7", "fd00:ffff::7")
-	labs        = IP("198.51.100.130", "2001:db8:c:1::7") // of prefix list lab
-	second      = IP("10.0.1.71", "fd00:1:0:1::71")       // of multi-0
-	nobody      = IP("10.0.1.77", "fd00:1:0:1::77")       // in subnet red-web
-	noSubnet    = IP("10.0.7.7", "fd00:1:0:7::7")         // in the VPC
-	gateway     = IP("10.0.1.1", "fd00:1:0:1::1")         // of red-web
-	dbGateway   = IP("10.0.2.1", "fd00:1:0:2::1")
-	linkLocal   = IP("fe80::10")
-	linkGateway = IP("fe80::1")
-	reserved    = IP("203.0.113.99")
-	gateFree    = IP("203.0.114.77", "2001:db8:f::77") // in a range for which host-a is a gateway
-	gateKept    = IP("203.0.114.98", "2001:db8:f::98") // the same, reserved
-	vtepA       = IP(hostA)
-	vtepB       = IP(hostB)
-	vtepC       = IP(hostC)
-	hostAddress = IP("192.168.100.1", "2001:db8:64::1") // of the uplink
+	client       = IP("198.51.100.7", "2001:db8:c::7")
+	besideClient = IP("198.51.100.8", "2001:db8:c::8")
+	besideUs     = IP("192.168.100.77", "2001:db8:64::77") // in the uplink's subnet, where nobody is
+	office       = IP("192.0.2.70", "2001:db8:ff1::7")
+	unroutable   = IP("198.51.100.200", "2001:db8:c:bad::7") // the host's own routes refuse it
+	blackhole    = IP("198.18.0.7", "2001:db8:dead::7")
+	infra        = IP("100.64.0.7", "fd00:ffff::7")
+	labs         = IP("198.51.100.130", "2001:db8:c:1::7") // of prefix list lab
+	second       = IP("10.0.1.71", "fd00:1:0:1::71")       // of multi-0
+	nobody       = IP("10.0.1.77", "fd00:1:0:1::77")       // in subnet red-web
+	noSubnet     = IP("10.0.7.7", "fd00:1:0:7::7")         // in the VPC
+	gateway      = IP("10.0.1.1", "fd00:1:0:1::1")         // of red-web
+	dbGateway    = IP("10.0.2.1", "fd00:1:0:2::1")
+	linkLocal    = IP("fe80::10")
+	linkGateway  = IP("fe80::1")
+	reserved     = IP("203.0.113.99")
+	gateFree     = IP("203.0.114.77", "2001:db8:f::77") // in a range for which host-a is a gateway
+	gateKept     = IP("203.0.114.98", "2001:db8:f::98") // the same, reserved
+	vtepA        = IP(hostA)
+	vtepB        = IP(hostB)
+	vtepC        = IP(hostC)
+	hostAddress  = IP("192.168.100.1", "2001:db8:64::1") // of the uplink
 )
 
 var (

@@ -186,11 +186,15 @@ func (t *Table) Close() error {
 }
 
 func (t *Table) line(set int) *line {
-	size := unsafe.Sizeof(set4{})
+	return (*line)(unsafe.Pointer(&t.memory[set*t.setSize()]))
+}
+
+// setSize is how many bytes a set has.
+func (t *Table) setSize() int {
 	if t.family == IPv6 {
-		size = unsafe.Sizeof(set6{})
+		return int(unsafe.Sizeof(set6{}))
 	}
-	return (*line)(unsafe.Pointer(&t.memory[uintptr(set)*size]))
+	return int(unsafe.Sizeof(set4{}))
 }
 
 // Slots returns how many flows the table holds at most.

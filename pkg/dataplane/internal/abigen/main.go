@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Abigen turns the enums of the headers in bpf into Go constants, and the comments of the
-// reasons into their help texts. BTF cannot serve: it holds only enums that are the type of
+// reasons into what users read of them. BTF cannot serve: it holds only enums that are the type of
 // something, and no comments.
 //
 //	abigen ENUMS_GO REASONS_GO REASON_H HEADER...
@@ -13,10 +13,14 @@ import (
 	"go/format"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 )
 
-type value struct{ name, expr, help string }
+type value struct {
+	name, expr, help string
+	text             []string // lines of the comment below it
+}
 
 type enum struct {
 	name   string
@@ -71,11 +75,18 @@ func parse(path string) ([]enum, error) {
 		return nil, err
 	}
 	var enums []enum
-	inside := false
+	inside, comment := false, false
 	for i, line := range strings.Split(string(text), "\n") {
 		switch m := opening.FindStringSubmatch(line); {
+		case comment:
+			if comment = line != "\t */"; comment {
+				last := &enums[len(enums)-1]
+				last.explain(strings.TrimPrefix(line, "\t * "))
+			}
 		case m != nil:
 			enums, inside = append(enums, enum{name: m[1]}), true
+		case inside && line == "\t/*":
+			comment = true
 		case line == "};":
 			inside = false
 		case !inside || skip(line):
@@ -91,6 +102,50 @@ func parse(path string) ([]enum, error) {
 	return enums, nil
 }
 
+// explain adds a line to what is said below the last value.
+func (e *enum) explain(line string) {
+	if n := len(e.values); n > 0 {
+		e.values[n-1].text = append(e.values[n-1].text, line)
+	}
+}
+
+// explanation is what the comment below a reason says.
+type explanation struct{ kind, stage, why, do string }
+
+// kinds of reasons, as bpf/reason.h explains them.
+var kinds = []string{"none", "policy", "sender", "limit", "fault"}
+
+// explanation reads "KIND, STAGE", "why: ..." and "do: ...", of which the last two may go on in lines that begin with
+// two blanks.
+func (v *value) explanation() (x explanation, err error) {
+	bad := fmt.Errorf("%s: below it must stand a comment of \"KIND, STAGE\", \"why: ...\" and \"do: ...\", got %q", v.name, v.text)
+	if len(v.text) == 0 {
+		return x, bad
+	}
+	var found bool
+	if x.kind, x.stage, found = strings.Cut(v.text[0], ", "); !found || !slices.Contains(kinds, x.kind) || x.stage == "" {
+		return x, bad
+	}
+	var to *string
+	for _, line := range v.text[1:] {
+		switch key, rest, _ := strings.Cut(line, ": "); {
+		case key == "why" && to == nil:
+			to, line = &x.why, rest
+		case key == "do" && to == &x.why:
+			to, line = &x.do, rest
+		case to != nil && strings.HasPrefix(line, "  "):
+			line = " " + strings.TrimSpace(line)
+		default:
+			return x, bad
+		}
+		*to += line
+	}
+	if x.why == "" || x.do == "" {
+		return x, bad
+	}
+	return x, nil
+}
+
 func skip(line string) bool {
 	return line == "" || strings.HasPrefix(line, "\t/*") || line == "\tREASON_LAST,"
 }
@@ -100,6 +155,9 @@ func checkReasons(values []value) error {
 	for i, v := range values {
 		if v.expr != fmt.Sprint(i) || v.help == "" || !strings.HasPrefix(v.name, "REASON_") {
 			return fmt.Errorf("want \"REASON_NAME = %d, /* help */\", got %s = %s", i, v.name, v.expr)
+		}
+		if _, err := v.explanation(); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -133,9 +191,11 @@ func renderReasons(values []value) string {
 	for _, v := range values {
 		fmt.Fprintf(&b, "\t%s Reason = %s // %s\n", camel(v.name), v.expr, v.help)
 	}
-	b.WriteString(")\n\nvar reasonTable = [...]struct{ name, help string }{\n")
-	for _, v := range values {
-		fmt.Fprintf(&b, "\t{%q, %q},\n", strings.TrimPrefix(v.name, "REASON_"), v.help)
+	b.WriteString(")\n\nvar reasonTable = [...]reasonText{\n")
+	for i := range values {
+		x, _ := values[i].explanation() // checkReasons has read it
+		fmt.Fprintf(&b, "\t{\n\t\tname: %q, help: %q,\n\t\tkind: %q, stage: %q,\n\t\twhy: %q,\n\t\tdo: %q,\n\t},\n",
+			strings.TrimPrefix(values[i].name, "REASON_"), values[i].help, x.kind, x.stage, x.why, x.do)
 	}
 	b.WriteString("}\n")
 	return b.String()
