@@ -126,6 +126,9 @@ func preparedRows() []Row {
 		early("what was sent on from the internet", marked(ask, internetMark, hostC, admitted(ask, web0))),
 		early("sent on to another's EIP", marked(other, internetMark, hostC, at(dataplane.ReasonNoEndpoint))),
 		early("sent on by another host", marked(syn, movedMark, hostB, host)),
+		{Name: "sent on to who does not move and is known", Hooks: TCOnly, Steps: []Step{
+			decapsulated(syn, red, hostB, received(syn, web9, web0)), marked(syn.Ports(40001, 443), movedMark, hostB, host),
+		}},
 		early("sent on, no rule", marked(denied, movedMark, hostC, at(dataplane.ReasonSGDenied))),
 		early("the sender is not there, and no mark", decapsulated(syn, red, hostC, at(dataplane.ReasonVXLANSender))),
 		later("then the guest is heard", Step{At: web0.port(), In: out, Want: tunnelled(out, web0, web9)}),
