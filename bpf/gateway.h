@@ -34,6 +34,14 @@ static __always_inline enum reason gateway_error(struct pkt *p, const __u8 *tran
 	return REASON_CONTINUE;
 }
 
+/* Is what an error quotes, read by gateway_error, from this EIP? */
+static __always_inline bool gateway_quotes(const __u8 *eip, const bool v6)
+{
+	const struct quote *q = quote_get();
+
+	return q && addr_equal(q->src, eip, v6);
+}
+
 /* To the host of an ENI, in the name of the gateway; the destination is the private IP from now on. */
 static __always_inline enum reason gateway_deliver(struct pkt *p, const struct host_conf *host,
 						   __u32 nexthop, const __u8 *eip,
@@ -103,6 +111,8 @@ static __always_inline enum reason gateway_out(struct pkt *p, const struct host_
 	e = known ? NULL : eip_find(p, p->dst, v6);
 	if (!e)
 		return egress_leave(way, p, host, s->nat, known, v6);
+	if ((e->flags & EIP_BEHIND) && p->quotes && !gateway_quotes(s->arrival.eip, v6))
+		return REASON_ICMP_UNRELATED;
 	if (!rewrite_addr(p, p->src, s->nat, true, v6, false))
 		return REASON_HELPER;
 	addr_copy(p->src, s->nat, v6);

@@ -45,14 +45,21 @@ static __always_inline enum reason uplink_arp(struct pkt *p, const bool xdp)
 	return arp_answer(p, &f, u->mac, xdp);
 }
 
+static __always_inline bool uplink_solicits(struct pkt *p, const bool xdp)
+{
+	__u8 next, type;
+
+	return pkt_load(p, ETH_LEN + offsetof(struct ipv6hdr, nexthdr), &next, 1, xdp) &&
+	       next == PROTO_ICMPV6 && pkt_load(p, ETH_LEN + 40, &type, 1, xdp) &&
+	       type == ND_SOLICIT;
+}
+
 static __always_inline enum reason uplink_nd(struct pkt *p, const bool xdp)
 {
 	struct uplink *u = bpf_map_lookup_elem(&uplinks, &p->ifindex);
 	struct nd nd;
-	__u8 next, type;
 
-	if (!pkt_load(p, ETH_LEN + offsetof(struct ipv6hdr, nexthdr), &next, 1, xdp) ||
-	    next != PROTO_ICMPV6 || !pkt_load(p, ETH_LEN + 40, &type, 1, xdp) || type != ND_SOLICIT)
+	if (!uplink_solicits(p, xdp))
 		return REASON_NOT_OURS;
 	if (!u || parse_ip6(p, xdp) != REASON_CONTINUE || !nd_load(p, &nd, xdp) ||
 	    addr_unspecified6(p->src) || !uplink_has_eip(p, nd.target, true))
@@ -73,15 +80,17 @@ __noinline int gatewayed6(struct scratch *s, __u32 table)
 }
 
 /* Of an EIP's packets none reaches the host's stack, which would send it back to where it came from. */
-static __always_inline enum reason uplink_refused(struct pkt *p)
+static __always_inline enum reason uplink_refused(struct pkt *p, const bool v6, const bool xdp)
 {
+	if (v6 && xdp && !(xdp_owns & XDP_OWNS_ALL) && uplink_solicits(p, true))
+		return REASON_NOT_OURS; /* which TC answers if it is about an EIP taken here */
 	count_enter(p, 0, DIR_IN);
 	return REASON_EIP_UNKNOWN;
 }
 
 /* To arrival.eip, which nobody has here. In a range for which the host is a gateway there is nothing but EIPs. */
 static __always_inline enum reason uplink_unknown(struct pkt *p, const struct host_conf *host,
-						  const bool v6)
+						  const bool v6, const bool xdp)
 {
 	struct scratch *s = scratch_get();
 
@@ -89,7 +98,7 @@ static __always_inline enum reason uplink_unknown(struct pkt *p, const struct ho
 		return REASON_NOT_OURS;
 	if (!(v6 ? gatewayed6(s, host->gatewayed) : gatewayed4(s, host->gatewayed)))
 		return REASON_NOT_OURS;
-	return uplink_refused(p);
+	return uplink_refused(p, v6, xdp);
 }
 
 /* An IP packet to an EIP held here; from now on nothing of it reaches the host's stack. */
@@ -106,9 +115,9 @@ static __always_inline enum reason uplink_eip(struct pkt *p, const struct host_c
 	addr_copy(s->private, s->arrival.eip, v6);
 	e = eip_find(p, s->private, v6);
 	if (!e)
-		return uplink_unknown(p, host, v6);
+		return uplink_unknown(p, host, v6, xdp);
 	if (!(e->flags & EIP_UPLINK))
-		return uplink_refused(p); /* its gateways bring it by the overlay */
+		return uplink_refused(p, v6, xdp); /* its gateways bring it by the overlay */
 	if (e->flags & EIP_BEHIND) /* XDP cannot ask for a tunnel */
 		return xdp ? REASON_NOT_OURS : gateway_in(p, host, e->nexthop, s->private, v6);
 	eni = e->eni;

@@ -54,6 +54,18 @@ func (m *Model) eipBehind(a netip.Addr) (*api.ENI, netip.Addr) {
 	return nil, netip.Addr{}
 }
 
+// allBehind are the ENIs of other hosts with EIPs for which this host is a gateway: it knows who they are, whether or not
+// their VPC is here.
+func (m *Model) allBehind() map[string]bool {
+	all := map[string]bool{}
+	for _, eip := range m.objs.EIPs {
+		if e := m.objs.ENIs[eip.ENI]; e != nil && !m.isLocal(e) && m.gatewayHere(eip.Address) {
+			all[e.Name] = true
+		}
+	}
+	return all
+}
+
 // isGatewayOf tells whether another host is a gateway for an EIP of an ENI of this host, in a VPC.
 func (m *Model) isGatewayOf(vtep netip.Addr, vni uint32) bool {
 	for _, eip := range m.objs.EIPs {
@@ -204,6 +216,9 @@ func (r *run) leaveAs(eip netip.Addr) Reason {
 		return reason
 	}
 	if e, private := r.eipBehind(dst); e != nil {
+		if reason := r.quotesOf(func(q *packet) netip.Addr { return q.src }, dst); reason != goOn {
+			return reason
+		}
 		p.setSource(eip)
 		return r.carry(e, dst, private)
 	}

@@ -228,9 +228,9 @@ func (m *Model) Set(objs *api.Objects) {
 			delete(m.buckets, name)
 		}
 	}
-	known := map[string]int{}
+	known, behind := map[string]int{}, m.allBehind()
 	for name, e := range objs.ENIs {
-		if !m.isKnown(m.vpcOf(e)) {
+		if !m.isKnown(m.vpcOf(e)) && !behind[name] {
 			continue
 		}
 		if known[name] = m.known[name]; known[name] == 0 {

@@ -202,7 +202,7 @@ func gatewayRows() []Row {
 		return one(name, leaving(far9, p, want))
 	}
 	over := toGateway(far9, green8.eip).TCP(40000, 443, SYN)
-	shut := toGateway(far9, web0.eip).TCP(40000, 25, SYN)
+	shut, seen := toGateway(far9, web0.eip).TCP(40000, 25, SYN), toGateway(far9, green8.eip)
 	soon := toGateway(far9, gateKept).UDP(40000, 53)
 	big := outs.UDP(40000, 53).Payload(mtu)
 	told := leaving(far9, big, Want{
@@ -251,6 +251,10 @@ func gatewayRows() []Row {
 			Want{Counts: []Count{atHost(dataplane.Out, dataplane.ReasonDelivered), in(web0, dataplane.ReasonSGDenied)}})),
 		one("to an EIP of another host behind it", leaving(far9, over,
 			carried(over.From(far9.eip), green8, atHost(dataplane.Out, dataplane.ReasonDelivered)))),
+		one("an error to an EIP behind it", leaving(far9, seen.Unreachable(outs.From(green8.eip).To(far9.ip).UDP(53, 40000)),
+			carried(seen.From(far9.eip).Unreachable(outs.From(green8.ip).To(far9.eip).UDP(53, 40000)), green8, atHost(dataplane.Out, dataplane.ReasonDelivered)))),
+		drop("an error to an EIP behind it, about somebody else's packet", far9,
+			seen.Unreachable(outs.From(web9.ip).To(far9.ip).UDP(53, 40000)), dataplane.ReasonICMPUnrelated),
 		one("to an EIP of the ENI itself", leaving(far9, toGateway(far9, far9.eip).UDP(1, 53),
 			carried(toGateway(far9, far9.eip).UDP(1, 53).From(far9.eip), far9, atHost(dataplane.Out, dataplane.ReasonDelivered)))),
 		{Name: "the EIP is unbound", Steps: []Step{after(func(o *api.Objects) {

@@ -21,7 +21,7 @@ func TestViewsOfMoves(t *testing.T) {
 	}
 	s := open(t, etcdtest.Start(t, etcdtest.Options{}))
 	commit(t, s, put(t, string(text)+"\n---\napiVersion: eniplane.io/v1alpha1\nkind: Host\nmetadata: {name: host-c}\nspec: {zone: az-1, vtep: 192.0.2.77, uplinks: [eth0]}\n"+
-		"---\napiVersion: eniplane.io/v1alpha1\nkind: Instance\nmetadata: {name: third-vm}\nspec: {host: host-c, type: small}\n"))
+		"---\napiVersion: eniplane.io/v1alpha1\nkind: Instance\nmetadata: {name: third-vm}\nspec: {host: host-c, type: g-large}\n"))
 	all := read(t, s)
 	web := all.ENIs["web-0"]
 	from := all.HostOf(web)
