@@ -96,8 +96,8 @@ func askTrace(t *testing.T, l *lab.Lab, host string, line ...string) (traced, st
 	enictl := labs.binary(t, "enictl")
 	all := append([]string{enictl, "trace", "--host", host, "--bpffs", l.AgentBPFFS(), "--state-dir", l.AgentStateDir()}, line...)
 	out, errOut, code := execute(t, l, host, all...)
-	// The agent makes the twins beside its work.
-	for end := time.Now().Add(commandWait); code == 1 && strings.Contains(errOut, "no trace twins") && time.Now().Before(end); {
+	// The agents make the twins beside their work: 2 s of CPU time each.
+	for end := time.Now().Add(6 * commandWait); code == 1 && strings.Contains(errOut, "no trace twins") && time.Now().Before(end); {
 		time.Sleep(100 * time.Millisecond)
 		out, errOut, code = execute(t, l, host, all...)
 	}
