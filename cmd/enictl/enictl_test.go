@@ -241,8 +241,8 @@ ENI    STATE    DEVICE     REASON              INDEX  IFINDEX  FLOWS
 db-0   Waiting  eni-db-0   no device eni-db-0  2      0        60/65
 web-0  Ready    eni-web-0  -                   1      9        100/100
 
-EIP           ENI    PRIVATE-IP  ANNOUNCED
-203.0.113.10  web-0  10.0.1.10   yes
+EIP           ENI    PRIVATE-IP  ANNOUNCED  GATEWAY
+203.0.113.10  web-0  10.0.1.10   yes        no
 `
 	if diff := cmp.Diff(want, got.out); diff != "" {
 		t.Error(diff)

@@ -230,9 +230,12 @@ func (r *run) outerVXLAN() Reason {
 		return VXLANHeader
 	}
 	source, vni := netip.AddrFrom4([4]byte(ip[12:16])), be.Uint32(vxlan[4:])>>8
-	ok, public := false, false
+	ok, public, moved := false, false, uint32(0)
 	leaves := api.MAC(vxlan[8:14]) == r.objs.Region.GatewayMAC
-	switch be.Uint32(vxlan) {
+	switch flags := be.Uint32(vxlan); flags {
+	case 0x88000002, 0x88000003: // with one of a host that has sent it on: its ENI has moved
+		moved = flags & 0xffff
+		fallthrough
 	case 0x08000000:
 		ok = !leaves && r.hasVPC(source, vni) || leaves && r.isBehind(source, vni)
 	case 0x88000001: // with a group policy id: from the internet
@@ -244,13 +247,15 @@ func (r *run) outerVXLAN() Reason {
 	if !ok {
 		return VXLANSource
 	}
-	if r.from.Kind == AtUplinkXDP && r.p.isPlainVXLAN() && !public && !leaves && !r.handsDown(vni, packet{frame: vxlan[8:]}) {
+	if r.from.Kind == AtUplinkXDP && r.p.isPlainVXLAN() && !public && !leaves && moved == 0 && !r.handsDown(vni, packet{frame: vxlan[8:]}) {
 		r.from.VNI, r.from.Source, r.from.Marked = vni, source, true
 		r.p, r.wire = packet{frame: vxlan[8:]}, segments(vxlan[8:], 0)
 		return r.overlay()
 	}
 	r.out.Marked = r.from.Kind == AtUplink
-	r.out.Public, r.out.Leaves = r.out.Marked && public, r.out.Marked && leaves
+	if r.out.Marked {
+		r.out.Public, r.out.Leaves, r.out.Moved = public, leaves, moved
+	}
 	return notOurs
 }
 

@@ -156,6 +156,7 @@ type Outcome struct {
 	Outside   *Outside // what is sent in place of that
 	Marked    bool     // at the uplink: vouched for
 	Public    bool     // Marked: under the group policy id of the internet
+	Moved     uint32   // Marked: the group policy id of a host that has sent it on, 0 = it came straight
 	Leaves    bool     // Marked: to the internet by this gateway
 	Packet    []byte   // as it leaves, unless dropped
 	Counts    []Count

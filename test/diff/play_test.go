@@ -366,6 +366,7 @@ type outcome struct {
 	Verdict, Device                   string
 	Tunnel                            pkttest.Tunnel
 	Neighbour, Marked, Public, Leaves bool
+	Moved                             uint32
 }
 
 func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickResult) string {
@@ -395,9 +396,15 @@ func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickR
 		}
 	}
 	if s.From.Kind == oracle.AtUplink {
-		w.Marked, g.Marked = want.Marked, got.Mark-vxlanMark <= 2
-		w.Public, g.Public = want.Public, got.Mark == vxlanMark+1
-		w.Leaves, g.Leaves = want.Leaves, got.Mark == vxlanMark+2
+		role, moved := (got.Mark-vxlanMark)&15, (got.Mark-vxlanMark)>>4
+		marked := role <= 2 && (moved == 0 || moved == 2 || moved == 3)
+		w.Marked, g.Marked = want.Marked, marked
+		w.Public, g.Public = want.Public, marked && role == 1
+		w.Leaves, g.Leaves = want.Leaves, marked && role == 2
+		w.Moved = want.Moved
+		if marked {
+			g.Moved = moved
+		}
 	}
 	text := ""
 	if counts := p.countsOf(want.Counts); w != g || !sameCounts(counts, got.Counts) {
