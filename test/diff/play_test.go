@@ -375,10 +375,7 @@ func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickR
 		want.Device, want.Tunnel, want.Packet = want.Outside.Device, nil, withSourcePort(want.Outside.Packet, got.Frame)
 	}
 	if want.Neighbour && got.Verdict == pkttest.Redirect && !got.Neighbour {
-		// The programs have written the MACs that the kernel would write.
-		want.Neighbour, want.Packet = false, slices.Clone(want.Packet)
-		copy(want.Packet, routerMAC[:])
-		copy(want.Packet[6:], uplinkMAC[:])
+		want.Neighbour, want.Packet = false, resolved(want.Packet)
 	}
 	if want.Verdict == oracle.Redirect {
 		w.Device, w.Neighbour = want.Device, want.Neighbour
@@ -414,6 +411,14 @@ func (p *player) compareOutcome(s *Step, want oracle.Outcome, got pkttest.QuickR
 		text += "the packet leaves (want = model):\n" + pkttest.Diff(want.Packet, got.Frame)
 	}
 	return text
+}
+
+// resolved is a frame with the MACs that the kernel's neighbour would write: the programs may write them themselves.
+func resolved(frame []byte) []byte {
+	frame = slices.Clone(frame)
+	copy(frame, routerMAC[:])
+	copy(frame[6:], uplinkMAC[:])
+	return frame
 }
 
 // withSourcePort is the model's packet with the outer source port that the programs chose, if that is one they may choose.
