@@ -38,11 +38,11 @@ generate: ## compile the BPF object and write the generated Go (needs clang-19)
 	@deploy/install-deps.sh generate
 	go generate ./...
 
-test: root ## run every test and check, as root; installs what it needs (at most 15 minutes)
+test: root ## run every test and check, as root; installs what it needs (about 25 minutes)
 	@deploy/install-deps.sh generate bench e2e
 	@$(MAKE) --no-print-directory build etcd
 	@go build -o bin/ ./test/run
-	@exec bin/run -p 1 -timeout 12m ./...
+	@exec bin/run -p 1 -timeout 20m ./...
 
 demo: root ## show two hosts, their ENIs and real traffic; leaves nothing behind (at most 3 minutes)
 	@$(MAKE) --no-print-directory build
