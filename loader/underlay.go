@@ -256,13 +256,15 @@ func (u *underlay) look(a aim) (err error) {
 	return errors.Join(u.manage(), u.settle())
 }
 
-// learn takes in what happened to one neighbour.
+// learn takes in what happened to one neighbour. Before the first look, and after one that failed, there is nothing to
+// take it into: a look follows, which asks for all.
 func (u *underlay) learn(n neighbour) {
-	if n.gone {
+	switch {
+	case n.gone:
 		delete(u.neighbours, n.hop)
-		return
+	case u.neighbours != nil:
+		u.neighbours[n.hop] = n
 	}
-	u.neighbours[n.hop] = n
 }
 
 // manage lets the kernel find and probe all next hops by itself, and forgets those that are none any more.

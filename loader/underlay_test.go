@@ -113,6 +113,18 @@ func (w *world) wayCloses(l *Loader, vtep netip.Addr, why string) {
 	})
 }
 
+// A neighbour may change between the subscription and the first look, and after a look that failed.
+func TestNeighbourBeforeTheFirstLook(t *testing.T) {
+	u := &underlay{}
+	n := neighbour{hop: hop{ifindex: 1, addr: netip.MustParseAddr("192.168.100.2")}}
+	u.learn(n)
+	n.gone = true
+	u.learn(n)
+	if len(u.neighbours) > 0 {
+		t.Errorf("%d neighbours are known before anybody looked", len(u.neighbours))
+	}
+}
+
 // The ways are what the kernel's neighbours and routes are, whatever happens to them.
 func TestWaysFollowTheKernel(t *testing.T) {
 	w := underlaid(t)
