@@ -129,7 +129,8 @@ func (r *run) overlay() Reason {
 	return r.fromOverlay(e)
 }
 
-func (r *run) fromOverlay(e *api.ENI) Reason {
+// parseInner reads a decapsulated packet, whoever it is for.
+func (r *run) parseInner() Reason {
 	p := &r.p
 	if p.ethertype != etherIPv4 && p.ethertype != etherIPv6 {
 		return Ethertype
@@ -145,6 +146,13 @@ func (r *run) fromOverlay(e *api.ENI) Reason {
 	}
 	if p.isNeighbourDiscovery() {
 		return StrayND
+	}
+	return goOn
+}
+
+func (r *run) fromOverlay(e *api.ENI) Reason {
+	if reason := r.parseInner(); reason != goOn {
+		return reason
 	}
 	return r.toENI(e, arrival{vtep: r.from.Source, gateway: r.from.Public})
 }

@@ -171,20 +171,8 @@ func (r *run) parsePublic() Reason {
 // leave: what an ENI of another host sends to the internet by this gateway.
 func (r *run) leave() Reason {
 	p := &r.p
-	if p.ethertype != etherIPv4 && p.ethertype != etherIPv6 {
-		return Ethertype
-	}
-	if reason := p.parseIP(); reason != goOn {
+	if reason := r.parseInner(); reason != goOn {
 		return reason
-	}
-	if isGroup(p.dst) {
-		return Multicast
-	}
-	if reason := p.checkAddresses(); reason != goOn {
-		return reason
-	}
-	if p.isNeighbourDiscovery() {
-		return StrayND
 	}
 	e, eip := r.behind(r.from.VNI, p.src)
 	switch {
