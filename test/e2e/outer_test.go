@@ -170,14 +170,14 @@ func checkInner(ip []byte, ethertype uint16) (late bool, err error) {
 		return false, nil
 	}
 	pseudo += uint32(protocol) + uint32(len(ip)-l4)
-	folded := sum16(pseudo, nil)
-	if binary.BigEndian.Uint16(ip[at:]) == folded {
-		return true, nil
+	// The whole sum first: of 65,536 complete packets one has the sum of the pseudo header in its field too.
+	if sum16(pseudo, ip[l4:]) == 0xffff {
+		return false, nil
 	}
-	if sum16(pseudo, ip[l4:]) != 0xffff {
+	if binary.BigEndian.Uint16(ip[at:]) != sum16(pseudo, nil) {
 		return false, errors.New("the inner checksum is wrong")
 	}
-	return false, nil
+	return true, nil
 }
 
 // sum16 is the ones' complement sum of RFC 1071.
