@@ -193,6 +193,9 @@ func openTracer(pinDir string, names compile.Names) (tracer, func() error, error
 	}
 	closer := func() error { return errors.Join(twin.Close(), maps.Close()) }
 	t, err := trace.NewTracer(twin, names)
+	if err == nil {
+		err = t.Here()
+	}
 	if err != nil {
 		return nil, nil, errors.Join(err, closer())
 	}

@@ -3,12 +3,14 @@
 package trace
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 
+	"github.com/eniplane/eniplane/pkg/api"
 	"github.com/eniplane/eniplane/pkg/compile"
 	"github.com/eniplane/eniplane/pkg/dataplane"
 )
@@ -33,6 +35,25 @@ func NewTracer(twin *Twin, names compile.Names) (*Tracer, error) {
 	}
 	twin.showFlows = true
 	return &Tracer{twin: twin, look: look, names: names, host: host}, twin.Begin()
+}
+
+// Here fails outside the network namespace of the host: the programs ask the FIB of the namespace that they are run in, and
+// devices have other numbers there.
+func (t *Tracer) Here() error {
+	uplinks, err := t.look.Uplinks()
+	if err != nil {
+		return err
+	}
+	here := deviceName(t.host.VXLANIfindex) == api.OverlayDevice
+	for _, u := range uplinks {
+		device, err := net.InterfaceByIndex(int(u.Ifindex))
+		here = here && err == nil && bytes.Equal(device.HardwareAddr, u.MAC[:])
+	}
+	if !here {
+		return errors.New("this is not the network namespace of the host, whose devices and routes decide, too: run it there " +
+			"(of a lab: `enictl lab exec HOST -- enictl trace ...`)")
+	}
+	return nil
 }
 
 // routerMAC stands for whoever sends from beyond the underlay.

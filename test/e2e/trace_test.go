@@ -180,6 +180,24 @@ func TestTraceChangesNothing(t *testing.T) {
 	denied(t, l, probe{from: "mute", to: "b2", protocol: "tcp", port: 443, family: lab.IPv4}, "mute", dataplane.Out, dataplane.ReasonSGDenied)
 }
 
+// TestTraceElsewhere: in another network namespace, with other devices and routes, there is no answer.
+func TestTraceElsewhere(t *testing.T) {
+	l := common(t)
+	enictl := labs.binary(t, "enictl")
+	line := []string{"--eni", "a1", "--out", "tcp 10.0.1.10:40000 > 10.0.2.10:443"}
+	if _, text, code := askTrace(t, l, hostA, line...); code == 1 {
+		t.Fatal(text)
+	}
+	for _, node := range []string{internetNode, "host-b"} {
+		_, text, code := execute(t, l, node, append([]string{
+			enictl, "trace", "--host", hostA, "--bpffs", l.AgentBPFFS(), "--state-dir", l.AgentStateDir(),
+		}, line...)...)
+		if code != 1 || !strings.Contains(text, "not the network namespace of the host") {
+			t.Errorf("at %s: exit code %d: %s", node, code, text)
+		}
+	}
+}
+
 // TestTraceFromPcap: packets as tcpdump writes them, with the answers among them.
 func TestTraceFromPcap(t *testing.T) {
 	l := common(t)
