@@ -13,7 +13,7 @@ packages() {
 	generate) echo clang-19 llvm-19 clang-format-19 libbpf-dev linux-libc-dev ;;
 	kernel) echo qemu-system-x86 ;;
 	bench) echo iperf3 nftables iptables ipset openvswitch-switch ;;
-	e2e) echo nginx curl openssl ca-certificates iperf3 iproute2 iputils-ping iputils-tracepath nftables tcpdump traceroute ;;
+	e2e) echo nginx curl openssl ca-certificates iperf3 iproute2 iputils-ping iputils-tracepath nftables tcpdump tmux traceroute ;;
 	*) echo "install-deps: unknown job $1" >&2 && return 2 ;;
 	esac
 }

@@ -31,7 +31,7 @@ func newRootCommand(a *app) *cobra.Command {
 	root := group("enictl", "Inspect and explain eniplane on this host",
 		newValidateCommand(a), newGetCommand(a), newDescribeCommand(a),
 		newApplyCommand(a), newDeleteCommand(a), newDiffCommand(a), newENICommand(a), newInstanceCommand(a), newEIPCommand(a), newSyncCommand(a),
-		newMapCommand(a), newFlowCommand(a), newCountersCommand(a), newTraceCommand(a), newExplainCommand(a),
+		newMapCommand(a), newFlowCommand(a), newCountersCommand(a), newTopCommand(a), newTraceCommand(a), newExplainCommand(a),
 		newStatusCommand(a), newCheckCommand(a), newTeardownCommand(a), newVersionCommand(a),
 		newGuestCommand(a), newLabCommand(),
 	)
