@@ -81,7 +81,7 @@ func TestTop(t *testing.T) {
 	p.sees(`^b2 .* \d[.0-9]*M `, func() { exchangeTCP(t, l, from, to, 2<<20, func() {}) })
 	p.press("b", "Enter")
 	p.sees(`^b2: \d+ of its \d+ flows`, nil)
-.* strict/`, nil)
+	p.sees(`^tcp +`+regexp.QuoteMeta(to.Local.String())+`:8005 +`+regexp.QuoteMeta(from.Local.String())+`:\d+ .* strict/`, nil)
 	p.press("q")
 	for end := time.Now().Add(10 * time.Second); exec.Command("tmux", "-S", p.socket, "has-session").Run() == nil; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
