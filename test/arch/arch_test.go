@@ -38,7 +38,8 @@ var bounds = map[string][]string{
 	"pkg/testroot": {"pkg/lab/netnsdir"},
 	"pkg/pkttest":  {"pkg/api", "pkg/compile", "pkg/dataplane", "pkg/testroot"},
 	"pkg/oracle":   {"pkg/api"},
-	"pkg/trace":    {"pkg/compile", "pkg/dataplane"},
+	"pkg/top":      {"pkg/compile", "pkg/dataplane"},
+	"pkg/trace":    {"pkg/api", "pkg/compile", "pkg/dataplane"},
 }
 
 // files lists what git tracks or would track, by the end of the name.
